@@ -440,6 +440,34 @@ mod tests {
     }
 
     #[test]
+    fn syslog_gets_the_whole_line_with_its_own_severity() {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        server
+            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+            .unwrap();
+        let target = format!(
+            "syslog:server={},nohostname,severity=debug",
+            server.local_addr().unwrap()
+        );
+        let Ok(Target::Syslog(config)) = Target::parse(target.as_bytes()) else {
+            panic!("{target}")
+        };
+        use_stderr(false);
+        let peer = Arc::new(SyslogPeer::new(config));
+        let log = ErrorLog::new([Sink::syslog(peer, Threshold::new(Level::Error))]);
+        log.write(Level::Crit, Some(5), format_args!("bad"));
+        let mut buf = [0; 4096];
+        let len = server.recv(&mut buf).unwrap();
+        let text = std::str::from_utf8(&buf[..len]).unwrap();
+        assert!(text.starts_with("<186>"), "{text}");
+        let (_, line) = text.split_once(" nginx: ").unwrap();
+        assert!(
+            after_time(line).starts_with(" [crit] ") && line.ends_with(": *5 bad"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn targets() {
         assert!(matches!(Target::parse(b"stderr"), Ok(Target::Stderr)));
         assert!(
