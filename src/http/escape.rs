@@ -130,7 +130,7 @@ pub fn log(src: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Value of a hexadecimal digit of either case.
-pub(super) fn hex_value(digit: u8) -> Option<u8> {
+pub(crate) fn hex_value(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
         b'a'..=b'f' => Some(digit - b'a' + 10),
