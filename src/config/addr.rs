@@ -110,7 +110,8 @@ pub fn parse_ip_port(text: &[u8]) -> Option<(IpAddr, Option<u16>)> {
     Some((parse_ip(ip)?, Some(parse_port(port).ok()?)))
 }
 
-/// An IPv4 address, or an IPv6 address without brackets.
+/// An IPv4 address, or an IPv6 address without brackets. Unlike nginx it takes `255.255.255.255` and
+/// `1:2:3:4:5:6:7::`, which nginx's own readers mistake for errors.
 pub fn parse_ip(text: &[u8]) -> Option<IpAddr> {
     parse_ipv4(text)
         .map(IpAddr::V4)

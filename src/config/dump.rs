@@ -27,7 +27,10 @@ mod tests {
     #[test]
     fn files_in_the_order_of_reading() {
         let memory: Memory = [
-            ("/c/n.conf", "include a; include b; include a;\n"),
+            (
+                "/c/n.conf",
+                "include a; include b; include a; include ./a;\n",
+            ),
             ("/c/a", "a;"),
             ("/c/b", "\u{e9};\n"),
         ]
@@ -39,8 +42,8 @@ mod tests {
             &mut out,
         )
         .unwrap();
-        let expected = "# configuration file /c/n.conf:\ninclude a; include b; include a;\n\n\
-                        # configuration file /c/a:\na;\n# configuration file /c/b:\n\u{e9};\n\n";
+        let expected = "# configuration file /c/n.conf:\ninclude a; include b; include a; include ./a;\n\n\
+                        # configuration file /c/a:\na;\n# configuration file /c/b:\n\u{e9};\n\n# configuration file /c/./a:\na;\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

@@ -105,6 +105,11 @@ impl Lexer {
                 b'{' if !words.is_empty() => End::Open,
                 b'}' if words.is_empty() => End::Close,
                 blank if is_blank(blank) => continue,
+                b'}' => {
+                    let line = words.last().map_or(self.line, |word| word.span.line);
+                    let help = format!("the statement before it, on line {line}, lacks its \";\"");
+                    return Err(self.unexpected().with_help(help));
+                }
                 _ => return Err(self.unexpected()),
             };
             return Ok(Sentence { words, end });
@@ -410,6 +415,11 @@ mod tests {
         assert_eq!(fault(b"\"a\"\xc3\xa9;"), "unexpected \"\u{e9}\" in f:1");
         assert_eq!(fault(b"\"a\"\xff\xfe;"), "unexpected \"\u{fffd}\" in f:1");
         assert_eq!(fault(b"\"a\"#;"), "unexpected \"#\" in f:1");
+        let diag = lex(b"a;\nb c\n}").unwrap_err();
+        assert_eq!(
+            diag.help.unwrap(),
+            "the statement before it, on line 2, lacks its \";\""
+        );
         assert_eq!(fault(b"\"a\"}"), "unexpected \"}\" in f:1");
     }
 

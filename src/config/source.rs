@@ -1,7 +1,7 @@
 //! Where configuration text comes from: every file is read once and kept, with its name, for messages and `-T`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Sources {
     files: Vec<Arc<Source>>,
-    by_path: HashMap<PathBuf, FileId>,
+    /// Letter by letter: to nginx `a` and `./a` are two files, which a `PathBuf` as key would take for one.
+    by_path: HashMap<OsString, FileId>,
 }
 
 impl Sources {
@@ -27,7 +28,7 @@ impl Sources {
 
     /// The file that was read under exactly this path.
     pub fn find(&self, path: &Path) -> Option<&Arc<Source>> {
-        self.get(*self.by_path.get(path)?)
+        self.get(*self.by_path.get(path.as_os_str())?)
     }
 
     /// Returns the file at `path`, reading it only if it has not been read before.
@@ -37,7 +38,7 @@ impl Sources {
         }
         let bytes = reader.read(path)?;
         let source = self.add(&path.to_string_lossy(), bytes, SourceKind::File);
-        self.by_path.insert(path.to_path_buf(), source.id);
+        self.by_path.insert(path.as_os_str().to_owned(), source.id);
         Ok(source)
     }
 
@@ -138,7 +139,7 @@ impl From<&Sources> for Memory {
         let files = sources
             .by_path
             .iter()
-            .filter_map(|(path, id)| Some((path.clone(), sources.get(*id)?.bytes.to_vec())));
+            .filter_map(|(path, id)| Some((path.into(), sources.get(*id)?.bytes.to_vec())));
         Self {
             files: files.collect(),
         }

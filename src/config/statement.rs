@@ -7,7 +7,7 @@ use super::source::{FileId, Source, Span};
 use super::{Result, value};
 
 /// A directive or a block's parameter: a name, arguments, and perhaps a block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Statement {
     /// The first word.
     pub name: Word,
@@ -205,7 +205,7 @@ impl Statement {
 }
 
 /// What stands between two braces, or in a whole file; what is included stands in it as if written there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Block {
     /// The statements in their order.
     pub items: Vec<Statement>,
