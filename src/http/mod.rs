@@ -3,6 +3,12 @@
 pub mod date;
 pub mod escape;
 pub mod etag;
+pub mod field;
+pub mod head;
+pub mod headers;
+pub mod host;
+pub mod method;
 pub mod range;
+pub mod request_line;
 pub mod status;
 pub mod uri;

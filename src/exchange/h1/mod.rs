@@ -1,0 +1,4 @@
+//! The HTTP/1 codec.
+
+pub mod chunked;
+pub mod response;

@@ -1,0 +1,3 @@
+//! The exchange with an origin.
+
+pub mod h1;
