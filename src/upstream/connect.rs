@@ -1,0 +1,573 @@
+//! New connections to peers, made by Pingora's `TransportConnector`.
+
+use super::coarse_millis;
+use super::group::Group;
+use super::peer::Peer;
+use bytes::BytesMut;
+use pingora_core::connectors::l4::BindTo;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{IO, Stream};
+use pingora_core::upstreams::peer::{Peer as PingoraPeer, PeerOptions};
+use pingora_core::{Error, ErrorType};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpSocket;
+
+/// Makes connections, and holds Pingora's pool of idle ones that threads share. One per process.
+pub struct Connector {
+    pub(super) transport: TransportConnector,
+    /// Threads that have a pool of their own; decides how much of `keepalive` is shared.
+    pub(super) threads: u32,
+}
+
+impl Connector {
+    /// For a worker with `threads` threads.
+    pub fn new(threads: u32) -> Self {
+        Self {
+            transport: TransportConnector::new(Some(ConnectorOptions::new(SHARED_IDLE))),
+            threads: threads.max(1),
+        }
+    }
+
+    /// Opens a connection to `peer`; `tag` tells locations apart where `keepalive` is local to them.
+    ///
+    /// Dropping the future closes the socket.
+    pub async fn connect(
+        &self,
+        group: &Group,
+        peer: &Peer,
+        tag: u64,
+        options: &ConnectOptions,
+    ) -> Result<UpConn, ConnectError> {
+        let key = PoolKey::new(group, peer, tag);
+        let target = Target::new(peer, key, options);
+        // Pingora's own timeouts would start a thread that wakes every 10 ms.
+        let connecting = self.transport.new_stream(&target);
+        match tokio::time::timeout(options.timeout, connecting).await {
+            Ok(Ok(stream)) => Io::new(stream)
+                .map(|io| UpConn::new(io, key))
+                .ok_or_else(|| ConnectError::Other("unknown kind of stream".into())),
+            Ok(Err(e)) => Err(ConnectError::new(&e, peer, options)),
+            Err(_) => Err(ConnectError::TimedOut),
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Upper bound of all groups' shared idle connections; each group has its own, lower one.
+const SHARED_IDLE: usize = 16 * 1024;
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// `proxy_connect_timeout`; with TLS it covers the handshake too.
+    pub timeout: Duration,
+    /// `proxy_bind`.
+    pub bind: Option<SocketAddr>,
+    /// `proxy_socket_keepalive`: SO_KEEPALIVE with the times of the system.
+    pub keepalive: bool,
+    /// TLS to the peer.
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(60),
+            bind: None,
+            keepalive: false,
+            tls: None,
+        }
+    }
+}
+
+/// TLS to peers, in Pingora's terms.
+#[derive(Debug, Clone)]
+pub struct UpstreamTls {
+    /// Server name to send and to verify; empty sends none.
+    pub sni: String,
+    /// Verification, client certificate, ALPN. Its timeouts must stay unset.
+    pub options: PeerOptions,
+}
+
+/// A connection to a peer, with what was read beyond the last response.
+#[derive(Debug)]
+pub struct UpConn {
+    io: Io,
+    /// Bytes received and not yet consumed.
+    pub rbuf: BytesMut,
+    /// Requests sent on it, the current one included.
+    pub requests: u64,
+    /// When it was opened.
+    pub opened: Instant,
+    /// It served a request before: if it breaks before the first byte, a fresh one may do.
+    pub reused: bool,
+    pub(super) opened_ms: u64,
+    pub(super) key: PoolKey,
+}
+
+impl UpConn {
+    fn new(io: Io, key: PoolKey) -> Self {
+        Self {
+            io,
+            rbuf: BytesMut::new(),
+            requests: 1,
+            opened: Instant::now(),
+            reused: false,
+            opened_ms: coarse_millis(),
+            key,
+        }
+    }
+
+    /// The descriptor of the socket.
+    pub fn id(&self) -> i32 {
+        match &self.io {
+            Io::Plain(stream) => stream.as_raw_fd(),
+            Io::Tls(stream) => stream.id(),
+        }
+    }
+
+    /// Pingora's stream, for its digests (TLS session, TCP info).
+    pub fn stream(&self) -> &dyn IO {
+        match &self.io {
+            Io::Plain(stream) => stream.as_ref(),
+            Io::Tls(stream) => stream.as_ref(),
+        }
+    }
+}
+
+impl AsyncRead for UpConn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for UpConn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+/// Pingora's stream; the plain one by its own type, which spares a virtual call per read and write.
+///
+/// It has no buffers of its own, so a read is one recvfrom and a write one sendto.
+#[derive(Debug)]
+enum Io {
+    Plain(Box<L4Stream>),
+    Tls(Stream),
+}
+
+impl Io {
+    fn new(stream: Stream) -> Option<Self> {
+        if stream.as_any().is::<L4Stream>() {
+            stream.into_any().downcast().ok().map(Self::Plain)
+        } else {
+            Some(Self::Tls(stream))
+        }
+    }
+}
+
+/// Which idle connections may serve which requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PoolKey {
+    pub group: u32,
+    pub peer: u32,
+    pub tag: u64,
+}
+
+impl PoolKey {
+    pub fn new(group: &Group, peer: &Peer, tag: u64) -> Self {
+        Self {
+            group: group.state.id,
+            peer: peer.state.id,
+            tag: if group.keepalive.local { tag } else { 0 },
+        }
+    }
+
+    /// The key in Pingora's pool. It may collide: what comes out is compared in full.
+    pub fn hash(&self) -> u64 {
+        let mixed = (u64::from(self.group) << 32) | u64::from(self.peer);
+        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.tag
+    }
+}
+
+/// A peer in Pingora's terms; nothing in it is resolved or can panic.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    addr: L4Addr,
+    key: u64,
+    sni: Option<Arc<UpstreamTls>>,
+    options: Option<Box<PeerOptions>>,
+}
+
+impl Target {
+    pub fn new(peer: &Peer, key: PoolKey, options: &ConnectOptions) -> Self {
+        let special = options.bind.is_some() || options.keepalive || options.tls.is_some();
+        Self {
+            addr: peer.backend.addr.clone(),
+            key: key.hash(),
+            sni: options.tls.clone(),
+            options: special.then(|| Box::new(peer_options(options))),
+        }
+    }
+}
+
+impl PingoraPeer for Target {
+    fn address(&self) -> &L4Addr {
+        &self.addr
+    }
+
+    fn tls(&self) -> bool {
+        self.sni.is_some()
+    }
+
+    fn sni(&self) -> &str {
+        self.sni.as_ref().map_or("", |tls| &tls.sni)
+    }
+
+    fn reuse_hash(&self) -> u64 {
+        self.key
+    }
+
+    fn get_peer_options(&self) -> Option<&PeerOptions> {
+        self.options.as_deref()
+    }
+
+    // The full key is compared after checkout, which spares a getpeername(2).
+    fn matches_fd<V: AsRawFd>(&self, _: V) -> bool {
+        true
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)
+    }
+}
+
+fn peer_options(options: &ConnectOptions) -> PeerOptions {
+    type Tweak = Arc<dyn Fn(&TcpSocket) -> pingora_core::Result<()> + Send + Sync>;
+    static SO_KEEPALIVE: LazyLock<Tweak> = LazyLock::new(|| {
+        Arc::new(|socket: &TcpSocket| {
+            // As in nginx a socket without keepalive is better than none.
+            if let Err(e) = socket.set_keepalive(true) {
+                log::warn!("setsockopt(SO_KEEPALIVE) failed: {e}, ignored");
+            }
+            Ok(())
+        })
+    });
+
+    let mut out = match &options.tls {
+        Some(tls) => tls.options.clone(),
+        None => PeerOptions::new(),
+    };
+    if let Some(local) = options.bind {
+        let mut bind = BindTo::default();
+        bind.addr = Some(local);
+        out.bind_to = Some(bind);
+    }
+    if options.keepalive {
+        out.upstream_tcp_sock_tweak_hook = Some(SO_KEEPALIVE.clone());
+    }
+    out
+}
+
+/// Why there is no connection; displays as in nginx's error log, action included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectError {
+    /// `proxy_connect_timeout` has passed.
+    TimedOut,
+    /// connect(2) failed; `to` is set where the call itself failed, which nginx words differently.
+    Connect {
+        /// The error number.
+        errno: i32,
+        /// The peer's name.
+        to: Option<Arc<str>>,
+    },
+    /// The address of `proxy_bind` could not be used.
+    Bind {
+        /// The error number.
+        errno: i32,
+        /// The address.
+        local: SocketAddr,
+    },
+    /// Anything else: no descriptors left, a failed TLS handshake.
+    Other(String),
+}
+
+impl ConnectError {
+    fn new(e: &Error, peer: &Peer, options: &ConnectOptions) -> Self {
+        let Some(errno) = errno_of(e) else {
+            return Self::Other(e.to_string());
+        };
+        match (e.root_etype(), options.bind) {
+            (ErrorType::BindError, Some(local)) => Self::Bind { errno, local },
+            (ErrorType::SocketError, _) => {
+                Self::Other(format!("socket() failed {}", os_error(errno)))
+            }
+            (ErrorType::TLSHandshakeFailure, _) => Self::Other(e.to_string()),
+            _ => {
+                let at_once = peer.backend.addr.as_unix().is_some() || fails_at_once(errno);
+                let to = at_once.then(|| peer.name.clone());
+                Self::Connect { errno, to }
+            }
+        }
+    }
+
+    /// The attempt counts as a timeout for `proxy_next_upstream` (504), not as an error (502).
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut
+                | Self::Connect {
+                    errno: libc::ETIMEDOUT,
+                    ..
+                }
+        )
+    }
+
+    /// nginx logs it as `crit` instead of `error`.
+    pub fn is_crit(&self) -> bool {
+        match self {
+            Self::Connect { errno, to: Some(_) } => !matches!(
+                *errno,
+                libc::ECONNREFUSED
+                    | libc::EAGAIN
+                    | libc::ECONNRESET
+                    | libc::ENETDOWN
+                    | libc::ENETUNREACH
+                    | libc::EHOSTDOWN
+                    | libc::EHOSTUNREACH
+            ),
+            Self::Bind { .. } => true,
+            Self::TimedOut | Self::Connect { to: None, .. } | Self::Other(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut => write!(f, "upstream timed out {}", os_error(libc::ETIMEDOUT)),
+            Self::Connect { errno, to: None } => write!(f, "connect() failed {}", os_error(*errno)),
+            Self::Connect {
+                errno,
+                to: Some(name),
+            } => write!(f, "connect() to {name} failed {}", os_error(*errno)),
+            Self::Bind { errno, local } if local.port() == 0 => {
+                write!(f, "bind({}) failed {}", local.ip(), os_error(*errno))
+            }
+            Self::Bind { errno, local } => write!(f, "bind({local}) failed {}", os_error(*errno)),
+            Self::Other(text) => f.write_str(text),
+        }?;
+        f.write_str(" while connecting to upstream")
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Errors that connect(2) gives before anything is sent.
+fn fails_at_once(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENETUNREACH
+            | libc::EACCES
+            | libc::EPERM
+            | libc::EADDRNOTAVAIL
+            | libc::EINVAL
+            | libc::EAFNOSUPPORT
+    )
+}
+
+/// `(111: Connection refused)`.
+fn os_error(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    format!("({errno}: {text})")
+}
+
+fn errno_of(e: &Error) -> Option<i32> {
+    let mut cause: &(dyn std::error::Error + 'static) = e.root_cause();
+    loop {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        cause = cause.source()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::peer::PeerAddr;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
+    async fn connect(addr: PeerAddr, options: ConnectOptions) -> Result<UpConn, ConnectError> {
+        let group = Group::single("x", vec![addr]).unwrap();
+        let mut r = group.start();
+        let picked = group.pick(&mut r).unwrap();
+        Connector::new(1)
+            .connect(&group, picked.peer(), 0, &options)
+            .await
+    }
+
+    #[tokio::test]
+    async fn tcp_both_ways_with_bind_and_keepalive() {
+        let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ConnectOptions {
+            bind: Some("127.0.0.2:0".parse().unwrap()),
+            keepalive: true,
+            ..ConnectOptions::default()
+        };
+        let addr = origin.local_addr().unwrap().into();
+        let (conn, accepted) = tokio::join!(connect(addr, options), origin.accept());
+        let (mut conn, (mut peer, from)) = (conn.unwrap(), accepted.unwrap());
+        assert_eq!(from.ip().to_string(), "127.0.0.2");
+        assert_eq!((conn.requests, conn.reused), (1, false));
+        assert!(matches!(conn.io, Io::Plain(_)));
+
+        conn.write_all(b"ping").await.unwrap();
+        let mut buf = [0; 4];
+        peer.read_exact(&mut buf).await.unwrap();
+        peer.write_all(&buf).await.unwrap();
+        conn.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"ping");
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("origin.sock");
+        let origin = UnixListener::bind(&path).unwrap();
+        let connecting = connect(PeerAddr::Unix(path), ConnectOptions::default());
+        let (conn, accepted) = tokio::join!(connecting, origin.accept());
+        conn.unwrap();
+        accepted.unwrap();
+    }
+
+    #[tokio::test]
+    async fn errors_read_as_in_nginx() {
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = unused.local_addr().unwrap();
+        drop(unused);
+        let e = connect(addr.into(), ConnectOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "connect() failed (111: Connection refused) while connecting to upstream"
+        );
+        assert!(!e.is_timeout() && !e.is_crit());
+
+        let e = connect(
+            PeerAddr::Unix("/nonexistent.sock".into()),
+            ConnectOptions::default(),
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "connect() to unix:/nonexistent.sock failed (2: No such file or directory) while connecting to upstream"
+        );
+        assert!(e.is_crit());
+
+        let foreign = ConnectOptions {
+            bind: Some("192.0.2.1:0".parse().unwrap()),
+            ..ConnectOptions::default()
+        };
+        let e = connect(addr.into(), foreign).await.unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "bind(192.0.2.1) failed (99: Cannot assign requested address) while connecting to upstream"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_connect_that_hangs_times_out() {
+        // A full backlog on loopback drops the SYN.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let origin = socket.listen(0).unwrap();
+        let addr: PeerAddr = origin.local_addr().unwrap().into();
+        let options = ConnectOptions {
+            timeout: Duration::from_millis(100),
+            ..ConnectOptions::default()
+        };
+        let mut held = Vec::new();
+        let e = loop {
+            assert!(held.len() < 16, "the backlog never filled");
+            match connect(addr.clone(), options.clone()).await {
+                Ok(conn) => held.push(conn),
+                Err(e) => break e,
+            }
+        };
+        assert!(e.is_timeout());
+        assert_eq!(
+            e.to_string(),
+            "upstream timed out (110: Connection timed out) while connecting to upstream"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! Origins: groups of peers, balancing, connections to them and the names behind them.
+//!
+//! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
+//! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
+//! * [`peer`]: one address, its limits and the state that all threads share;
+//! * [`connect`]: new connections through Pingora's `TransportConnector`;
+//! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
+//! * [`resolve`]: the `resolver` directive, and names resolved while loading.
+
+pub mod connect;
+pub mod group;
+pub mod peer;
+pub mod pool;
+pub mod resolve;
+pub mod round_robin;
+
+pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
+pub use group::{Balance, Group, KeepaliveConf, Outcome, PickState, Picked, ServerSpec};
+pub use peer::{Peer, PeerAddr, PeerState, Registry};
+pub use resolve::{Resolver, ResolverConf, resolve_at_load};
+
+use nix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Where balancing reads the time from, in whole seconds, as nginx does.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Option<Arc<AtomicU64>>);
+
+impl Clock {
+    /// The monotonic clock of the system.
+    pub fn system() -> Self {
+        Self(None)
+    }
+
+    /// A clock that stands still until its owner moves it.
+    pub fn manual(seconds: Arc<AtomicU64>) -> Self {
+        Self(Some(seconds))
+    }
+
+    /// Seconds since an arbitrary moment that lies further back than any `fail_timeout`.
+    pub fn now(&self) -> u64 {
+        match &self.0 {
+            Some(manual) => manual.load(Ordering::Relaxed),
+            None => FAR_PAST + coarse_millis() / 1000,
+        }
+    }
+}
+
+/// Keeps "never checked" (0) older than every `fail_timeout` right after boot.
+const FAR_PAST: u64 = 1 << 32;
+
+/// Monotonic milliseconds with the resolution of a kernel tick; cheaper than `Instant::now()`.
+pub(crate) fn coarse_millis() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |t| {
+        let seconds = u64::try_from(t.tv_sec()).unwrap_or(0);
+        let nanos = u64::try_from(t.tv_nsec()).unwrap_or(0);
+        seconds * 1000 + nanos / 1_000_000
+    })
+}

@@ -1,0 +1,301 @@
+//! One address of an origin, and the state of it that all threads share.
+
+use parking_lot::Mutex;
+use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
+use pingora_load_balancing::{Backend, Extensions};
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Weak};
+
+/// One address that a group balances over: one per address of a `server` directive.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where to connect to.
+    pub addr: PeerAddr,
+    /// As shown in logs and `$upstream_addr`: `127.0.0.1:8080`, `[::1]:80`, `unix:/path`.
+    pub name: Arc<str>,
+    /// As written in the `server` directive.
+    pub server: Arc<str>,
+    /// `weight=`, at least 1.
+    pub weight: u32,
+    /// `max_fails=`; 0 turns the accounting of failures off.
+    pub max_fails: u32,
+    /// `fail_timeout=`, in seconds.
+    pub fail_timeout: u64,
+    /// `max_conns=`; 0 means no limit.
+    pub max_conns: u32,
+    /// `backup`.
+    pub backup: bool,
+    /// `down`.
+    pub down: bool,
+    /// Counters and failure state, shared by all threads and kept over a reload.
+    pub state: Arc<PeerState>,
+    pub(super) member: AtomicBool,
+    pub(super) backend: Backend,
+}
+
+impl Peer {
+    /// A peer with nginx's defaults: `weight=1 max_fails=1 fail_timeout=10s`.
+    ///
+    /// Fails if a unix socket's path does not fit into `sockaddr_un`.
+    pub fn new(addr: PeerAddr, server: Arc<str>, state: Arc<PeerState>) -> io::Result<Self> {
+        let mut ext = Extensions::new();
+        // A health check learns by this which state its verdict belongs to.
+        ext.insert(state.clone());
+        Ok(Self {
+            name: addr.to_string().into(),
+            backend: Backend {
+                addr: addr.to_l4()?,
+                weight: 1,
+                ext,
+            },
+            addr,
+            server,
+            weight: 1,
+            max_fails: 1,
+            fail_timeout: 10,
+            max_conns: 0,
+            backup: false,
+            down: false,
+            state,
+            member: AtomicBool::new(true),
+        })
+    }
+
+    /// May be picked as far as `down`, discovery and health checks are concerned.
+    pub fn usable(&self) -> bool {
+        !self.down && self.member.load(Relaxed) && self.state.healthy.load(Relaxed)
+    }
+
+    /// Failed `max_fails` times and still inside `fail_timeout`; `now` in seconds.
+    pub fn is_failed(&self, now: u64) -> bool {
+        self.max_fails != 0
+            && self.state.fails.load(Relaxed) >= self.max_fails
+            && now.saturating_sub(self.state.checked.load(Relaxed)) <= self.fail_timeout
+    }
+
+    /// Has `max_conns` connections in use.
+    pub fn is_full(&self) -> bool {
+        self.max_conns != 0 && self.state.conns.load(Relaxed) >= self.max_conns
+    }
+
+    /// Counts one request more; false (and nothing counted) if `max_conns` is reached.
+    pub fn acquire(&self) -> bool {
+        let counted = if self.max_conns == 0 {
+            self.state.conns.fetch_add(1, Relaxed);
+            true
+        } else {
+            let below_limit = |n| (n < self.max_conns).then_some(n + 1);
+            self.state
+                .conns
+                .fetch_update(Relaxed, Relaxed, below_limit)
+                .is_ok()
+        };
+        if counted {
+            self.state.requests.fetch_add(1, Relaxed);
+        }
+        counted
+    }
+
+    pub(super) fn release(&self) {
+        self.state.conns.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The address of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PeerAddr {
+    /// TCP over IPv4 or IPv6.
+    Inet(SocketAddr),
+    /// A unix domain socket with a path name.
+    Unix(PathBuf),
+}
+
+impl PeerAddr {
+    /// In Pingora's own type; fails if a path is too long for `sockaddr_un`.
+    pub fn to_l4(&self) -> io::Result<L4Addr> {
+        Ok(match self {
+            Self::Inet(addr) => L4Addr::Inet(*addr),
+            Self::Unix(path) => L4Addr::Unix(std::os::unix::net::SocketAddr::from_pathname(path)?),
+        })
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for PeerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Inet(addr)
+    }
+}
+
+/// What all threads know about a peer. Times are seconds of the group's clock, 0 is never.
+#[derive(Debug)]
+pub struct PeerState {
+    /// Identifies the peer in connection pools; never given twice in one process.
+    pub id: u32,
+    /// Requests that use the peer now.
+    pub conns: AtomicU32,
+    /// Requests sent to the peer so far.
+    pub requests: AtomicU64,
+    /// Failures since the last success after a check.
+    pub fails: AtomicU32,
+    /// When it failed last.
+    pub accessed: AtomicU64,
+    /// When it was last tried, or failed, for `fail_timeout`.
+    pub checked: AtomicU64,
+    /// The verdict of active health checks; true without them.
+    pub healthy: AtomicBool,
+}
+
+impl PeerState {
+    /// A peer that nobody has used yet.
+    pub fn new() -> Self {
+        Self {
+            id: next_id(),
+            conns: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            fails: AtomicU32::new(0),
+            accessed: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+        }
+    }
+}
+
+impl Default for PeerState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What outlives a configuration of a group: its identity, its peers' states, its shared idle connections.
+#[derive(Debug)]
+pub struct GroupState {
+    /// Identifies the group in connection pools; never given twice in one process.
+    pub id: u32,
+    /// Idle connections of the group in the pool that all threads share.
+    pub shared_idle: AtomicU32,
+    peers: Mutex<HashMap<PeerKey, Weak<PeerState>>>,
+}
+
+/// Name of a peer and how many equal ones stand before it in the group.
+type PeerKey = (Arc<str>, u32);
+
+impl GroupState {
+    /// A group that no configuration shares.
+    pub fn new() -> Self {
+        Self {
+            id: next_id(),
+            shared_idle: AtomicU32::new(0),
+            peers: Mutex::default(),
+        }
+    }
+
+    /// The state of the `nth` peer called `name`: kept from an earlier configuration, or new.
+    pub fn peer(&self, name: &Arc<str>, nth: u32) -> Arc<PeerState> {
+        let mut peers = self.peers.lock();
+        let key = (name.clone(), nth);
+        if let Some(kept) = peers.get(&key).and_then(Weak::upgrade) {
+            return kept;
+        }
+        peers.retain(|_, state| state.strong_count() > 0);
+        let state = Arc::new(PeerState::new());
+        peers.insert(key, Arc::downgrade(&state));
+        state
+    }
+}
+
+impl Default for GroupState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The states of groups by name, outside any configuration; what nobody uses any more is dropped.
+#[derive(Debug, Default)]
+pub struct Registry {
+    groups: Mutex<HashMap<Box<str>, Weak<GroupState>>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The registry of the process.
+    pub fn global() -> &'static Self {
+        static GLOBAL: LazyLock<Registry> = LazyLock::new(Registry::new);
+        &GLOBAL
+    }
+
+    /// The state of the group `name`: kept from an earlier configuration, or new.
+    pub fn group(&self, name: &str) -> Arc<GroupState> {
+        let mut groups = self.groups.lock();
+        if let Some(kept) = groups.get(name).and_then(Weak::upgrade) {
+            return kept;
+        }
+        groups.retain(|_, state| state.strong_count() > 0);
+        let state = Arc::new(GroupState::new());
+        groups.insert(name.into(), Arc::downgrade(&state));
+        state
+    }
+}
+
+fn next_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_as_nginx_does() {
+        let name = |a: &str| PeerAddr::from(a.parse::<SocketAddr>().unwrap()).to_string();
+        assert_eq!(name("127.0.0.1:8080"), "127.0.0.1:8080");
+        assert_eq!(name("[::1]:80"), "[::1]:80");
+        assert_eq!(
+            PeerAddr::Unix("/run/app.sock".into()).to_string(),
+            "unix:/run/app.sock"
+        );
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_an_error() {
+        let long = PeerAddr::Unix("/x".repeat(100).into());
+        assert!(Peer::new(long, "x".into(), Arc::default()).is_err());
+    }
+
+    #[test]
+    fn state_survives_while_somebody_holds_it() {
+        let registry = Registry::new();
+        let name: Arc<str> = "127.0.0.1:80".into();
+        let group = registry.group("app");
+        let first = group.peer(&name, 0);
+        first.fails.store(3, Relaxed);
+
+        let again = registry.group("app").peer(&name, 0);
+        assert_eq!(again.fails.load(Relaxed), 3);
+        // The same address written twice is two peers.
+        assert_ne!(registry.group("app").peer(&name, 1).id, first.id);
+        assert_ne!(registry.group("other").peer(&name, 0).id, first.id);
+
+        drop((first, again, group));
+        let fresh = registry.group("app").peer(&name, 0);
+        assert_eq!(fresh.fails.load(Relaxed), 0);
+    }
+}
