@@ -2,6 +2,7 @@
 //! must be the same. The cases are the files of `differential/cases`; their form is told in `differential/README.md`.
 //!
 //! `COULOIR_BIN=/usr/sbin/nginx` compares nginx with itself, which checks the cases; `NGINX_BIN` names another nginx.
+//! With `DIFFERENTIAL_SHOW` set (and `--nocapture`) what the program under test gave is printed, in the cases' form.
 
 mod common;
 #[path = "differential/case.rs"]
@@ -11,7 +12,7 @@ mod observe;
 
 use std::path::{Path, PathBuf};
 
-use case::Group;
+use case::{Group, Reason};
 use common::nginx::Nginx;
 use common::proc::Couloir;
 use observe::observe;
@@ -78,9 +79,13 @@ fn compare_group(group: &Group, failures: &mut Vec<String>) {
             return;
         }
     };
+    let show = std::env::var_os("DIFFERENTIAL_SHOW").is_some();
     for ((exchange, theirs), ours) in group.exchanges.iter().zip(theirs).zip(ours) {
+        if show {
+            println!("### {}: {}\n{ours}", exchange.line, exchange.name);
+        }
         let expected = match &exchange.differs {
-            Some(expected) if reference_is_old => {
+            Some((reason, expected)) if reference_is_old || *reason == Reason::Purpose => {
                 if *expected == theirs {
                     failures.push(format!(
                         "line {}: {}: says that it differs, but this nginx answers the same",

@@ -57,7 +57,9 @@ impl Client {
     pub fn response(&mut self, to: &str) -> io::Result<Response> {
         let end = Instant::now() + self.limit;
         let head = self.head(end)?;
-        let mut response = Response::parse(&head)?;
+        let mut response = Response::parse(&head).inspect_err(|_| {
+            self.buffer.splice(..0, head.iter().copied());
+        })?;
         response.body = self.body(&mut response, to, end)?;
         Ok(response)
     }

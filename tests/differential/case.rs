@@ -28,8 +28,17 @@ pub struct Exchange {
     pub responses: usize,
     /// Headers whose values may differ.
     pub ignore: Vec<String>,
-    /// What our level answers where an older nginx answers otherwise.
-    pub differs: Option<String>,
+    /// What Couloir answers where the installed nginx answers otherwise.
+    pub differs: Option<(Reason, String)>,
+}
+
+/// Why an answer differs from the installed nginx's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `differs since 1.31: …`: nginx itself does so at our level, an older one does not.
+    Level,
+    /// `differs on purpose: …`: Couloir is stricter than any nginx.
+    Purpose,
 }
 
 /// Reads a case file.
@@ -69,7 +78,16 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
                         None => return fail("ignore header NAME"),
                     },
                     "responses" => exchange.responses = rest.parse().map_err(|_| format!("line {line}: a number"))?,
-                    _ => exchange.differs = Some(body.join("\n") + "\n"),
+                    _ => {
+                        let reason = if rest.starts_with("since 1.31: ") {
+                            Reason::Level
+                        } else if rest.starts_with("on purpose: ") {
+                            Reason::Purpose
+                        } else {
+                            return fail("differs since 1.31: REASON, or differs on purpose: REASON");
+                        };
+                        exchange.differs = Some((reason, body.join("\n") + "\n"));
+                    }
                 }
             }
             _ => return fail("unknown section"),
@@ -202,7 +220,7 @@ mod tests {
         assert_eq!(group.files, [("a.txt".to_owned(), b"x\xff\ny".to_vec())]);
         assert_eq!(group.origin[0].1, b"HTTP/1.1 204 No Content\r\n\r\n");
         assert_eq!(group.exchanges[0].request, b"GET /a b HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n");
-        assert_eq!(group.exchanges[0].differs.as_deref(), Some("HTTP/1.1 200 OK\n"));
+        assert_eq!(group.exchanges[0].differs, Some((Reason::Level, "HTTP/1.1 200 OK\n".to_owned())));
         assert_eq!(group.exchanges[1].request, b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab");
         assert_eq!(group.exchanges[1].responses, 2);
         assert_eq!(group.exchanges[1].ignore, ["X"]);

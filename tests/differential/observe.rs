@@ -133,6 +133,7 @@ impl Seen {
         let mut text = text.replace(&self.server.dir().display().to_string(), "%%TESTDIR%%");
         text = text.replace(&self.server.port(8080).to_string(), "%%PORT_8080%%");
         text = text.replace(&self.origin.addr().to_string(), "%%ORIGIN%%");
+        text = text.replace(&self.origin.port().to_string(), "%%ORIGIN_PORT%%");
         let mut neutral = String::new();
         let mut rest = text.as_str();
         // the release in error pages
@@ -145,23 +146,27 @@ impl Seen {
     }
 }
 
-/// The origin's scripted answer for the request's path, or the request itself.
+/// The origin's scripted answer for the request's path, or its method and target.
 fn answer(scripted: &[(String, Vec<u8>)], request: &crate::common::origin::Request) -> Vec<u8> {
     let target = request.target();
     let path = target.split('?').next().unwrap_or_default();
     if let Some((_, response)) = scripted.iter().find(|(known, _)| known == path) {
         return response.clone();
     }
-    // Host is the one thing whose length depends on the run's ports
-    let body = format!("{} {}", request.method(), target);
+    // not the whole request: its length would depend on the run's ports
+    let body: Vec<u8> = format!("{} {target}", request.method())
+        .chars()
+        .map(|c| u8::try_from(c).unwrap_or(b'?'))
+        .collect();
     let mut response = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Origin: echo\r\nContent-Length: {}\r\n\r\n",
         body.len()
-    );
+    )
+    .into_bytes();
     if request.method() != "HEAD" {
-        response += &body;
+        response.extend(body);
     }
-    response.into_bytes()
+    response
 }
 
 fn render(response: &Response, ignore: &[String], text: &mut String) {
@@ -197,7 +202,7 @@ fn ending(kind: ErrorKind, rest: &[u8]) -> String {
         // bytes that the server did not read turn its close into a reset, or not, as the kernel likes
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "closed",
         ErrorKind::TimedOut => "nothing more comes",
-        _ => "no response",
+        _ => "not a response",
     };
     if rest.is_empty() {
         what.into()
