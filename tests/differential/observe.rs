@@ -1,0 +1,235 @@
+//! Runs one group against one program and writes down what could be seen, as text that does not depend on ports,
+//! dates and names.
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::case::{Exchange, Group};
+use crate::common::client::{Client, Response};
+use crate::common::origin::Origin;
+use crate::common::proc::{Server, Setup};
+
+/// What each exchange of the group gave.
+///
+/// # Errors
+/// The program did not start.
+pub fn observe(group: &Group, program: &Path) -> Result<Vec<String>, String> {
+    let scripted = group.origin.clone();
+    let origin = Origin::respond(move |request| answer(&scripted, request));
+    let mut setup = Setup::new(&format!(
+        "%%TEST_GLOBALS%%\nevents {{ }}\nhttp {{\n%%TEST_GLOBALS_HTTP%%\n{}\n}}\n",
+        group.config
+    ))
+    .set("ORIGIN", origin.addr());
+    let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME);
+    for (name, bytes) in &group.files {
+        setup = setup.file(name, bytes, Some(mtime));
+    }
+    let server = setup.try_start(program)?;
+    let seen = Seen { server, origin };
+    Ok(group.exchanges.iter().map(|exchange| seen.exchange(exchange)).collect())
+}
+
+/// Of every file, in seconds: 2024-01-02 03:04:05 UTC.
+const MTIME: u64 = 1_704_164_645;
+
+/// Sent when a response promised that the connection stays, to see whether it does.
+const SENTINEL: &str = "GET /-sentinel HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+struct Seen {
+    server: Server,
+    origin: Origin,
+}
+
+impl Seen {
+    fn exchange(&self, exchange: &Exchange) -> String {
+        self.origin.take_requests();
+        let mut client = Client::connect(self.server.addr(8080)).limit(Duration::from_secs(5));
+        // an early answer may end the connection while we still send
+        let _ = client.send(self.concrete(&exchange.request));
+        let mut text = String::new();
+        let end = self.responses(&mut client, exchange, &mut text);
+        let _ = writeln!(text, "=== {end}");
+        for request in self.origin.take_requests() {
+            if request.target() != "/-sentinel" {
+                text += "=== origin\n";
+                text += &self.request(&request.raw);
+            }
+        }
+        self.neutral(&text)
+    }
+
+    /// Reads what comes back; tells what became of the connection.
+    fn responses(&self, client: &mut Client, exchange: &Exchange, text: &mut String) -> String {
+        let method = exchange.request.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let method = String::from_utf8_lossy(method).into_owned();
+        let mut expected = exchange.responses;
+        loop {
+            let response = match client.response(&method) {
+                Ok(response) => response,
+                Err(error) => return ending(error.kind(), client.buffered()),
+            };
+            render(&response, &exchange.ignore, text);
+            if (100..200).contains(&response.status) && response.status != 101 {
+                continue;
+            }
+            if !response.keeps_alive() {
+                return match client.read_to_close() {
+                    Ok(rest) if rest.is_empty() => "closed".into(),
+                    Ok(rest) => format!("closed after {}", escape(&rest)),
+                    Err(error) => ending(error.kind(), client.buffered()),
+                };
+            }
+            expected -= 1;
+            if expected == 0 {
+                break;
+            }
+        }
+        if client.send(SENTINEL).is_err() {
+            return "closed, though it was to stay".into();
+        }
+        match client.response("GET") {
+            Ok(_) => "kept".into(),
+            Err(error) => format!("was to stay, but: {}", ending(error.kind(), client.buffered())),
+        }
+    }
+
+    /// The request with this run's ports.
+    fn concrete(&self, request: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut rest = request;
+        while let Some(at) = crate::common::client::find(rest, b"%%PORT_8080%%") {
+            bytes.extend_from_slice(&rest[..at]);
+            bytes.extend_from_slice(self.server.port(8080).to_string().as_bytes());
+            rest = &rest[at + b"%%PORT_8080%%".len()..];
+        }
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    /// A request at the origin: the line, the headers in order of name, the body.
+    fn request(&self, raw: &[u8]) -> String {
+        let split = crate::common::client::find(raw, b"\r\n\r\n").unwrap_or(raw.len());
+        let (head, body) = raw.split_at(split);
+        let head = escape(head);
+        let mut lines = head.split("\\r\n");
+        let mut text = lines.next().unwrap_or_default().to_owned() + "\n";
+        let mut headers: Vec<_> = lines.collect();
+        headers.sort_by_key(|line| line.split(':').next().unwrap_or_default().to_ascii_lowercase());
+        for header in headers {
+            text += header;
+            text.push('\n');
+        }
+        if let Some(body) = body.get(4..).filter(|body| !body.is_empty()) {
+            let _ = writeln!(text, "\n{}", escape(body));
+        }
+        text
+    }
+
+    /// The same text whichever program, port and folder it came from.
+    fn neutral(&self, text: &str) -> String {
+        let mut text = text.replace(&self.server.dir().display().to_string(), "%%TESTDIR%%");
+        text = text.replace(&self.server.port(8080).to_string(), "%%PORT_8080%%");
+        text = text.replace(&self.origin.addr().to_string(), "%%ORIGIN%%");
+        text = text.replace(&self.origin.port().to_string(), "%%ORIGIN_PORT%%");
+        let mut neutral = String::new();
+        let mut rest = text.as_str();
+        // the release in error pages
+        while let Some(at) = rest.find("nginx/1.") {
+            neutral += &rest[..at];
+            neutral += "nginx";
+            rest = rest[at + "nginx/1.".len()..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        }
+        neutral + rest
+    }
+}
+
+/// The origin's scripted answer for the request's path, or its method and target.
+fn answer(scripted: &[(String, Vec<u8>)], request: &crate::common::origin::Request) -> Vec<u8> {
+    let target = request.target();
+    let path = target.split('?').next().unwrap_or_default();
+    if let Some((_, response)) = scripted.iter().find(|(known, _)| known == path) {
+        return response.clone();
+    }
+    // not the whole request: its length would depend on the run's ports
+    let body: Vec<u8> = format!("{} {target}", request.method())
+        .chars()
+        .map(|c| u8::try_from(c).unwrap_or(b'?'))
+        .collect();
+    let mut response = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Origin: echo\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    if request.method() != "HEAD" {
+        response.extend(body);
+    }
+    response
+}
+
+fn render(response: &Response, ignore: &[String], text: &mut String) {
+    let _ = writeln!(text, "{}", escape_latin(&response.line));
+    let mut headers: Vec<_> = response.headers.iter().collect();
+    // order matters among headers of one name only
+    headers.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    for (name, value) in headers {
+        let ignored = ignore.iter().any(|known| known.eq_ignore_ascii_case(name));
+        match name.as_str() {
+            "Date" | "Server" => {
+                let _ = writeln!(text, "{name}: *");
+            }
+            _ if ignored => {
+                let _ = writeln!(text, "{name}: *");
+            }
+            _ => {
+                let _ = writeln!(text, "{name}: {}", escape_latin(value));
+            }
+        }
+    }
+    if !response.body.is_empty() {
+        let _ = writeln!(text, "\n{}", escape(&response.body));
+    }
+    for (name, value) in &response.trailers {
+        let _ = writeln!(text, "trailer {name}: {}", escape_latin(value));
+    }
+}
+
+fn ending(kind: ErrorKind, rest: &[u8]) -> String {
+    let what = match kind {
+        ErrorKind::UnexpectedEof => "closed",
+        // bytes that the server did not read turn its close into a reset, or not, as the kernel likes
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "closed",
+        ErrorKind::TimedOut => "nothing more comes",
+        _ => "not a response",
+    };
+    if rest.is_empty() {
+        what.into()
+    } else {
+        format!("{what} after {}", escape(rest))
+    }
+}
+
+/// Visible text; a line feed stays one, so that bodies read as they are.
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for &byte in bytes {
+        match byte {
+            b'\n' => text.push('\n'),
+            b'\r' => text += "\\r",
+            b'\t' => text += "\\t",
+            b'\\' => text += "\\\\",
+            b' '..=b'~' => text.push(char::from(byte)),
+            _ => {
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+    }
+    text
+}
+
+/// [`escape`] of text that stands for bytes one to one.
+fn escape_latin(text: &str) -> String {
+    escape(&text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect::<Vec<_>>())
+}
