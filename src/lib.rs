@@ -2,3 +2,4 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 pub mod log;
+pub mod upstream;
