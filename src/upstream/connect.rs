@@ -258,7 +258,7 @@ impl PoolKey {
 pub(super) struct Target {
     addr: L4Addr,
     key: u64,
-    sni: Option<Arc<UpstreamTls>>,
+    tls: Option<Arc<UpstreamTls>>,
     options: Option<Box<PeerOptions>>,
 }
 
@@ -268,7 +268,7 @@ impl Target {
         Self {
             addr: peer.backend.addr.clone(),
             key: key.hash(),
-            sni: options.tls.clone(),
+            tls: options.tls.clone(),
             options: special.then(|| Box::new(peer_options(options))),
         }
     }
@@ -280,11 +280,11 @@ impl PingoraPeer for Target {
     }
 
     fn tls(&self) -> bool {
-        self.sni.is_some()
+        self.tls.is_some()
     }
 
     fn sni(&self) -> &str {
-        self.sni.as_ref().map_or("", |tls| &tls.sni)
+        self.tls.as_ref().map_or("", |tls| &tls.sni)
     }
 
     fn reuse_hash(&self) -> u64 {

@@ -1,20 +1,17 @@
 //! A group of peers: an `upstream {}` block, or an upstream that `proxy_pass` implies.
 
 use super::Clock;
-use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry};
+use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ServerSpec};
 use super::round_robin::{RoundRobin, Weight};
+use super::selection::{Selection, load_balancer};
 use parking_lot::Mutex;
-use pingora_load_balancing::discovery::Static;
-use pingora_load_balancing::selection::{BackendIter, BackendSelection};
-use pingora_load_balancing::{Backend, Backends, LoadBalancer};
+use pingora_load_balancing::LoadBalancer;
 use smallvec::SmallVec;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// Peers, how one of them is chosen, and how many connections to them are kept.
@@ -79,7 +76,7 @@ impl Group {
             balance: Box::new(balance),
             clock,
         });
-        let balancer = sets.load_balancer();
+        let balancer = load_balancer(&sets);
         Ok(Self {
             name: name.into(),
             keepalive,
@@ -187,43 +184,6 @@ impl fmt::Display for GroupError {
 
 impl std::error::Error for GroupError {}
 
-/// One `server` directive with the addresses that its name stands for.
-#[derive(Debug, Clone)]
-pub struct ServerSpec {
-    /// The address as written.
-    pub server: String,
-    /// Its addresses; each one is a peer.
-    pub addrs: Vec<PeerAddr>,
-    /// `weight=`.
-    pub weight: u32,
-    /// `max_fails=`.
-    pub max_fails: u32,
-    /// `fail_timeout=`, in seconds.
-    pub fail_timeout: u64,
-    /// `max_conns=`.
-    pub max_conns: u32,
-    /// `backup`.
-    pub backup: bool,
-    /// `down`.
-    pub down: bool,
-}
-
-impl ServerSpec {
-    /// A server with nginx's defaults.
-    pub fn new(server: impl Into<String>, addrs: Vec<PeerAddr>) -> Self {
-        Self {
-            server: server.into(),
-            addrs,
-            weight: 1,
-            max_fails: 1,
-            fail_timeout: 10,
-            max_conns: 0,
-            backup: false,
-            down: false,
-        }
-    }
-}
-
 /// `keepalive`, `keepalive_requests`, `keepalive_time` and `keepalive_timeout` of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepaliveConf {
@@ -307,6 +267,14 @@ pub struct PickState {
 }
 
 impl PickState {
+    /// A first attempt of a hashing method over `key`.
+    pub fn with_key(key: &[u8]) -> Self {
+        Self {
+            key: SmallVec::from_slice(key),
+            ..Self::default()
+        }
+    }
+
     /// Applies `proxy_next_upstream_tries`; 0 means no limit.
     pub fn limit_tries(&mut self, limit: u32) {
         if limit != 0 {
@@ -396,7 +364,8 @@ impl Drop for Picked<'_> {
     }
 }
 
-struct Sets {
+/// The peers of a group and how they are balanced.
+pub(super) struct Sets {
     primary: PeerSet,
     backup: Option<PeerSet>,
     balance: Box<dyn Balance>,
@@ -404,7 +373,12 @@ struct Sets {
 }
 
 impl Sets {
-    fn pick(&self, r: &mut PickState) -> Option<(&PeerSet, &Peer, usize)> {
+    /// One address without a backup: it is never given up.
+    pub fn is_single(&self) -> bool {
+        self.primary.single
+    }
+
+    pub fn pick(&self, r: &mut PickState) -> Option<(&PeerSet, &Peer, usize)> {
         if !r.on_backup {
             let found = self.pick_from(&self.primary, r);
             if found.is_some() {
@@ -433,25 +407,9 @@ impl Sets {
         Some((set, set.peers.get(index)?, index))
     }
 
-    fn peers(&self) -> impl Iterator<Item = &Peer> {
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         let backup = self.backup.iter().flat_map(|set| set.peers.iter());
         self.primary.peers.iter().chain(backup)
-    }
-
-    fn load_balancer(self: &Arc<Self>) -> LoadBalancer<Selection> {
-        let backends = self.peers().map(|peer| peer.backend.clone()).collect();
-        let discovery = Backends::new(Static::new(backends));
-        let balancer =
-            LoadBalancer::from_backends_with_config(discovery, Some(SelectionConfig(self.clone())));
-        // A static set is discovered without waiting, so one poll is all it takes.
-        let mut context = Context::from_waker(Waker::noop());
-        if !matches!(
-            pin!(balancer.update()).poll(&mut context),
-            Poll::Ready(Ok(()))
-        ) {
-            log::error!("static set of backends was not discovered at once");
-        }
-        balancer
     }
 }
 
@@ -464,63 +422,10 @@ impl fmt::Debug for Sets {
     }
 }
 
-/// Pingora's `BackendSelection` over a group's own peers and method of balancing.
-#[derive(Debug)]
-pub struct Selection(Option<Arc<Sets>>);
-
-/// The configuration of a [`Selection`]: the peers of its group.
-#[derive(Debug, Clone)]
-pub struct SelectionConfig(Arc<Sets>);
-
-impl BackendSelection for Selection {
-    type Iter = SelectionIter;
-    type Config = SelectionConfig;
-
-    fn build_with_config(backends: &BTreeSet<Backend>, config: &Self::Config) -> Self {
-        for peer in config.0.peers() {
-            peer.member.store(backends.contains(&peer.backend), Relaxed);
-        }
-        Self(Some(config.0.clone()))
-    }
-
-    fn build(_: &BTreeSet<Backend>) -> Self {
-        Self(None)
-    }
-
-    fn iter(self: &Arc<Self>, key: &[u8]) -> SelectionIter {
-        SelectionIter {
-            sets: self.0.clone(),
-            state: PickState {
-                key: SmallVec::from_slice(key),
-                ..PickState::default()
-            },
-        }
-    }
-}
-
-/// Yields the backends of a group in the order in which its method of balancing would try them.
-#[derive(Debug)]
-pub struct SelectionIter {
-    sets: Option<Arc<Sets>>,
-    state: PickState,
-}
-
-impl BackendIter for SelectionIter {
-    fn next(&mut self) -> Option<&Backend> {
-        let sets = self.sets.as_ref()?;
-        if sets.primary.single && self.state.is_tried(0) {
-            return None;
-        }
-        let (_, peer, index) = sets.pick(&mut self.state)?;
-        self.state.mark_tried(index);
-        peer.release();
-        Some(&peer.backend)
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::sync::atomic::AtomicU64;
 
     pub(in super::super) fn spec(port: u16) -> ServerSpec {
@@ -551,7 +456,7 @@ pub(super) mod tests {
         (0..n).map(letter).collect()
     }
 
-    fn letter_of(peer: &Peer) -> char {
+    pub(in super::super) fn letter_of(peer: &Peer) -> char {
         match peer.addr {
             PeerAddr::Inet(addr) => char::from(b'a' - 1 + addr.port() as u8),
             PeerAddr::Unix(_) => 'u',
@@ -663,7 +568,8 @@ pub(super) mod tests {
         };
         let (group, _) = group(vec![stubborn(1), stubborn(2)]);
         assert_eq!(fail_all(&group), "ab");
-        assert_eq!(letters(&group, 4), "abab");
+        // A tried peer gains no weight, so `b` is ahead now.
+        assert_eq!(letters(&group, 4), "baba");
     }
 
     #[test]
@@ -691,40 +597,6 @@ pub(super) mod tests {
         let new = build(vec![spec(1), spec(2), spec(3)]);
         drop(old);
         assert!(!letters(&new, 6).contains('a'));
-    }
-
-    #[test]
-    fn the_load_balancer_selects_by_the_same_method() {
-        let heavy = ServerSpec {
-            weight: 5,
-            ..spec(1)
-        };
-        let (group, _) = group(vec![heavy, spec(2), spec(2)]);
-        let balancer = group.load_balancer().unwrap();
-        assert_eq!(balancer.backends().get_backend().len(), 2, "a set");
-        let port = |b: Backend| b.addr.as_inet().unwrap().port();
-        let picks: Vec<_> = (0..7)
-            .filter_map(|_| balancer.select(b"", 10).map(port))
-            .collect();
-        assert_eq!(picks, [1, 1, 2, 1, 2, 1, 1]);
-        assert_eq!(
-            group.peers().next().unwrap().state.conns.load(Relaxed),
-            0,
-            "a selection is not a use"
-        );
-    }
-
-    #[test]
-    fn disabling_a_backend_in_the_load_balancer_takes_the_peer_out() {
-        let (group, _) = group(vec![spec(1), spec(2)]);
-        let first = group.peers().next().unwrap().backend.clone();
-        let backends = group.load_balancer().unwrap().backends();
-        backends.set_enable(&first, false);
-        group.sync_health();
-        assert_eq!(letters(&group, 3), "bbb");
-        backends.set_enable(&first, true);
-        group.sync_health();
-        assert!(letters(&group, 3).contains('a'));
     }
 
     #[test]

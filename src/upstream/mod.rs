@@ -2,6 +2,7 @@
 //!
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
+//! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
@@ -13,10 +14,11 @@ pub mod peer;
 pub mod pool;
 pub mod resolve;
 pub mod round_robin;
+pub mod selection;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
-pub use group::{Balance, Group, KeepaliveConf, Outcome, PickState, Picked, ServerSpec};
-pub use peer::{Peer, PeerAddr, PeerState, Registry};
+pub use group::{Balance, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
+pub use peer::{Peer, PeerAddr, PeerState, Registry, ServerSpec};
 pub use resolve::{Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};

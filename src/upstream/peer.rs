@@ -140,6 +140,43 @@ impl From<SocketAddr> for PeerAddr {
     }
 }
 
+/// One `server` directive with the addresses that its name stands for.
+#[derive(Debug, Clone)]
+pub struct ServerSpec {
+    /// The address as written.
+    pub server: String,
+    /// Its addresses; each one is a peer.
+    pub addrs: Vec<PeerAddr>,
+    /// `weight=`.
+    pub weight: u32,
+    /// `max_fails=`.
+    pub max_fails: u32,
+    /// `fail_timeout=`, in seconds.
+    pub fail_timeout: u64,
+    /// `max_conns=`.
+    pub max_conns: u32,
+    /// `backup`.
+    pub backup: bool,
+    /// `down`.
+    pub down: bool,
+}
+
+impl ServerSpec {
+    /// A server with nginx's defaults.
+    pub fn new(server: impl Into<String>, addrs: Vec<PeerAddr>) -> Self {
+        Self {
+            server: server.into(),
+            addrs,
+            weight: 1,
+            max_fails: 1,
+            fail_timeout: 10,
+            max_conns: 0,
+            backup: false,
+            down: false,
+        }
+    }
+}
+
 /// What all threads know about a peer. Times are seconds of the group's clock, 0 is never.
 #[derive(Debug)]
 pub struct PeerState {

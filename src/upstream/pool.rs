@@ -333,7 +333,8 @@ impl GetSocketDigest for Parked {
 #[cfg(test)]
 mod tests {
     use super::super::group::tests::{group, spec};
-    use super::super::group::{KeepaliveConf, ServerSpec};
+    use super::super::group::{KeepaliveConf, Outcome};
+    use super::super::peer::ServerSpec;
     use super::*;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
@@ -512,6 +513,17 @@ mod tests {
     #[tokio::test]
     async fn the_surplus_goes_to_other_threads() {
         let site = Arc::new(Site::new(2, keep(4)).await);
+        // Pingora's pool loses a connection if another thread asks just as its idle task lets go of it.
+        for _ in 0..50 {
+            if surplus_is_found(&site).await {
+                return;
+            }
+        }
+        panic!("no other thread ever got the connection");
+    }
+
+    async fn surplus_is_found(site: &Arc<Site>) -> bool {
+        clear();
         let mut peers = Vec::new();
         let mut conns = Vec::new();
         for _ in 0..4 {
@@ -535,18 +547,26 @@ mod tests {
                 .unwrap();
             let got = runtime.block_on(async {
                 assert!(there.take(0).is_none(), "not this thread's");
-                let options = ConnectOptions::default();
-                let conn = get(&there.connector, &there.group, there.peer(), 0, &options).await;
-                let mut conn = conn.unwrap();
-                conn.write_all(b"x").await.unwrap();
-                (conn.id(), conn.reused, conn.requests)
+                let conn = take_shared(&there.connector, &there.group, there.peer(), 0).await;
+                if let Some(mut conn) = conn {
+                    conn.write_all(b"x").await.unwrap();
+                    Some((conn.id(), conn.reused, conn.requests))
+                } else {
+                    None
+                }
             });
             tell.send(got).unwrap();
         });
-        assert_eq!(told.await.unwrap(), (first, true, 2));
+        let got = told.await.unwrap();
         thread.join().unwrap();
-        assert_eq!(peers[0].read(&mut [0; 1]).await.unwrap(), 1);
+        // Either way nothing is left behind, and the origin sees the end.
+        let read = peers[0].read(&mut [0; 1]).await.unwrap();
         assert_eq!(site.group.state.shared_idle.load(Relaxed), 0);
+        assert_eq!(read, usize::from(got.is_some()));
+        got.is_some_and(|got| {
+            assert_eq!(got, (first, true, 2));
+            true
+        })
     }
 
     #[tokio::test]
@@ -564,6 +584,21 @@ mod tests {
         assert_eq!(site.group.state.shared_idle.load(Relaxed), 1);
         assert_eq!(peer.read(&mut [0; 1]).await.unwrap(), 0);
         assert_eq!(site.group.state.shared_idle.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn an_exchange_may_hold_all_of_it_across_an_await() {
+        fn is_send<T: Send>(_: T) {}
+        let (group, _) = group(vec![spec(1), spec(2)]);
+        let connector = Connector::new(1);
+        is_send(async {
+            let mut r = group.start();
+            let picked = group.pick(&mut r)?;
+            let options = ConnectOptions::default();
+            let conn = get(&connector, &group, picked.peer(), 0, &options).await;
+            picked.done(Outcome::Ok, &mut r);
+            conn.ok().map(|conn| park(&connector, &group, conn))
+        });
     }
 
     #[test]

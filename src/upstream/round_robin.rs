@@ -67,8 +67,9 @@ impl Weight {
 
 #[cfg(test)]
 mod tests {
-    use super::super::group::tests::{group, letters, spec};
-    use super::super::group::{Outcome, ServerSpec};
+    use super::super::group::Outcome;
+    use super::super::group::tests::{group, letter_of, letters, spec};
+    use super::super::peer::ServerSpec;
     use super::*;
 
     fn sequence(servers: Vec<ServerSpec>, n: usize) -> String {
@@ -96,6 +97,78 @@ mod tests {
             "abacbaabacba"
         );
         assert_eq!(sequence(vec![weighted(1, 2), weighted(2, 4)], 6), "babbab");
+    }
+
+    /// The peers that `n` requests go to, where the peers of `dead` refuse connections.
+    fn walk(servers: &[(u32, u32, bool)], dead: &str, n: usize) -> String {
+        let spec = |(i, &(weight, max_fails, backup)): (usize, &(u32, u32, bool))| ServerSpec {
+            weight,
+            max_fails,
+            backup,
+            ..spec(u16::try_from(i).unwrap() + 1)
+        };
+        let (group, _) = group(servers.iter().enumerate().map(spec).collect());
+        let mut requests = Vec::new();
+        for _ in 0..n {
+            let mut r = group.start();
+            let mut tried = String::new();
+            loop {
+                let Some(picked) = group.pick(&mut r) else {
+                    tried.push('-');
+                    break;
+                };
+                let letter = letter_of(picked.peer());
+                tried.push(letter);
+                if !dead.contains(letter) {
+                    picked.done(Outcome::Ok, &mut r);
+                    break;
+                }
+                picked.done(Outcome::Failed, &mut r);
+                if r.tries == 0 {
+                    break;
+                }
+            }
+            requests.push(tried);
+        }
+        requests.join(" ")
+    }
+
+    /// What `$upstream_addr` of nginx 1.31.5 with one worker showed for the same servers.
+    #[test]
+    fn retries_go_where_nginx_s_go() {
+        let (primary, backup) = (false, true);
+        assert_eq!(
+            walk(
+                &[(5, 3, primary), (1, 1, primary), (1, 1, primary)],
+                "a",
+                14
+            ),
+            "ab c ab ab b c b c b c b c b c"
+        );
+        assert_eq!(
+            walk(
+                &[(4, 2, primary), (3, 0, primary), (2, 1, backup)],
+                "ab",
+                10
+            ),
+            "abc bac bc bc bc bc bc bc bc bc"
+        );
+        assert_eq!(
+            walk(
+                &[(1, 1, primary), (1, 1, primary), (1, 1, backup)],
+                "abc",
+                5
+            ),
+            "abc - - - -"
+        );
+        assert_eq!(
+            walk(
+                &[(7, 4, primary), (3, 2, primary), (2, 9, primary)],
+                "bc",
+                25
+            ),
+            "a ba ca a a ba ca a a a a ca a a a ca a a a a ca a a a ca"
+        );
     }
 
     #[test]
