@@ -34,6 +34,11 @@ impl Diag {
         })
     }
 
+    /// An `[emerg]` without a place.
+    pub fn plain(message: impl Into<String>) -> Box<Self> {
+        Self::new(Level::Emerg, message)
+    }
+
     /// A fault in `source` at nginx's `line`, showing `span`.
     pub(super) fn at(
         level: Level,

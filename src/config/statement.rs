@@ -191,6 +191,26 @@ impl Statement {
         self.error_at(i, format!("\"{}\" directive {complaint}", self.name()))
     }
 
+    /// The statements of its block, in order; none where there is no block.
+    pub fn items(&self) -> &[Statement] {
+        self.block.as_ref().map_or(&[], |b| &b.items)
+    }
+
+    /// The fault of syntax in its block, to be reported after the block's statements.
+    pub fn syntax_error(&self) -> Option<Box<Diag>> {
+        self.block.as_ref().and_then(|b| b.error.clone())
+    }
+
+    /// Warns of the statement.
+    pub fn warn(&self, message: impl Into<String>) -> Box<Diag> {
+        self.diag(Level::Warn, message.into(), self.name.span)
+    }
+
+    /// Where it stands: `FILE:LINE`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.source.name, self.line)
+    }
+
     fn shown(&self, i: usize) -> String {
         String::from_utf8_lossy(self.arg(i)).into_owned()
     }

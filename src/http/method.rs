@@ -38,6 +38,13 @@ methods! {
     Trace "TRACE", Connect "CONNECT",
 }
 
+impl Method {
+    /// The method as one bit of a set (`limit_except`, `proxy_cache_methods`).
+    pub fn bit(self) -> u32 {
+        1 << self as u8
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -166,7 +166,7 @@ impl Sink {
 }
 
 /// The first argument of `error_log`.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `stderr`
     Stderr,

@@ -193,7 +193,7 @@ impl fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 /// The parameters after `syslog:`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyslogConfig {
     server: SockAddr,
     /// The server as logs name it: `127.0.0.1:514`, `unix:/dev/log`.

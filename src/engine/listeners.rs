@@ -1,0 +1,136 @@
+//! Addresses with their servers and names.
+
+use super::core::HttpServer;
+use super::core::listen::ListenSpec;
+use super::core::server::ServerName;
+use super::site::effective;
+use crate::config::{Diag, Result};
+use crate::module::{BlockId, Build, ListenAddr, ListenOptions, Listener, Names, Server};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// One address while it is put together.
+struct Address {
+    spec: ListenSpec,
+    set_by: Option<ListenSpec>,
+    default: u32,
+    default_given: bool,
+    servers: Vec<u32>,
+}
+
+/// Makes the listeners of all servers.
+pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<Vec<Listener>> {
+    let mut order: Vec<Address> = Vec::new();
+    let mut index: HashMap<ListenAddr, usize> = HashMap::new();
+    for (n, id) in ids.iter().enumerate() {
+        let conf = effective::<HttpServer>(b, *id);
+        let mut listens = conf.listens.clone();
+        if listens.is_empty() {
+            // nginx: *:80 where it may, else *:8000
+            let port = if nix::unistd::geteuid().is_root() { 80 } else { 8000 };
+            listens.push(ListenSpec {
+                addr: ListenAddr::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
+                options: ListenOptions::default(),
+                set: false,
+                default_server: false,
+                ssl: false,
+                http2: false,
+                proxy_protocol: false,
+                at: Diag::plain(""),
+            });
+        }
+        for spec in listens {
+            let at = |message: String| Diag { message, ..(*spec.at).clone() };
+            let Some(&i) = index.get(&spec.addr) else {
+                index.insert(spec.addr.clone(), order.len());
+                order.push(Address {
+                    set_by: spec.set.then(|| spec.clone()),
+                    default: n as u32,
+                    default_given: spec.default_server,
+                    servers: vec![n as u32],
+                    spec,
+                });
+                continue;
+            };
+            let Some(a) = order.get_mut(i) else { continue };
+            if a.servers.contains(&(n as u32)) {
+                return Err(Box::new(at(format!("a duplicate listen {}", spec.addr))));
+            }
+            a.servers.push(n as u32);
+            if spec.set {
+                if a.set_by.is_some() {
+                    return Err(Box::new(at(format!("duplicate listen options for {}", spec.addr))));
+                }
+                a.spec.options = spec.options.clone();
+                a.set_by = Some(spec.clone());
+            }
+            if spec.default_server {
+                if a.default_given {
+                    return Err(Box::new(at(format!("a duplicate default server for {}", spec.addr))));
+                }
+                a.default = n as u32;
+                a.default_given = true;
+            }
+            let protocols = (a.spec.ssl, a.spec.http2, a.spec.proxy_protocol);
+            a.spec.ssl |= spec.ssl;
+            a.spec.http2 |= spec.http2;
+            a.spec.proxy_protocol |= spec.proxy_protocol;
+            let now = (a.spec.ssl, a.spec.http2, a.spec.proxy_protocol);
+            let asked = (spec.ssl, spec.http2, spec.proxy_protocol);
+            if protocols != now && (protocols != (false, false, false)) && asked != now {
+                b.warnings.push(Box::new(Diag { level: crate::config::Level::Warn, ..at(format!("protocol options redefined for {}", spec.addr)) }));
+            }
+        }
+    }
+    let mut listeners = Vec::with_capacity(order.len());
+    for a in order {
+        let names = names(b, ids, &a.servers, &a.spec.addr)?;
+        let tls = super::tls::listener(b, ids, &a.servers, a.default, a.spec.ssl, servers, &names)?;
+        let http2 = a.spec.http2;
+        listeners.push(Listener {
+            addr: a.spec.addr,
+            options: a.spec.options,
+            default_server: a.default,
+            names: Arc::new(names),
+            tls,
+            proxy_protocol: a.spec.proxy_protocol,
+            http2,
+        });
+    }
+    Ok(listeners)
+}
+
+fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> Result<Names> {
+    let mut t = Names::default();
+    for n in servers {
+        let Some(id) = ids.get(*n as usize) else { continue };
+        let conf = effective::<HttpServer>(b, *id);
+        let none = [ServerName::Exact(Default::default())];
+        let list = if conf.names.is_empty() { &none[..] } else { &conf.names[..] };
+        for name in list {
+            let mut conflict = None;
+            let mut put = |map: &mut HashMap<Box<[u8]>, u32, _>, key: &[u8], shown: &[u8]| match map.get(key) {
+                Some(_) => conflict = Some(String::from_utf8_lossy(shown).into_owned()),
+                None => {
+                    map.insert(key.into(), *n);
+                }
+            };
+            match name {
+                ServerName::Exact(x) => put(&mut t.exact, x, x),
+                ServerName::Leading(x) => put(&mut t.leading, x, x),
+                ServerName::Both(x) => {
+                    put(&mut t.exact, x.get(1..).unwrap_or_default(), x);
+                    put(&mut t.leading, x, x);
+                }
+                ServerName::Trailing(x) => put(&mut t.trailing, x, x),
+                ServerName::Pattern(p) => t.patterns.push((p.clone(), *n)),
+            }
+            if let Some(name) = conflict {
+                let d = Diag::new(crate::config::Level::Warn, format!("conflicting server name \"{name}\" on {addr}, ignored"));
+                b.warnings.push(d);
+            }
+        }
+    }
+    Ok(t)
+}

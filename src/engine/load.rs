@@ -1,0 +1,67 @@
+//! From files to a site.
+
+use super::site::{self, Defaults};
+use crate::config::{self, Diag, Reader, Sources};
+use crate::module::{Build, Registry, Site};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a configuration is and how it is read.
+pub struct LoadOptions {
+    /// `-c`.
+    pub conf: PathBuf,
+    /// `-p`.
+    pub prefix: PathBuf,
+    /// `-g`.
+    pub directives: Vec<u8>,
+    /// `-e`, or the built-in path of the error log.
+    pub error_log: String,
+    /// The built-in path of the PID file.
+    pub pid: String,
+    /// `-t`: nothing is to be started.
+    pub testing: bool,
+}
+
+/// Why a configuration was refused.
+pub struct LoadError {
+    /// The error; its level and text are nginx's.
+    pub diag: Box<Diag>,
+    /// What was warned of before.
+    pub warnings: Vec<Box<Diag>>,
+}
+
+/// A configuration that was accepted.
+pub struct Loaded {
+    /// Ready to serve.
+    pub site: Site,
+    /// `[warn]` messages, in order.
+    pub warnings: Vec<Box<Diag>>,
+    /// Every file that was read, for `-T`.
+    pub sources: Arc<Sources>,
+}
+
+/// Reads and checks a configuration.
+///
+/// # Errors
+/// The first error, in nginx's order and words.
+pub fn load(registry: &Arc<Registry>, options: &LoadOptions, reader: &dyn Reader) -> Result<Loaded, LoadError> {
+    let conf_prefix = options.conf.parent().unwrap_or(Path::new("")).to_path_buf();
+    let mut b = Build::new(registry.clone(), &options.prefix, &conf_prefix);
+    b.testing = options.testing;
+    let tree = config::parse_file(&options.conf, &conf_prefix, reader);
+    let result = (|| {
+        // `-g` is read first, and its directives count as given in the main level
+        if !options.directives.is_empty() {
+            let g = config::parse_command_line(&options.directives, &conf_prefix, reader);
+            b.read(&g.root)?;
+        }
+        b.read(&tree.root)?;
+        let defaults = Defaults { error_log: options.error_log.clone(), pid: options.pid.clone() };
+        site::assemble(&mut b, &defaults)
+    })();
+    let warnings = std::mem::take(&mut b.warnings);
+    match result {
+        Ok(site) => Ok(Loaded { site, warnings, sources: tree.sources }),
+        Err(diag) => Err(LoadError { diag, warnings }),
+    }
+}

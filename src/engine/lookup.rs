@@ -1,0 +1,155 @@
+//! Which server and which location serve a request.
+
+use crate::module::{Listener, LocId, Location, LocationTree, Names, Request, Site};
+
+impl Names {
+    /// The server of a name (lower case, without port); `None` where no name matches.
+    pub fn find(&self, host: &[u8], r: &mut Request) -> Option<u32> {
+        if let Some(s) = self.exact.get(host) {
+            return Some(*s);
+        }
+        if !self.leading.is_empty() {
+            // the longest tail wins: `*.b.example.com` before `*.example.com`
+            for (i, _) in host.iter().enumerate().filter(|(_, c)| **c == b'.') {
+                if i > 0
+                    && let Some(s) = self.leading.get(&host[i..])
+                {
+                    return Some(*s);
+                }
+            }
+        }
+        if !self.trailing.is_empty() {
+            for (i, _) in host.iter().enumerate().rev().filter(|(_, c)| **c == b'.') {
+                if i + 1 < host.len()
+                    && let Some(s) = self.trailing.get(&host[..=i])
+                {
+                    return Some(*s);
+                }
+            }
+        }
+        if host.is_empty() {
+            return None;
+        }
+        self.patterns.iter().find(|(p, _)| p.exec(host, r)).map(|(_, s)| *s)
+    }
+}
+
+/// The server of a request on a listener, by its host name.
+pub fn server(l: &Listener, r: &mut Request) -> u32 {
+    // a request without Host is served by the server with the empty name, if there is one
+    let host = std::mem::take(&mut r.head.host);
+    let found = l.names.find(&host, r);
+    r.head.host = host;
+    found.unwrap_or(l.default_server)
+}
+
+/// What [`location`] found.
+pub enum Found {
+    /// A location, or the server's default one.
+    At(LocId),
+    /// `/name` belongs to a location `/name/` that redirects: `301` to this URI.
+    Slash,
+}
+
+/// The location of `r.uri` in the request's server.
+pub fn location(r: &mut Request) -> Found {
+    let site = r.site.clone();
+    let Some(server) = site.servers.get(r.server as usize) else { return Found::At(0) };
+    let uri = std::mem::take(&mut r.uri);
+    let found = in_tree(&site, &server.tree, &uri, r);
+    r.uri = uri;
+    match found {
+        Some(f) => f,
+        None => Found::At(server.default_location),
+    }
+}
+
+fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Option<Found> {
+    let (exact, prefix) = by_prefix(site, tree, uri);
+    if let Some(found) = exact {
+        return Some(found);
+    }
+    let mut best = prefix;
+    let mut no_regex = false;
+    if let Some(id) = prefix {
+        let here = at(site, id)?;
+        no_regex = here.no_regex;
+        // locations inside the one found are asked before the patterns of this level
+        if !here.nested.is_empty() {
+            let inner = in_tree(site, &here.nested, uri, r);
+            match inner {
+                Some(Found::At(inner)) => {
+                    let found = at(site, inner)?;
+                    if found.exact || found.regex {
+                        return Some(Found::At(inner));
+                    }
+                    // nginx looks at `^~` of the innermost prefix
+                    no_regex = found.no_regex;
+                    best = Some(inner);
+                }
+                Some(Found::Slash) => return Some(Found::Slash),
+                None => {}
+            }
+        }
+    }
+    if !no_regex {
+        for (pattern, id) in &tree.patterns {
+            if pattern.exec(uri, r) {
+                let here = at(site, *id)?;
+                if !here.nested.is_empty()
+                    && let Some(inner) = in_tree(site, &here.nested, uri, r)
+                {
+                    return Some(inner);
+                }
+                return Some(Found::At(*id));
+            }
+        }
+    }
+    best.map(Found::At)
+}
+
+/// Finds the exact match, or else the longest prefix.
+fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Option<LocId>) {
+    let list = &tree.prefixes;
+    // the last name not greater than the URI: it, or one of its own prefixes, is the longest prefix
+    let end = list.partition_point(|p| &*p.name <= uri);
+    let mut i = end.checked_sub(1);
+    if let Some(p) = i.and_then(|i| list.get(i))
+        && *p.name == *uri
+        && let Some(id) = p.exact
+    {
+        return (Some(Found::At(id)), None);
+    }
+    let mut prefix = None;
+    while let Some(p) = i.and_then(|i| list.get(i)) {
+        if uri.starts_with(&p.name)
+            && let Some(id) = p.inclusive
+        {
+            prefix = Some(id);
+            break;
+        }
+        i = p.parent.map(|p| p as usize);
+    }
+    // `/name` where only `/name/` exists and proxies
+    if let Some(p) = list.get(end)
+        && p.name.len() == uri.len() + 1
+        && p.name.ends_with(b"/")
+        && p.name.starts_with(uri)
+        && let Some(l) = p.inclusive.or(p.exact).and_then(|id| at(site, id))
+        && l.auto_redirect
+    {
+        return (Some(Found::Slash), None);
+    }
+    (None, prefix)
+}
+
+fn at(site: &Site, id: LocId) -> Option<&Location> {
+    site.locations.get(id as usize)
+}
+
+impl LocationTree {
+    /// Whether there is no location.
+    pub fn is_empty(&self) -> bool {
+        self.prefixes.is_empty() && self.patterns.is_empty()
+    }
+}

@@ -1,0 +1,18 @@
+//! The runtime that calls the modules: assembling a site, finding server and location, the phases,
+//! the response on its way out, error pages.
+
+pub mod content;
+pub mod core;
+pub mod error_page;
+pub mod load;
+mod listeners;
+pub mod lookup;
+pub mod output;
+pub mod phases;
+pub mod redirect;
+pub mod site;
+pub mod target;
+mod tls;
+pub mod variables;
+
+pub use load::{LoadError, LoadOptions, load};

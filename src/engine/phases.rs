@@ -1,0 +1,354 @@
+//! The path of a request through the phases, with internal redirects inside the loop.
+
+use super::lookup::{self, Found};
+use super::{content, error_page, output};
+use crate::http::uri;
+use crate::log::Level;
+use crate::module::*;
+use std::sync::Arc;
+
+/// What ends a pass through the phases.
+pub enum Outcome {
+    /// The response has been written.
+    Done,
+    /// End with this status.
+    Status(u16),
+    /// Send `r.out` with this body.
+    Respond(Body),
+    /// Begin again.
+    Redirect(RedirectTo),
+}
+
+/// Where a pass begins.
+enum Entry {
+    /// With the phases of the server.
+    Start,
+    /// After an internal redirect: with the server's rewrite phase.
+    Server,
+    /// At a location that is already known.
+    Location,
+}
+
+/// Serves a request whose head is known, up to its log line.
+pub async fn serve(r: &mut Request) {
+    let outcome = match prepare(r) {
+        Ok(()) => None,
+        Err(status) => Some(Outcome::Status(status)),
+    };
+    finish(r, outcome).await;
+    output::end(r).await;
+    log(r);
+}
+
+/// Answers a request whose head is broken: the status's page, and a line in the access log.
+pub async fn refuse(r: &mut Request, status: u16) {
+    r.keepalive = false;
+    finish(r, Some(Outcome::Status(status))).await;
+    output::end(r).await;
+    log(r);
+}
+
+/// Calls the loggers of the request's location.
+pub fn log(r: &mut Request) {
+    let site = r.site.clone();
+    if let Some(l) = site.locations.get(r.location as usize) {
+        for logger in &l.hooks.log {
+            logger.log(r);
+        }
+    }
+}
+
+/// Runs passes until one writes a response.
+pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
+    let mut outcome = match first {
+        Some(o) => o,
+        None => pass(r, Entry::Start).await,
+    };
+    loop {
+        outcome = match outcome {
+            Outcome::Done => return,
+            Outcome::Respond(body) => match output::send(r, body).await {
+                Ok(()) => return,
+                Err(status) => Outcome::Status(status),
+            },
+            Outcome::Status(status) => match error_page::special(r, status).await {
+                Some(o) => o,
+                None => return,
+            },
+            Outcome::Redirect(to) => match redirect(r, to) {
+                Ok(entry) => pass(r, entry).await,
+                Err(status) => Outcome::Status(status),
+            },
+        };
+    }
+}
+
+/// Normalises the target and finds the server: what must be known before the first phase.
+fn prepare(r: &mut Request) -> Result<(), u16> {
+    let site = r.site.clone();
+    let Some(listener) = site.listeners.get(r.conn().listener) else { return Err(500) };
+    r.server = lookup::server(listener, r);
+    let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
+    r.location = server.default_location;
+    if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
+        r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
+        return Err(400);
+    }
+    Ok(())
+}
+
+/// Prepares for another pass.
+fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
+    if r.uri_changes == 0 {
+        let uri = String::from_utf8_lossy(&r.uri).into_owned();
+        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while internally redirecting to \"{uri}\""));
+        return Err(500);
+    }
+    r.uri_changes -= 1;
+    r.internal = true;
+    let site = r.site.clone();
+    let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
+    match to {
+        RedirectTo::Uri(uri, args) => {
+            r.set_uri(uri, args);
+            // the server's own settings hold again until a location is found
+            r.location = server.default_location;
+            Ok(Entry::Server)
+        }
+        RedirectTo::Named(name) => match server.named.get(&*name) {
+            Some(id) => {
+                r.location = *id;
+                r.uri_changed = false;
+                Ok(Entry::Location)
+            }
+            None => {
+                r.error(Level::Error, format_args!("could not find named location \"{}\"", String::from_utf8_lossy(&name)));
+                Err(500)
+            }
+        },
+    }
+}
+
+async fn pass(r: &mut Request, entry: Entry) -> Outcome {
+    let site = r.site.clone();
+    let Some(server) = site.servers.get(r.server as usize) else { return Outcome::Status(500) };
+    if !matches!(entry, Entry::Location) {
+        if matches!(entry, Entry::Start)
+            && let Some(o) = phase(r, &server.hooks, Phase::PostRead).await
+        {
+            return o;
+        }
+        if let Some(o) = phase(r, &server.hooks, Phase::ServerRewrite).await {
+            return o;
+        }
+        r.uri_changed = false;
+        if let Some(o) = find_location(r) {
+            return o;
+        }
+    } else if let Some(o) = enter_location(r) {
+        return o;
+    }
+    loop {
+        let Some(location) = site.locations.get(r.location as usize) else { return Outcome::Status(500) };
+        if location.hooks.level() != Level_SERVER_DEFAULT
+            && let Some(o) = steps(r, location, Phase::Rewrite).await
+        {
+            return o;
+        }
+        if !r.uri_changed {
+            break;
+        }
+        r.uri_changed = false;
+        if r.uri_changes == 0 {
+            let uri = String::from_utf8_lossy(&r.uri).into_owned();
+            r.error(Level::Error, format_args!("rewrite or internal redirection cycle while processing \"{uri}\""));
+            return Outcome::Status(500);
+        }
+        r.uri_changes -= 1;
+        r.location = server.default_location;
+        if let Some(o) = find_location(r) {
+            return o;
+        }
+    }
+    // an `if` may have put its own settings in place
+    let Some(location) = site.locations.get(r.location as usize) else { return Outcome::Status(500) };
+    for p in [Phase::PreAccess, Phase::Access, Phase::PreContent] {
+        if let Some(o) = steps(r, location, p).await {
+            return o;
+        }
+    }
+    content::produce(r, location).await
+}
+
+#[allow(non_upper_case_globals)]
+const Level_SERVER_DEFAULT: crate::module::Level = crate::module::Level::ServerDefault;
+
+/// Finds the location of the URI and checks what nginx checks on entering one.
+fn find_location(r: &mut Request) -> Option<Outcome> {
+    match lookup::location(r) {
+        Found::At(id) => r.location = id,
+        Found::Slash => {
+            let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
+            crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
+            location.push(b'/');
+            if !r.args.is_empty() {
+                location.push(b'?');
+                location.extend_from_slice(&r.args);
+            }
+            r.out.clear_entity();
+            r.out.location = location;
+            return Some(Outcome::Status(301));
+        }
+    }
+    enter_location(r)
+}
+
+fn enter_location(r: &mut Request) -> Option<Outcome> {
+    let site = r.site.clone();
+    let location = site.locations.get(r.location as usize)?;
+    if let Some((methods, other)) = location.limit_except
+        && methods & r.method.bit() == 0
+    {
+        r.location = other;
+    }
+    if location.core.internal && !r.internal {
+        return Some(Outcome::Status(404));
+    }
+    let limit = location.core.client_max_body_size;
+    if let Some(n) = r.head.content_length
+        && limit > 0
+        && n > limit
+        && !r.body.discarded
+    {
+        r.error(Level::Error, format_args!("client intended to send too large body: {n} bytes"));
+        r.body.continued = true;
+        return Some(Outcome::Status(413));
+    }
+    None
+}
+
+/// Runs a phase of a server.
+async fn phase(r: &mut Request, hooks: &Hooks, phase: Phase) -> Option<Outcome> {
+    for (p, step) in &hooks.steps {
+        if *p == phase
+            && let Some(o) = one(r, step).await
+        {
+            return Some(o);
+        }
+    }
+    None
+}
+
+/// Runs a phase of a location.
+async fn steps(r: &mut Request, location: &Location, phase: Phase) -> Option<Outcome> {
+    let at = phase as usize;
+    let (begin, end) = (location.ends[at] as usize, location.ends[at + 1] as usize);
+    if begin == end {
+        return None;
+    }
+    let list = location.hooks.steps.get(begin..end).unwrap_or_default();
+    if phase == Phase::Access {
+        return access(r, list, location.core.satisfy).await;
+    }
+    for (_, step) in list {
+        let o = one(r, step).await;
+        if o.is_some() {
+            return o;
+        }
+        if phase == Phase::Rewrite && r.uri_changed {
+            return None;
+        }
+    }
+    None
+}
+
+/// `satisfy`: every access hook must agree, or one of them.
+async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Satisfy) -> Option<Outcome> {
+    if r.subrequest {
+        return None;
+    }
+    let mut refused = None;
+    for (_, step) in list {
+        match settle(step.handle(r)).await {
+            Next::Continue => {}
+            Next::Allow if satisfy == Satisfy::Any => {
+                r.out.headers.remove(b"WWW-Authenticate");
+                return None;
+            }
+            Next::Allow => {}
+            Next::Status(s @ (401 | 403)) if satisfy == Satisfy::Any => {
+                if refused != Some(401) {
+                    refused = Some(s);
+                }
+            }
+            next => {
+                if let Some(o) = outcome(r, next).await {
+                    return Some(o);
+                }
+            }
+        }
+    }
+    let status = refused?;
+    if status == 403 {
+        r.error(Level::Error, format_args!("access forbidden by rule"));
+    }
+    Some(Outcome::Status(status))
+}
+
+async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
+    let next = settle(step.handle(r)).await;
+    outcome(r, next).await
+}
+
+/// Waits where a hook asks for it.
+pub(crate) async fn settle(next: Next<'_>) -> Next<'static> {
+    match next {
+        Next::Wait(f) => f.await,
+        Next::Continue => Next::Continue,
+        Next::Allow => Next::Allow,
+        Next::Done => Next::Done,
+        Next::Status(s) => Next::Status(s),
+        Next::Respond(b) => Next::Respond(b),
+        Next::Redirect(t) => Next::Redirect(t),
+        Next::Relocate => Next::Relocate,
+        Next::Upstream(p) => Next::Upstream(p),
+        Next::Sleep(d) => Next::Sleep(d),
+    }
+}
+
+/// Turns a hook's answer into the end of the pass, or `None` to go on.
+pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outcome> {
+    match next {
+        Next::Continue | Next::Allow => None,
+        Next::Relocate => {
+            r.uri_changed = true;
+            None
+        }
+        Next::Sleep(d) => {
+            tokio::time::sleep(d).await;
+            None
+        }
+        Next::Done => Some(Outcome::Done),
+        Next::Status(s) => Some(Outcome::Status(s)),
+        Next::Respond(b) => Some(Outcome::Respond(b)),
+        Next::Redirect(t) => Some(Outcome::Redirect(t)),
+        Next::Upstream(p) => Some(crate::exchange::run(r, &p).await),
+        // a future never returns another one: `settle` has waited for it
+        Next::Wait(f) => match Box::pin(f).await {
+            Next::Status(s) => Some(Outcome::Status(s)),
+            Next::Respond(b) => Some(Outcome::Respond(b)),
+            Next::Redirect(t) => Some(Outcome::Redirect(t)),
+            Next::Done => Some(Outcome::Done),
+            _ => None,
+        },
+    }
+}
+
+/// Splits a target of `error_page`, `try_files`, `X-Accel-Redirect` and their kin into URI and arguments.
+pub fn split_uri(target: &[u8]) -> Option<RedirectTo> {
+    if target.first() == Some(&b'@') {
+        return Some(RedirectTo::Named(target.to_vec()));
+    }
+    let safe = uri::parse_unsafe(target).ok()?;
+    Some(RedirectTo::Uri(safe.path.into_owned(), safe.args.unwrap_or_default().to_vec()))
+}

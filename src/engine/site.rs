@@ -1,0 +1,425 @@
+//! From blocks of settings to a [`Site`]: inheritance, locations, names, listeners.
+
+use super::core::http::HttpWritten;
+use super::core::location::Locations;
+use super::core::main::CoreWritten;
+use super::core::server::{ServerName, ServerWritten, Servers};
+use super::core::{Core, HttpCore, HttpServer};
+use crate::config::Result;
+use crate::log::{ErrorLog, LogFiles, Sink, Target, Threshold};
+use crate::module::*;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Defaults that depend on how the program was started.
+pub struct Defaults {
+    /// `-e` or the built-in path of the error log.
+    pub error_log: String,
+    /// The built-in path of the PID file.
+    pub pid: String,
+}
+
+/// Assembles the site of a configuration that has been read.
+pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
+    b.finish()?;
+    inherit_all(b);
+    let (vars, var_slots) = b.resolve_vars()?;
+    let var_names = vars.iter().enumerate().map(|(i, v)| (v.name.clone(), VarId(i as u16))).collect();
+    let mut logs = Logs { cache: Vec::new(), default: defaults.error_log.clone(), prefix: b.prefix.clone() };
+
+    let main_http = effective::<HttpCore>(b, BlockId(0));
+    let error_log = logs.of(&main_http)?;
+    let main = main_conf(b, defaults);
+
+    let mut assembly = Assembly { b, logs, locations: Vec::new(), cores: HashMap::new(), resolvers: Vec::new() };
+    let ids = std::mem::take(&mut assembly.b.shared::<Servers>().0);
+    let mut servers = Vec::with_capacity(ids.len());
+    for (index, id) in ids.iter().enumerate() {
+        servers.push(assembly.server(*id, index as u32)?);
+    }
+    let locations = std::mem::take(&mut assembly.locations);
+    let listeners = super::listeners::collect(b, &ids, &mut servers)?;
+    Ok(Site {
+        listeners,
+        servers,
+        locations,
+        vars,
+        var_slots,
+        module_slots: b.module_slots as usize,
+        error_log,
+        main,
+        var_names,
+    })
+}
+
+/// Effective settings of every block: outer blocks come before inner ones in the list.
+fn inherit_all(b: &mut Build) {
+    let registry = b.registry.clone();
+    for i in 0..b.blocks.len() {
+        for (m, module) in registry.modules().enumerate() {
+            let Some(block) = b.blocks.get_mut(i) else { continue };
+            let parent = block.parent.map(|p| p.0 as usize);
+            let written = block.written.get_mut(m).and_then(Option::take);
+            let outer = parent.and_then(|p| b.blocks.get(p)).and_then(|p| p.effective.get(m)).cloned().flatten();
+            let value = match (written, outer) {
+                (Some(mut w), Some(o)) => {
+                    module.inherit(&mut *w, &*o);
+                    Some(Arc::from(w))
+                }
+                (Some(mut w), None) => {
+                    module.inherit(&mut *w, &*module.new_conf());
+                    Some(Arc::from(w))
+                }
+                (None, o) => o,
+            };
+            if let Some(slot) = b.blocks.get_mut(i).and_then(|b| b.effective.get_mut(m)) {
+                *slot = value;
+            }
+        }
+    }
+}
+
+/// A module's effective settings of a block.
+pub(crate) fn effective<M: Module>(b: &Build, id: BlockId) -> Arc<M::Conf> {
+    let m = b.registry.index_of::<M>();
+    let found = m.and_then(|m| b.blocks.get(id.0 as usize)?.effective.get(m)?.clone());
+    found.and_then(|a| a.downcast::<M::Conf>().ok()).unwrap_or_default()
+}
+
+fn main_conf(b: &Build, defaults: &Defaults) -> MainConf {
+    let c = effective::<Core>(b, BlockId(0));
+    let events = b.blocks.iter().position(|x| matches!(x.kind, BlockKind::Events));
+    let events = events.map(|i| effective::<Core>(b, BlockId(i as u32)));
+    let CoreWritten { user, worker_processes, worker_rlimit_nofile, worker_priority, worker_shutdown_timeout, working_directory, pid, daemon, master_process, env, .. } = &*c;
+    let threads = match worker_processes {
+        Some(0) => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        Some(n) => *n,
+        None => 1,
+    };
+    MainConf {
+        prefix: b.prefix.clone(),
+        user: user.clone(),
+        worker_threads: threads,
+        worker_connections: events.and_then(|e| e.worker_connections).unwrap_or(512),
+        daemon: daemon.unwrap_or(true),
+        master_process: master_process.unwrap_or(true),
+        pid: b.prefixed(pid.as_deref().unwrap_or(&defaults.pid)),
+        worker_shutdown_timeout: *worker_shutdown_timeout,
+        worker_rlimit_nofile: *worker_rlimit_nofile,
+        worker_priority: *worker_priority,
+        working_directory: working_directory.as_ref().map(Into::into),
+        env: env.clone(),
+        notices: b.notices.clone(),
+    }
+}
+
+/// Opens each error log once.
+struct Logs {
+    cache: Vec<(Vec<(Target, Threshold)>, ErrorLog)>,
+    default: String,
+    prefix: std::path::PathBuf,
+}
+
+impl Logs {
+    fn of(&mut self, c: &HttpWritten) -> Result<ErrorLog> {
+        let mut specs = c.error_log.clone().unwrap_or_default();
+        if specs.is_empty() {
+            let target = Target::parse(self.default.as_bytes()).map_err(crate::config::Diag::plain)?;
+            specs.push((target, Threshold::new(crate::log::Level::Error)));
+        }
+        if let Some(log) = self.cache.iter().find(|(s, _)| *s == specs).map(|(_, l)| l) {
+            return Ok(log.clone());
+        }
+        let mut sinks = Vec::new();
+        for (target, threshold) in &specs {
+            sinks.push(match target {
+                Target::Stderr => Sink::stderr(*threshold),
+                Target::File(path) => {
+                    let path = self.prefix.join(path);
+                    let file = LogFiles::global().open(&path).map_err(|e| crate::config::Diag::plain(e.to_string()))?;
+                    Sink::file(file, *threshold)
+                }
+                Target::Syslog(conf) => Sink::syslog(Arc::new(crate::log::SyslogPeer::new(conf.clone())), *threshold),
+            });
+        }
+        let log = ErrorLog::new(sinks);
+        self.cache.push((specs, log.clone()));
+        Ok(log)
+    }
+}
+
+struct Assembly<'b> {
+    b: &'b mut Build,
+    logs: Logs,
+    locations: Vec<Location>,
+    /// Core settings by the address of what they were made from: locations that write nothing share them.
+    cores: HashMap<usize, Arc<CoreConf>>,
+    resolvers: Vec<(crate::upstream::ResolverConf, Arc<crate::upstream::Resolver>)>,
+}
+
+impl Assembly<'_> {
+    fn server(&mut self, id: BlockId, index: u32) -> Result<Server> {
+        let conf = effective::<HttpServer>(self.b, id);
+        let ServerWritten { names, .. } = &*conf;
+        let name: Arc<[u8]> = match names.first() {
+            Some(ServerName::Exact(n) | ServerName::Leading(n) | ServerName::Both(n)) => match n.strip_prefix(b".") {
+                Some(_) if matches!(names.first(), Some(ServerName::Leading(_))) => [b"*", &**n].concat().into(),
+                Some(rest) => rest.into(),
+                None => (**n).into(),
+            },
+            Some(ServerName::Trailing(n)) => [&**n, b"*"].concat().into(),
+            Some(ServerName::Pattern(p)) => format!("~{}", p.source()).into_bytes().into(),
+            None => (*b"").into(),
+        };
+        let d = ServerConf::default();
+        let server_conf = ServerConf {
+            client_header_buffer_size: conf.client_header_buffer_size.map_or(d.client_header_buffer_size, |n| n as usize),
+            large_client_header_buffers: conf
+                .large_client_header_buffers
+                .map_or(d.large_client_header_buffers, |(n, s)| (n as usize, s as usize)),
+            client_header_timeout: conf.client_header_timeout.unwrap_or(d.client_header_timeout),
+            ignore_invalid_headers: conf.ignore_invalid_headers.unwrap_or(d.ignore_invalid_headers),
+            underscores_in_headers: conf.underscores_in_headers.unwrap_or(d.underscores_in_headers),
+            merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
+            max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
+            allow_connect: d.allow_connect,
+        };
+        let hooks = self.attach(id, Level::Server)?;
+        let (tree, named) = self.tree(id, None)?;
+        let default_location = self.location(id, Level::ServerDefault)?;
+        let _ = index;
+        Ok(Server {
+            name,
+            conf: Arc::new(server_conf),
+            hooks,
+            default_location,
+            tree,
+            named,
+            tls: None,
+            place: self.at(id),
+        })
+    }
+
+    fn at(&self, id: BlockId) -> Arc<str> {
+        self.b.blocks.get(id.0 as usize).map_or_else(|| "".into(), |b| b.at.clone())
+    }
+
+    fn attach(&mut self, id: BlockId, level: Level) -> Result<Hooks> {
+        let mut hooks = Hooks { level: Some(level), ..Hooks::default() };
+        hooks.named = matches!(self.b.kind_of(id), BlockKind::Location(LocationName::Named(_)));
+        let registry = self.b.registry.clone();
+        for (m, module) in registry.modules().enumerate() {
+            let conf = self.b.blocks.get(id.0 as usize).and_then(|b| b.effective.get(m).cloned().flatten());
+            let conf = match conf {
+                Some(c) => c,
+                None if module.always() => {
+                    let mut c = module.new_conf();
+                    module.inherit(&mut *c, &*module.new_conf());
+                    Arc::from(c)
+                }
+                None => continue,
+            };
+            module.attach(&conf, &mut hooks)?;
+        }
+        // the phases run in order whatever the order of the modules
+        hooks.steps.sort_by_key(|(p, _)| *p);
+        Ok(hooks)
+    }
+
+    fn location(&mut self, id: BlockId, level: Level) -> Result<LocId> {
+        let kind = self.b.kind_of(id).clone();
+        let mut hooks = self.attach(id, level)?;
+        let core = self.core(id)?;
+        let (nested, _) = if level == Level::ServerDefault { Default::default() } else { self.tree(id, Some(&kind))? };
+        let name = match &kind {
+            BlockKind::Location(n) => Some(n),
+            _ => None,
+        };
+        let mut ends = [0u16; 7];
+        for (i, phase) in [Phase::PostRead, Phase::ServerRewrite, Phase::Rewrite, Phase::PreAccess, Phase::Access, Phase::PreContent].into_iter().enumerate() {
+            ends[i + 1] = hooks.steps.iter().filter(|(p, _)| *p <= phase).count() as u16;
+        }
+        let limits = &self.b.shared::<Locations>().limits;
+        let limit = limits.iter().find(|(_, outer)| *outer == id && level == Level::Location).map(|(l, _)| *l);
+        let limit_except = match limit {
+            Some(l) => {
+                let BlockKind::LimitExcept(methods) = *self.b.kind_of(l) else { return Err(crate::config::Diag::plain("limit_except without methods")) };
+                Some((methods, self.inner(l, Level::LimitExcept, &mut hooks)?))
+            }
+            None => None,
+        };
+        let place = self.at(id);
+        let location = Location {
+            name: name.map_or_else(Default::default, |n| n.text().into()),
+            no_regex: matches!(name, Some(LocationName::Prefix(_, true))),
+            exact: matches!(name, Some(LocationName::Exact(_))),
+            regex: matches!(name, Some(LocationName::Pattern(_))),
+            named: matches!(name, Some(LocationName::Named(_))),
+            auto_redirect: hooks.auto_redirect && matches!(name, Some(LocationName::Prefix(n, _) | LocationName::Exact(n)) if n.ends_with(b"/")),
+            core,
+            hooks,
+            ends,
+            nested,
+            limit_except,
+            place,
+        };
+        self.locations.push(location);
+        let this = (self.locations.len() - 1) as LocId;
+        if level != Level::Server {
+            self.ifs(id, this)?;
+        }
+        Ok(this)
+    }
+
+    /// The settings of an `if` or `limit_except`: a location of its own that shares the outer content handler.
+    fn inner(&mut self, id: BlockId, level: Level, outer: &mut Hooks) -> Result<LocId> {
+        let loc = self.location(id, level)?;
+        if let Some(l) = self.locations.get_mut(loc as usize)
+            && l.hooks.content.is_none()
+        {
+            l.hooks.content = outer.content.clone();
+        }
+        Ok(loc)
+    }
+
+    /// Makes the `if` blocks of a block and tells their numbers to the module that opened them.
+    fn ifs(&mut self, id: BlockId, this: LocId) -> Result<()> {
+        let list = std::mem::take(&mut self.b.shared::<IfBlocks>().0);
+        for (block, outer, cell) in &list {
+            if *outer == id {
+                let mut hooks = match self.locations.get(this as usize) {
+                    Some(l) => l.hooks.clone(),
+                    None => continue,
+                };
+                let loc = self.inner(*block, Level::If, &mut hooks)?;
+                if let Some(l) = self.locations.get(this as usize).map(|l| (l.name.clone(), l.regex, l.exact, l.named, l.auto_redirect))
+                    && let Some(inner) = self.locations.get_mut(loc as usize)
+                {
+                    (inner.name, inner.regex, inner.exact, inner.named, inner.auto_redirect) = l;
+                }
+                let _ = cell.set(loc);
+            }
+        }
+        self.b.shared::<IfBlocks>().0 = list;
+        Ok(())
+    }
+
+    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, HashMap<Box<[u8]>, LocId>)> {
+        let list: Vec<BlockId> = self.b.shared::<Locations>().list.iter().filter(|(_, o)| *o == outer).map(|(id, _)| *id).collect();
+        let mut names: HashMap<Box<[u8]>, (Option<LocId>, Option<LocId>)> = HashMap::new();
+        let mut patterns = Vec::new();
+        let mut named = HashMap::new();
+        for id in list {
+            let kind = self.b.kind_of(id).clone();
+            let loc = self.location(id, Level::Location)?;
+            match kind {
+                BlockKind::Location(LocationName::Exact(n)) => names.entry(n).or_default().0 = Some(loc),
+                BlockKind::Location(LocationName::Prefix(n, _)) => names.entry(n).or_default().1 = Some(loc),
+                BlockKind::Location(LocationName::Pattern(p)) => patterns.push((p, loc)),
+                BlockKind::Location(LocationName::Named(n)) => {
+                    named.insert(n, loc);
+                }
+                _ => {}
+            }
+        }
+        let mut prefixes: Vec<Prefix> =
+            names.into_iter().map(|(name, (exact, inclusive))| Prefix { name, exact, inclusive, parent: None }).collect();
+        prefixes.sort_by(|a, b| a.name.cmp(&b.name));
+        // a stack of the names that are prefixes of the present one
+        let mut stack: Vec<usize> = Vec::new();
+        for i in 0..prefixes.len() {
+            while let Some(&top) = stack.last() {
+                if prefixes[i].name.starts_with(&prefixes[top].name) {
+                    break;
+                }
+                stack.pop();
+            }
+            prefixes[i].parent = stack.last().map(|t| *t as u32);
+            stack.push(i);
+        }
+        Ok((LocationTree { prefixes: prefixes.into(), patterns: patterns.into() }, named))
+    }
+
+    fn core(&mut self, id: BlockId) -> Result<Arc<CoreConf>> {
+        let w = effective::<HttpCore>(self.b, id);
+        let key = Arc::as_ptr(&w) as usize;
+        if let Some(c) = self.cores.get(&key) {
+            return Ok(c.clone());
+        }
+        let conf = Arc::new(self.core_conf(&w)?);
+        self.cores.insert(key, conf.clone());
+        Ok(conf)
+    }
+
+    fn core_conf(&mut self, w: &HttpWritten) -> Result<CoreConf> {
+        let resolver = match &w.resolver {
+            Some(conf) => {
+                let mut conf = conf.clone();
+                conf.timeout = std::time::Duration::from_millis(w.resolver_timeout.unwrap_or(30_000));
+                let made = self.resolvers.iter().find(|(c, _)| *c == conf).map(|(_, r)| r.clone());
+                Some(match made {
+                    Some(r) => r,
+                    None => {
+                        let r = crate::upstream::Resolver::new(conf.clone());
+                        let r = Arc::new(r.map_err(|e| crate::config::Diag::plain(e.to_string()))?);
+                        self.resolvers.push((conf, r.clone()));
+                        r
+                    }
+                })
+            }
+            None => None,
+        };
+        let default_root = || Root { path: Template::literal(self.b.prefixed("html").to_string_lossy().as_bytes()), alias: false };
+        let temp = || Arc::new(TempPath { path: self.b.prefixed("client_body_temp"), levels: Vec::new() });
+        let (keepalive_timeout, keepalive_header) = w.keepalive_timeout.unwrap_or((75_000, 0));
+        Ok(CoreConf {
+            root: w.root.clone().unwrap_or_else(default_root),
+            error_pages: w.error_pages.clone().unwrap_or_default().into(),
+            recursive_error_pages: w.recursive_error_pages.unwrap_or(false),
+            types: w.types.clone().unwrap_or_else(default_types),
+            default_type: w.default_type.clone().unwrap_or_else(|| (*b"text/plain").into()),
+            error_log: self.logs.of(w)?,
+            log_not_found: w.log_not_found.unwrap_or(true),
+            log_subrequest: w.log_subrequest.unwrap_or(false),
+            client_max_body_size: w.client_max_body_size.unwrap_or(1 << 20),
+            client_body_buffer_size: w.client_body_buffer_size.unwrap_or(16 * 1024) as usize,
+            client_body_timeout: w.client_body_timeout.unwrap_or(60_000),
+            client_body_in_file_only: w.client_body_in_file_only.unwrap_or_default(),
+            client_body_in_single_buffer: w.client_body_in_single_buffer.unwrap_or(false),
+            client_body_temp_path: w.client_body_temp_path.clone().unwrap_or_else(temp),
+            send_timeout: w.send_timeout.unwrap_or(60_000),
+            keepalive_timeout,
+            keepalive_header,
+            keepalive_requests: w.keepalive_requests.unwrap_or(1000),
+            keepalive_time: w.keepalive_time.unwrap_or(3_600_000),
+            keepalive_disable: w.keepalive_disable.unwrap_or((true, false)),
+            lingering_close: w.lingering_close.unwrap_or_default(),
+            lingering_time: w.lingering_time.unwrap_or(30_000),
+            lingering_timeout: w.lingering_timeout.unwrap_or(5_000),
+            reset_timedout_connection: w.reset_timedout_connection.unwrap_or(false),
+            tcp_nodelay: w.tcp_nodelay.unwrap_or(true),
+            server_tokens: w.server_tokens.unwrap_or_default(),
+            absolute_redirect: w.absolute_redirect.unwrap_or(true),
+            server_name_in_redirect: w.server_name_in_redirect.unwrap_or(false),
+            port_in_redirect: w.port_in_redirect.unwrap_or(true),
+            msie_padding: w.msie_padding.unwrap_or(true),
+            msie_refresh: w.msie_refresh.unwrap_or(false),
+            chunked_transfer_encoding: w.chunked_transfer_encoding.unwrap_or(true),
+            etag: w.etag.unwrap_or(true),
+            if_modified_since: w.if_modified_since.unwrap_or_default(),
+            max_ranges: w.max_ranges.unwrap_or(None),
+            satisfy: w.satisfy.unwrap_or_default(),
+            internal: w.internal,
+            limit_rate: w.limit_rate.clone(),
+            limit_rate_after: w.limit_rate_after.clone(),
+            resolver,
+            disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
+            auth_delay: w.auth_delay.unwrap_or(0),
+        })
+    }
+}
+
+fn default_types() -> Arc<Types> {
+    let list: [(&[u8], &[u8]); 3] = [(b"html", b"text/html"), (b"gif", b"image/gif"), (b"jpg", b"image/jpeg")];
+    Arc::new(list.into_iter().map(|(e, t)| (e.into(), t.into())).collect())
+}

@@ -1,0 +1,478 @@
+//! Reading a configuration into blocks of module settings.
+
+use super::{AnyConf, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
+use super::template::Part;
+use crate::config::{self, Diag, Result, Statement};
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A block's number while the configuration is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockId(pub u32);
+
+/// What a block is.
+#[derive(Clone, Debug)]
+pub enum BlockKind {
+    /// The whole configuration.
+    Main,
+    /// `events`.
+    Events,
+    /// `http`.
+    Http,
+    /// `server`.
+    Server,
+    /// `location`.
+    Location(LocationName),
+    /// `if`, in a server or location.
+    If,
+    /// `limit_except`: a set of methods as bits.
+    LimitExcept(u32),
+    /// `upstream`.
+    Upstream(String),
+    /// `stream` and what else has settings of its own.
+    Other(&'static str),
+}
+
+/// The parameters of `location`.
+#[derive(Clone, Debug)]
+pub enum LocationName {
+    /// `= name`.
+    Exact(Box<[u8]>),
+    /// `name`; the flag is `^~`.
+    Prefix(Box<[u8]>, bool),
+    /// `~` and `~*`.
+    Pattern(Arc<Pattern>),
+    /// `@name`.
+    Named(Box<[u8]>),
+}
+
+impl LocationName {
+    /// The name as written.
+    pub fn text(&self) -> &[u8] {
+        match self {
+            LocationName::Exact(n) | LocationName::Prefix(n, _) | LocationName::Named(n) => n,
+            LocationName::Pattern(p) => p.source().as_bytes(),
+        }
+    }
+}
+
+/// A block with what its directives wrote.
+pub(crate) struct BlockData {
+    pub parent: Option<BlockId>,
+    pub place: Place,
+    pub kind: BlockKind,
+    /// `FILE:LINE`.
+    pub at: Arc<str>,
+    pub written: Vec<Option<Box<AnyConf>>>,
+    pub effective: Vec<Option<Arc<AnyConf>>>,
+}
+
+/// A variable while the configuration is read.
+pub(crate) struct VarBuild {
+    pub name: Box<str>,
+    pub assigned: bool,
+    pub source: Option<(Arc<dyn Evaluate>, bool)>,
+    pub first_use: Option<Box<Diag>>,
+}
+
+type Finisher = Box<dyn FnOnce(&mut Build) -> Result<()>>;
+
+/// The configuration while it is read: what a directive's setter may ask for.
+pub struct Build {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) blocks: Vec<BlockData>,
+    pub(crate) vars: Vec<VarBuild>,
+    var_ids: HashMap<Box<str>, VarId>,
+    pub(crate) module_slots: u16,
+    current: BlockId,
+    shared: HashMap<TypeId, Box<dyn Any>>,
+    finishers: Vec<Finisher>,
+    /// Warnings (`[warn]`), in order.
+    pub warnings: Vec<Box<Diag>>,
+    /// Notices about directives without meaning here.
+    pub notices: Vec<String>,
+    /// `-p`: relative paths of logs, temporary files and documents begin here.
+    pub prefix: PathBuf,
+    /// The folder of the main configuration file: relative paths of includes and key files begin here.
+    pub conf_prefix: PathBuf,
+    /// `-t`: nothing is to be started.
+    pub testing: bool,
+}
+
+impl Build {
+    /// An empty configuration.
+    pub fn new(registry: Arc<Registry>, prefix: &Path, conf_prefix: &Path) -> Build {
+        let mut b = Build {
+            registry,
+            blocks: Vec::new(),
+            vars: Vec::new(),
+            var_ids: HashMap::new(),
+            module_slots: 0,
+            current: BlockId(0),
+            shared: HashMap::new(),
+            finishers: Vec::new(),
+            warnings: Vec::new(),
+            notices: Vec::new(),
+            prefix: prefix.into(),
+            conf_prefix: conf_prefix.into(),
+            testing: false,
+        };
+        b.push_block(None, Place::MAIN, BlockKind::Main, "");
+        b
+    }
+
+    /// Reads the statements of the whole configuration.
+    pub(crate) fn read(&mut self, root: &crate::config::Block) -> Result<()> {
+        self.statements(root)
+    }
+
+    /// Runs what setters left to be done once everything has been read.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        // a finisher may add another
+        while !self.finishers.is_empty() {
+            for f in std::mem::take(&mut self.finishers) {
+                f(self)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push_block(&mut self, parent: Option<BlockId>, place: Place, kind: BlockKind, at: &str) -> BlockId {
+        let id = BlockId(self.blocks.len() as u32);
+        let n = self.registry.len();
+        let mut written = Vec::new();
+        written.resize_with(n, || None);
+        self.blocks.push(BlockData { parent, place, kind, at: at.into(), written, effective: vec![None; n] });
+        id
+    }
+
+    /// Opens a block of settings and reads the statements in it: how `server`, `location` and `if` are made.
+    pub fn enter(&mut self, s: &Statement, place: Place, kind: BlockKind) -> Result<BlockId> {
+        let outer = self.current;
+        let id = self.push_block(Some(outer), place, kind, &s.place());
+        self.current = id;
+        let result = s.block.as_ref().map_or(Ok(()), |b| self.statements(b));
+        self.current = outer;
+        result.map(|()| id)
+    }
+
+    fn statements(&mut self, block: &crate::config::Block) -> Result<()> {
+        for s in &block.items {
+            self.statement(s)?;
+        }
+        match &block.error {
+            Some(e) => Err(e.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn statement(&mut self, s: &Statement) -> Result<()> {
+        let registry = self.registry.clone();
+        let place = self.place();
+        let candidates = registry.directives(s.name());
+        let info = |&(m, d): &(usize, usize)| registry.module(m).and_then(|x| x.directive(d)).map(|i| (m, d, i));
+        let Some((m, d, info)) = candidates.iter().filter_map(info).find(|(_, _, i)| i.place.allows(place)) else {
+            if candidates.is_empty() {
+                return Err(self.unknown_directive(s));
+            }
+            return Err(s.not_allowed_here());
+        };
+        if info.args.is_block() && s.block.is_none() {
+            return Err(s.no_opening());
+        }
+        if !info.args.is_block() && s.block.is_some() {
+            return Err(s.not_terminated());
+        }
+        if !info.args.accepts(s.len()) {
+            return Err(s.invalid_number_of_arguments());
+        }
+        if info.inert {
+            if info.args == super::Args::Flag {
+                s.flag(0)?;
+            }
+            let notice = format!("\"{}\" has no meaning here and is not used", s.name());
+            if !self.notices.contains(&notice) {
+                self.notices.push(notice);
+            }
+            return Ok(());
+        }
+        let Some(module) = registry.module(m) else { return Ok(()) };
+        let block = self.current.0 as usize;
+        let taken = self.blocks.get_mut(block).and_then(|b| b.written.get_mut(m)).and_then(Option::take);
+        let mut conf = taken.unwrap_or_else(|| module.new_conf());
+        let result = module.set(d, &mut *conf, s, self);
+        if let Some(slot) = self.blocks.get_mut(block).and_then(|b| b.written.get_mut(m)) {
+            *slot = Some(conf);
+        }
+        result?;
+        match s.syntax_error() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    fn unknown_directive(&self, s: &Statement) -> Box<Diag> {
+        s.unknown_directive(self.registry.directive_names())
+    }
+
+    /// The kind of block that is being read.
+    pub fn place(&self) -> Place {
+        self.blocks.get(self.current.0 as usize).map_or(Place::MAIN, |b| b.place)
+    }
+
+    /// The block that is being read.
+    pub fn block(&self) -> BlockId {
+        self.current
+    }
+
+    /// What the block being read is.
+    pub fn kind(&self) -> &BlockKind {
+        self.kind_of(self.current)
+    }
+
+    /// What a block is.
+    pub fn kind_of(&self, id: BlockId) -> &BlockKind {
+        self.blocks.get(id.0 as usize).map_or(&BlockKind::Main, |b| &b.kind)
+    }
+
+    /// The block around a block.
+    pub fn parent_of(&self, id: BlockId) -> Option<BlockId> {
+        self.blocks.get(id.0 as usize).and_then(|b| b.parent)
+    }
+
+    /// Another module's settings in the block being read; `None` if that module is not there or its own setter runs.
+    pub fn conf<M: Module>(&mut self) -> Option<&mut M::Conf> {
+        self.conf_of::<M>(self.current)
+    }
+
+    /// A module's settings as written in a block.
+    pub fn conf_of<M: Module>(&mut self, id: BlockId) -> Option<&mut M::Conf> {
+        let m = self.registry.index_of::<M>()?;
+        let slot = self.blocks.get_mut(id.0 as usize)?.written.get_mut(m)?;
+        slot.get_or_insert_with(|| Box::new(M::Conf::default())).downcast_mut()
+    }
+
+    /// Something that several directives share while the configuration is read, such as the table of log formats.
+    pub fn shared<T: Default + 'static>(&mut self) -> &mut T {
+        let slot = self.shared.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(T::default()));
+        if !slot.is::<T>() {
+            *slot = Box::new(T::default());
+        }
+        #[allow(clippy::unreachable)]
+        slot.downcast_mut().unwrap_or_else(|| unreachable!("the slot was just made of this type"))
+    }
+
+    /// Runs `f` once everything has been read (an `upstream` may follow the directive that names it).
+    pub fn at_end(&mut self, f: impl FnOnce(&mut Build) -> Result<()> + 'static) {
+        self.finishers.push(Box::new(f));
+    }
+
+    /// Reserves a place in every request for a module's own state.
+    pub fn slot<T: Send + Sync + 'static>(&mut self) -> Slot<T> {
+        let s = Slot::new(self.module_slots);
+        self.module_slots += 1;
+        s
+    }
+
+    /// Prints a warning when the configuration has been read; it does not stop the start.
+    pub fn warn(&mut self, diag: Box<Diag>) {
+        self.warnings.push(diag);
+    }
+
+    /// A path relative to the prefix (documents, logs, temporary files).
+    pub fn prefixed(&self, path: &str) -> PathBuf {
+        self.prefix.join(path)
+    }
+
+    /// A path relative to the configuration's own folder (keys, password files).
+    pub fn conf_prefixed(&self, path: &str) -> PathBuf {
+        self.conf_prefix.join(path)
+    }
+
+    /// A parameter with variables.
+    pub fn template(&mut self, s: &Statement, i: usize) -> Result<Template> {
+        let text = s.arg(i).to_vec();
+        self.template_of(s, &text)
+    }
+
+    /// Any text with variables; `s` is where an error is reported.
+    pub fn template_of(&mut self, s: &Statement, text: &[u8]) -> Result<Template> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut literal = Vec::new();
+        let mut i = 0;
+        while let Some(&c) = text.get(i) {
+            if c != b'$' {
+                literal.push(c);
+                i += 1;
+                continue;
+            }
+            i += 1;
+            let flush = |literal: &mut Vec<u8>, parts: &mut Vec<Part>| {
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(literal).into()));
+                }
+            };
+            if let Some(d @ b'1'..=b'9') = text.get(i) {
+                flush(&mut literal, &mut parts);
+                parts.push(Part::Capture(d - b'0'));
+                i += 1;
+                continue;
+            }
+            let braced = text.get(i) == Some(&b'{');
+            let begin = i + usize::from(braced);
+            let len = text.get(begin..).unwrap_or_default().iter().take_while(|c| c.is_ascii_alphanumeric() || **c == b'_').count();
+            let end = begin + len;
+            if braced && text.get(end) != Some(&b'}') {
+                let name = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default());
+                return Err(s.error(format!("the closing bracket in \"{name}\" variable is missing")));
+            }
+            if len == 0 {
+                return Err(s.error("invalid variable name"));
+            }
+            let name = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default()).into_owned();
+            flush(&mut literal, &mut parts);
+            parts.push(Part::Var(self.var(s, &name)));
+            i = end + usize::from(braced);
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        Ok(Template { parts: parts.into() })
+    }
+
+    fn var_id(&mut self, name: &str) -> VarId {
+        let name = name.to_ascii_lowercase();
+        if let Some(id) = self.var_ids.get(&*name) {
+            return *id;
+        }
+        let id = VarId(self.vars.len().min(u16::MAX as usize) as u16);
+        let name: Box<str> = name.into();
+        self.var_ids.insert(name.clone(), id);
+        self.vars.push(VarBuild { name, assigned: false, source: None, first_use: None });
+        id
+    }
+
+    /// A variable that is read; whether it exists is checked when everything has been read.
+    pub fn var(&mut self, s: &Statement, name: &str) -> VarId {
+        let id = self.var_id(name);
+        if let Some(v) = self.vars.get_mut(id.0 as usize)
+            && v.first_use.is_none()
+        {
+            v.first_use = Some(s.error(format!("unknown \"{}\" variable", v.name)));
+        }
+        id
+    }
+
+    /// A variable that is known to exist, by name.
+    pub fn known_var(&mut self, name: &str) -> VarId {
+        self.var_id(name)
+    }
+
+    /// A variable that a directive assigns to (`set`, a named capture).
+    pub fn assigned_var(&mut self, s: &Statement, name: &str) -> Result<VarId> {
+        let name = name.to_ascii_lowercase();
+        if let Some((v, _)) = self.registry.variable(&name)
+            && !v.changeable
+        {
+            return Err(s.error(format!("the duplicate \"{name}\" variable")));
+        }
+        let id = self.var_id(&name);
+        if let Some(v) = self.vars.get_mut(id.0 as usize) {
+            v.assigned = true;
+        }
+        Ok(id)
+    }
+
+    /// A variable that a directive computes (`map`, `geo`); `memo` keeps the first value of a request.
+    pub fn define_var(&mut self, s: &Statement, name: &str, source: Arc<dyn Evaluate>, memo: bool) -> Result<VarId> {
+        let id = self.assigned_var(s, name)?;
+        if let Some(v) = self.vars.get_mut(id.0 as usize) {
+            v.source = Some((source, memo));
+        }
+        Ok(id)
+    }
+
+    /// The name of a variable parameter such as `$name`, without the `$`.
+    pub fn var_name(&self, s: &Statement, i: usize) -> Result<String> {
+        match s.str(i)?.strip_prefix('$') {
+            Some(n) if !n.is_empty() => Ok(n.to_owned()),
+            _ => Err(s.error_at(i, format!("invalid variable name \"{}\"", String::from_utf8_lossy(s.arg(i))))),
+        }
+    }
+
+    /// A regular expression; its named groups become variables.
+    pub fn pattern(&mut self, s: &Statement, text: &[u8], caseless: bool) -> Result<Arc<Pattern>> {
+        let Ok(text) = std::str::from_utf8(text) else {
+            return Err(s.error(format!("pattern \"{}\" is not valid UTF-8", String::from_utf8_lossy(text))));
+        };
+        let regex = Pattern::compile(text, caseless).map_err(|e| {
+            let at = e.offset().and_then(|o| text.get(o..)).unwrap_or_default();
+            let reason = e.to_string();
+            let reason = reason.rsplit("PCRE2: ").next().unwrap_or(&reason);
+            let reason = reason.split_once(": ").map_or(reason, |(_, r)| r);
+            if at.is_empty() {
+                s.error(format!("pcre2_compile() failed: {reason} in \"{text}\""))
+            } else {
+                s.error(format!("pcre2_compile() failed: {reason} in \"{text}\" at \"{at}\""))
+            }
+        })?;
+        let mut names = Vec::new();
+        let groups: Vec<(usize, String)> =
+            regex.capture_names().iter().enumerate().filter_map(|(i, n)| n.clone().map(|n| (i, n))).collect();
+        for (i, name) in groups {
+            names.push((self.assigned_var(s, &name)?, i));
+        }
+        Ok(Arc::new(Pattern::new(regex, text, names)))
+    }
+
+    /// Checks that every variable exists and gives each its final form.
+    pub(crate) fn resolve_vars(&mut self) -> Result<(Box<[super::VarDef]>, usize)> {
+        let mut slots = 0u16;
+        let mut take = || {
+            slots += 1;
+            Some(slots - 1)
+        };
+        let mut defs = Vec::with_capacity(self.vars.len());
+        for v in &mut self.vars {
+            let found = self.registry.variable(&v.name);
+            let (kind, slot, memo) = match (v.source.take(), found) {
+                (Some((source, memo)), _) => (super::VarKind::Source(source), take(), memo),
+                (None, Some((var, at))) => {
+                    let slot = if var.memo || v.assigned { take() } else { None };
+                    (super::VarKind::Getter(var, at), slot, var.memo)
+                }
+                (None, None) if v.assigned => (super::VarKind::Assigned, take(), false),
+                (None, None) => {
+                    let e = v.first_use.take().unwrap_or_else(|| Diag::plain(format!("unknown \"{}\" variable", v.name)));
+                    return Err(match config::nearest(&v.name, self.registry.variable_names()) {
+                        Some(n) => Diag::with_help(e, format!("did you mean \"${n}\"?")),
+                        None => e,
+                    });
+                }
+            };
+            defs.push(super::VarDef { name: v.name.clone(), kind, slot, memo });
+        }
+        Ok((defs.into(), slots as usize))
+    }
+}
+
+/// A cell that receives the location of a block opened with [`Build::enter_if`].
+pub type LocCell = Arc<std::sync::OnceLock<super::LocId>>;
+
+/// `if` blocks of locations, with the block around each.
+#[derive(Default)]
+pub(crate) struct IfBlocks(pub Vec<(BlockId, BlockId, LocCell)>);
+
+impl Build {
+    /// Opens the block of an `if` in a location: settings that take the location's place where the condition holds.
+    /// The cell is filled when the site is assembled; [`super::Request::location`] is then set to it.
+    pub fn enter_if(&mut self, s: &Statement) -> Result<LocCell> {
+        let outer = self.current;
+        let id = self.enter(s, Place::LOCATION_IF, BlockKind::If)?;
+        let cell = LocCell::default();
+        self.shared::<IfBlocks>().0.push((id, outer, cell.clone()));
+        Ok(cell)
+    }
+}

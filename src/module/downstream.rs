@@ -1,0 +1,173 @@
+//! The client's side of a request, whatever carries it: HTTP/1 on our own IO, HTTP/2 on Pingora's.
+
+use super::{ResponseHead, Small};
+use bytes::{Bytes, BytesMut};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Reads the request's body and writes the response.
+///
+/// All calls come from the one task that serves the request; the methods take `&self` so that a
+/// body can be read while a response is written.
+pub trait Downstream: Send + Sync + 'static {
+    /// The connection.
+    fn info(&self) -> &ConnInfo;
+
+    /// Queues a response head; `1xx` heads may precede the final one.
+    fn head(&self, head: &ResponseHead, framing: Framing);
+
+    /// Queues body bytes, sending at once what the socket takes when much is queued.
+    fn write(&self, data: &[u8]);
+
+    /// The same for bytes that need not be copied.
+    fn write_bytes(&self, data: Bytes) {
+        self.write(&data);
+    }
+
+    /// Queues the end of the body, with trailers where the framing carries them.
+    fn finish(&self, trailers: Option<&crate::http::headers::Headers>);
+
+    /// Ready when little enough is queued that more may be written.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when everything queued has been sent.
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Sends up to `len` bytes of a file; the default reads and writes, a plain socket uses `sendfile`.
+    fn poll_file(&self, cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>>;
+
+    /// Appends up to `max` bytes of the request's body to `out`.
+    fn poll_body(&self, cx: &mut Context<'_>, out: &mut BytesMut, max: usize) -> Poll<io::Result<BodyRead>>;
+
+    /// Ready when the client has closed its side.
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Bytes queued and not yet sent.
+    fn queued(&self) -> usize;
+
+    /// Bytes given to the client so far for this request, heads included.
+    fn sent(&self) -> u64;
+
+    /// Trailers of the request, once its body has ended.
+    fn trailers(&self) -> Option<crate::http::headers::Headers> {
+        None
+    }
+
+    /// Ends the stream or connection abruptly: what has been sent must not look complete.
+    fn abort(&self);
+
+    /// Marks the connection as not to be used again.
+    fn close_after(&self);
+}
+
+/// How the end of a response's body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body: HEAD, 204, 304, 1xx.
+    None,
+    /// `Content-Length` bytes.
+    Length(u64),
+    /// HTTP/1.1 chunks.
+    Chunked,
+    /// The end of the connection.
+    Close,
+    /// No end: an upgraded connection, bytes pass as they are in both directions.
+    Tunnel,
+}
+
+/// What a read of the request's body brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyRead {
+    /// So many bytes were appended.
+    Data(usize),
+    /// The body has ended.
+    End,
+    /// The framing is broken or a limit is passed: answer with this status.
+    Bad(u16),
+}
+
+/// What is known of a connection, the same for all its requests.
+pub struct ConnInfo {
+    /// `$connection`: a number of its own.
+    pub serial: u64,
+    /// The peer of the TCP connection.
+    pub remote: Remote,
+    /// The address that the client connected to.
+    pub local: Remote,
+    /// Index of the site's listener.
+    pub listener: usize,
+    /// When it was accepted.
+    pub start: Instant,
+    /// `$connection_requests`.
+    pub requests: AtomicU64,
+    /// TLS, if the connection has it.
+    pub tls: OnceLock<Arc<TlsInfo>>,
+    /// The PROXY protocol header, if the listener reads one.
+    pub proxy: OnceLock<Arc<ProxyProtocol>>,
+}
+
+/// An address with its text, made once a connection.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// The address; `None` for a UNIX-domain socket.
+    pub addr: Option<SocketAddr>,
+    /// `$remote_addr`: the address without its port, or `unix:`.
+    pub text: Small,
+}
+
+impl Remote {
+    /// From a socket address; IPv4-mapped IPv6 addresses are kept as nginx keeps them.
+    pub fn new(addr: SocketAddr) -> Remote {
+        use std::io::Write;
+        let mut text = Small::default();
+        let _ = write!(text, "{}", addr.ip());
+        Remote { addr: Some(addr), text }
+    }
+
+    /// A peer on a UNIX-domain socket.
+    pub fn unix() -> Remote {
+        Remote { addr: None, text: Small::new(b"unix:") }
+    }
+
+    /// The IP address, if there is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.addr.map(|a| a.ip())
+    }
+
+    /// The port; 0 for a UNIX-domain socket.
+    pub fn port(&self) -> u16 {
+        self.addr.map_or(0, |a| a.port())
+    }
+}
+
+/// What a TLS handshake settled.
+#[derive(Debug, Default, Clone)]
+pub struct TlsInfo {
+    /// `$ssl_protocol`.
+    pub protocol: String,
+    /// `$ssl_cipher`.
+    pub cipher: String,
+    /// `$ssl_server_name`: the name the client asked for.
+    pub server_name: Option<String>,
+    /// `$ssl_session_reused`.
+    pub reused: bool,
+    /// `$ssl_alpn_protocol`.
+    pub alpn: Option<Vec<u8>>,
+    /// Named values of the further `$ssl_*` variables.
+    pub more: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// The addresses that a PROXY protocol header names.
+#[derive(Debug, Clone)]
+pub struct ProxyProtocol {
+    /// `$proxy_protocol_addr` and `$proxy_protocol_port`.
+    pub source: Remote,
+    /// `$proxy_protocol_server_addr` and `$proxy_protocol_server_port`.
+    pub destination: Remote,
+    /// Type-length-values of version 2.
+    pub tlvs: Vec<(u8, Vec<u8>)>,
+}

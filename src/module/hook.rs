@@ -1,0 +1,202 @@
+//! The hooks that a module leaves in a server or location, and what a hook may answer.
+
+use super::{Pass, Request, Template};
+use bytes::Bytes;
+use std::fs::File;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The phases of a request before its content, in order (nginx's own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Right after the head has been read (realip).
+    PostRead,
+    /// `rewrite` and its kin in a server.
+    ServerRewrite,
+    /// `rewrite` and its kin in a location; a changed URI finds its location anew.
+    Rewrite,
+    /// Limits.
+    PreAccess,
+    /// Who may: combined by `satisfy`.
+    Access,
+    /// Mirrors, `try_files`.
+    PreContent,
+}
+
+/// What a handler decides.
+pub enum Next<'r> {
+    /// Go on with the next hook.
+    Continue,
+    /// Access: granted by this hook (`satisfy any` skips the others).
+    Allow,
+    /// The response has been written.
+    Done,
+    /// End the request with this status: `error_page`, or the built-in page.
+    Status(u16),
+    /// Send the head in `r.out` with this body.
+    Respond(Body),
+    /// Begin again with another URI or at a named location.
+    Redirect(RedirectTo),
+    /// `r.uri` was changed by the rewrite phase: find its location, then go on.
+    Relocate,
+    /// Talk to an origin.
+    Upstream(Arc<Pass>),
+    /// Go on after a while (limits).
+    Sleep(Duration),
+    /// Decide later.
+    Wait(Pin<Box<dyn Future<Output = Next<'static>> + Send + 'r>>),
+}
+
+/// Where an internal redirect leads.
+pub enum RedirectTo {
+    /// A URI (already unescaped) and its arguments.
+    Uri(Vec<u8>, Vec<u8>),
+    /// A named location, `@` included.
+    Named(Vec<u8>),
+}
+
+/// The body of a local response.
+pub enum Body {
+    /// None.
+    Empty,
+    /// In memory.
+    Bytes(Bytes),
+    /// Part of a file.
+    File {
+        /// Opened for reading.
+        file: Arc<File>,
+        /// Where the body begins.
+        offset: u64,
+        /// How long it is.
+        len: u64,
+    },
+}
+
+/// One step of a request.
+pub trait Handler: Send + Sync + 'static {
+    /// Looks at the request and decides.
+    fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r>;
+}
+
+/// Changes a response head; may ask for the body to pass through a filter.
+pub trait HeadFilter: Send + Sync + 'static {
+    /// Called once a response, before the head (`r.out`) is sent.
+    fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>>;
+}
+
+/// Changes a response body as it passes.
+pub trait BodyFilter: Send + Sync {
+    /// Takes `data` and appends what is to be sent to `out`; `last` is true once, at the end.
+    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
+}
+
+/// Called when a request has ended.
+pub trait Logger: Send + Sync + 'static {
+    /// The request is complete; nothing can be sent any more.
+    fn log(&self, r: &mut Request);
+}
+
+/// Which kind of block hooks are collected for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A server: only [`Phase::PostRead`] and [`Phase::ServerRewrite`] are run from here.
+    Server,
+    /// A server's settings in the role of the location of requests that no location matches.
+    ServerDefault,
+    /// A location.
+    Location,
+    /// An `if` inside a location.
+    If,
+    /// `limit_except`.
+    LimitExcept,
+}
+
+/// A location's own content.
+#[derive(Clone)]
+pub enum Content {
+    /// A handler.
+    Handler(Arc<dyn Handler>),
+    /// An origin: the plain path of a proxy, without a call through a handler.
+    Upstream(Arc<Pass>),
+}
+
+/// The hooks of one server or location: flat lists, in the order of the modules.
+#[derive(Default, Clone)]
+pub struct Hooks {
+    pub(crate) steps: Vec<(Phase, Arc<dyn Handler>)>,
+    pub(crate) content: Option<Content>,
+    pub(crate) contents: Vec<Arc<dyn Handler>>,
+    pub(crate) response: Vec<Arc<dyn HeadFilter>>,
+    pub(crate) log: Vec<Arc<dyn Logger>>,
+    pub(crate) level: Option<Level>,
+    pub(crate) named: bool,
+    pub(crate) auto_redirect: bool,
+}
+
+impl Hooks {
+    /// The kind of block.
+    pub fn level(&self) -> Level {
+        self.level.unwrap_or(Level::Location)
+    }
+
+    /// Runs `handler` in `phase`.
+    pub fn on(&mut self, phase: Phase, handler: impl Handler) {
+        self.steps.push((phase, Arc::new(handler)));
+    }
+
+    /// Makes `handler` the location's content (`proxy_pass`, `stub_status`): nothing else is asked.
+    pub fn content(&mut self, handler: impl Handler) {
+        self.content = Some(Content::Handler(Arc::new(handler)));
+    }
+
+    /// Makes an origin the location's content.
+    pub fn upstream(&mut self, pass: Arc<Pass>) {
+        self.content = Some(Content::Upstream(pass));
+    }
+
+    /// Makes `/name` redirect to this location's `/name/` (`proxy_pass` and its kin).
+    pub fn redirect_to_slash(&mut self) {
+        self.auto_redirect = true;
+    }
+
+    /// Whether this is a named location (`@name`).
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// Offers `handler` for content where the location has none of its own (index, autoindex, static files).
+    pub fn offer_content(&mut self, handler: impl Handler) {
+        self.contents.push(Arc::new(handler));
+    }
+
+    /// Passes response heads through `filter`, in the order of the modules.
+    pub fn response(&mut self, filter: impl HeadFilter) {
+        self.response.push(Arc::new(filter));
+    }
+
+    /// Calls `logger` when a request has ended here.
+    pub fn log(&mut self, logger: impl Logger) {
+        self.log.push(Arc::new(logger));
+    }
+
+    /// How many hooks there are.
+    pub fn len(&self) -> usize {
+        self.steps.len() + usize::from(self.content.is_some()) + self.contents.len() + self.response.len() + self.log.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A status with an optional text or URL, as `return` and `error_page` give them.
+#[derive(Clone, Debug)]
+pub struct StatusText {
+    /// The code.
+    pub status: u16,
+    /// The text or the URL.
+    pub text: Template,
+}

@@ -1,0 +1,103 @@
+//! The module contract: everything that a feature is written against.
+//!
+//! A module declares its directives and variables, owns one configuration type, and attaches its
+//! hooks to the locations that use it. The built-in modules register through the same
+//! [`Registry`] as a user's own filter; there is no private door.
+
+mod build;
+mod conf;
+mod core_conf;
+mod directive;
+mod downstream;
+mod hook;
+mod pass;
+mod pattern;
+mod registry;
+mod request;
+mod response;
+mod site;
+mod slot;
+mod spool;
+mod template;
+mod tls;
+mod value;
+mod variable;
+
+pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
+pub(crate) use build::IfBlocks;
+pub use conf::{AnyConf, Conf};
+pub use core_conf::*;
+pub use directive::{Args, Directive, Place};
+pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub use hook::{
+    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
+};
+pub use pass::*;
+pub use pattern::{Captures, Pattern};
+pub use registry::{AnyModule, DirectiveInfo, Registry};
+pub use request::{BodyState, Request};
+pub use response::ResponseHead;
+pub use site::*;
+pub use slot::Slot;
+pub use spool::Spool;
+pub use template::Template;
+pub use tls::{SharedTls, TlsListener, TlsServer};
+pub use value::{Small, Val};
+pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
+
+pub use crate::config::{Diag, Result as ConfResult, Statement};
+
+use std::sync::Arc;
+
+/// A feature: its name, its directives, its variables and the hooks that it leaves in a location.
+///
+/// ```ignore
+/// impl Module for Hello {
+///     const NAME: &'static str = "hello";
+///     type Conf = HelloConf;
+///     const DIRECTIVES: &'static [Directive<HelloConf>] = &[Directive::new(
+///         "hello", Place::ANY_HTTP, Args::Exactly(1), "text: answers every request with text",
+///         |c, s, b| { c.text = Some(b.template(s, 0)?); Ok(()) })];
+///     fn attach(conf: &Arc<HelloConf>, on: &mut Hooks) -> ConfResult<()> { /* on.content(…) */ Ok(()) }
+/// }
+/// ```
+pub trait Module: Send + Sync + 'static {
+    /// The module's name, in the form of nginx's (`http_headers`, `http_access`).
+    const NAME: &'static str;
+    /// What the directives of one block write, and what inner blocks inherit.
+    type Conf: Conf;
+    /// Whether [`Module::attach`] is called everywhere, with the defaults where nothing is written.
+    const ALWAYS: bool = false;
+    /// The directives, each with its own documentation.
+    const DIRECTIVES: &'static [Directive<Self::Conf>];
+    /// The variables that this module provides.
+    const VARIABLES: &'static [Variable] = &[];
+
+    /// Leaves this module's hooks in one server or location whose effective settings are `conf`.
+    ///
+    /// Called only for blocks in which one of the module's directives is in force. A module that is
+    /// not used must leave no hook; the compliance test holds every registered module to this.
+    fn attach(conf: &Arc<Self::Conf>, on: &mut Hooks) -> ConfResult<()>;
+}
+
+/// `, client: …, server: …, request: "…", upstream: "…", host: "…"`: what nginx adds to an error line.
+pub(crate) fn response_context(r: &Request) -> String {
+    use std::fmt::Write;
+    let text = String::from_utf8_lossy;
+    let mut s = String::with_capacity(160);
+    let _ = write!(s, ", client: {}", text(r.conn().remote.text.as_bytes()));
+    let _ = write!(s, ", server: {}", text(&r.server().name));
+    if !r.head.line.is_empty() {
+        let _ = write!(s, ", request: \"{}\"", text(&r.head.line));
+    }
+    if let Some(state) = r.upstream.states.last() {
+        let _ = write!(s, ", upstream: \"{}://{}{}\"", r.upstream.scheme, state.addr, text(&r.upstream.uri));
+    }
+    if let Some(host) = r.head.headers.get(b"host") {
+        let _ = write!(s, ", host: \"{}\"", text(host));
+    }
+    if let Some(referer) = r.head.headers.get(b"referer") {
+        let _ = write!(s, ", referrer: \"{}\"", text(referer));
+    }
+    s
+}

@@ -1,0 +1,242 @@
+//! What a location that talks to an origin hands to the exchange engine.
+
+use super::{Request, TempPath, Template, Val};
+use crate::exchange::h1::response::UpstreamHead;
+use crate::upstream::Group;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A location's origin, protocol and settings: the content of `proxy_pass` and its kin.
+pub struct Pass {
+    /// Speaks the origin's protocol.
+    pub protocol: Box<dyn Protocol>,
+    /// Where the origin is.
+    pub target: PassTarget,
+    /// Timeouts, buffers, header rules.
+    pub conf: PassConf,
+}
+
+/// A group named by a directive; known once the whole configuration has been read.
+pub type GroupRef = Arc<std::sync::OnceLock<Arc<Group>>>;
+
+/// Where the origin is.
+pub enum PassTarget {
+    /// A group known when the configuration is read; the flag asks for TLS.
+    Group(GroupRef, bool),
+    /// A URL with variables, evaluated for each request.
+    Dynamic(Template),
+}
+
+/// How a protocol turns a request into bytes, and reads the head of the answer.
+pub trait Protocol: Send + Sync + 'static {
+    /// Name for logs: `http`, `fastcgi`.
+    fn scheme(&self) -> &'static str;
+
+    /// Writes the request's head to `out`. `url` is the evaluated target where it has variables.
+    ///
+    /// # Errors
+    /// The status with which the request ends.
+    fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16>;
+
+    /// Rewrites one header of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
+    ///
+    /// `out` receives the new value; `false` leaves the value as it is.
+    fn rewrite(&self, r: &Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+        let _ = (r, to, name, value, out);
+        false
+    }
+
+    /// A body that replaces the client's (`proxy_set_body`).
+    fn body(&self, r: &Request) -> Option<Vec<u8>> {
+        let _ = r;
+        None
+    }
+
+    /// The method sent to the origin.
+    fn method<'r>(&'r self, r: &'r Request) -> Val<'r> {
+        Val::Bytes(r.method_text())
+    }
+}
+
+/// Which origin a request goes to.
+pub struct Destination<'a> {
+    /// Name and port as written: `$proxy_host`.
+    pub host: &'a [u8],
+    /// The URI part of an evaluated URL, where it has one.
+    pub uri: Option<&'a [u8]>,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+}
+
+/// How long the request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Known(u64),
+    /// To be sent in chunks.
+    Chunked,
+}
+
+/// When the next origin may be tried (`proxy_next_upstream`): bits.
+pub mod next {
+    /// Connecting, sending or reading failed.
+    pub const ERROR: u32 = 1;
+    /// A timeout passed.
+    pub const TIMEOUT: u32 = 1 << 1;
+    /// An empty or invalid response.
+    pub const INVALID_HEADER: u32 = 1 << 2;
+    /// 500.
+    pub const HTTP_500: u32 = 1 << 3;
+    /// 502.
+    pub const HTTP_502: u32 = 1 << 4;
+    /// 503.
+    pub const HTTP_503: u32 = 1 << 5;
+    /// 504.
+    pub const HTTP_504: u32 = 1 << 6;
+    /// 403.
+    pub const HTTP_403: u32 = 1 << 7;
+    /// 404.
+    pub const HTTP_404: u32 = 1 << 8;
+    /// 429.
+    pub const HTTP_429: u32 = 1 << 9;
+    /// POST, LOCK, PATCH too, even after they were sent.
+    pub const NON_IDEMPOTENT: u32 = 1 << 10;
+    /// Never.
+    pub const OFF: u32 = 1 << 11;
+}
+
+/// Headers of the origin that are not obeyed (`proxy_ignore_headers`): bits.
+pub mod ignore {
+    /// X-Accel-Redirect.
+    pub const ACCEL_REDIRECT: u32 = 1;
+    /// X-Accel-Expires.
+    pub const ACCEL_EXPIRES: u32 = 1 << 1;
+    /// X-Accel-Limit-Rate.
+    pub const ACCEL_LIMIT_RATE: u32 = 1 << 2;
+    /// X-Accel-Buffering.
+    pub const ACCEL_BUFFERING: u32 = 1 << 3;
+    /// X-Accel-Charset.
+    pub const ACCEL_CHARSET: u32 = 1 << 4;
+    /// Expires.
+    pub const EXPIRES: u32 = 1 << 5;
+    /// Cache-Control.
+    pub const CACHE_CONTROL: u32 = 1 << 6;
+    /// Set-Cookie.
+    pub const SET_COOKIE: u32 = 1 << 7;
+    /// Vary.
+    pub const VARY: u32 = 1 << 8;
+}
+
+/// Settings of the exchange with an origin; times in milliseconds, sizes in bytes.
+#[derive(Clone)]
+pub struct PassConf {
+    /// `proxy_connect_timeout`.
+    pub connect_timeout: u64,
+    /// `proxy_send_timeout`.
+    pub send_timeout: u64,
+    /// `proxy_read_timeout`.
+    pub read_timeout: u64,
+    /// `proxy_buffering`.
+    pub buffering: bool,
+    /// `proxy_request_buffering`.
+    pub request_buffering: bool,
+    /// `proxy_buffer_size`: the response head must fit.
+    pub buffer_size: usize,
+    /// `proxy_buffers`: number and size.
+    pub buffers: (usize, usize),
+    /// `proxy_busy_buffers_size`.
+    pub busy_buffers_size: usize,
+    /// `proxy_max_temp_file_size`; 0 keeps responses out of files.
+    pub max_temp_file_size: u64,
+    /// `proxy_temp_file_write_size`.
+    pub temp_file_write_size: usize,
+    /// `proxy_temp_path`.
+    pub temp_path: Arc<TempPath>,
+    /// `proxy_limit_rate`, bytes a second.
+    pub limit_rate: Option<Template>,
+    /// `proxy_ignore_client_abort`.
+    pub ignore_client_abort: bool,
+    /// `proxy_intercept_errors`.
+    pub intercept_errors: bool,
+    /// `proxy_next_upstream`: bits of [`next`].
+    pub next_upstream: u32,
+    /// `proxy_next_upstream_tries`; 0 is without limit.
+    pub next_upstream_tries: u32,
+    /// `proxy_next_upstream_timeout`; 0 is without limit.
+    pub next_upstream_timeout: u64,
+    /// `proxy_pass_request_headers`.
+    pub pass_request_headers: bool,
+    /// `proxy_pass_request_body`.
+    pub pass_request_body: bool,
+    /// `proxy_pass_trailers`.
+    pub pass_trailers: bool,
+    /// `proxy_force_ranges`.
+    pub force_ranges: bool,
+    /// `proxy_socket_keepalive`.
+    pub socket_keepalive: bool,
+    /// `proxy_bind`; the flag is `transparent`.
+    pub bind: Option<(Template, bool)>,
+    /// Headers that are not passed on, in lower case.
+    pub hide: Arc<HashSet<Box<[u8]>, foldhash::fast::FixedState>>,
+    /// `proxy_ignore_headers`: bits of [`ignore`].
+    pub ignore: u32,
+    /// `proxy_allow_upgrade`: `Upgrade` responses become tunnels.
+    pub allow_upgrade: bool,
+    /// Prefix of the `proxy_*` directives, for log texts.
+    pub tls: Option<Arc<super::UpstreamTls>>,
+}
+
+/// TLS towards an origin (`proxy_ssl_*`).
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// `proxy_ssl_name`; the target's host where it is not given.
+    pub name: Option<Template>,
+    /// `proxy_ssl_server_name`.
+    pub send_name: bool,
+    /// `proxy_ssl_verify`.
+    pub verify: bool,
+    /// `proxy_ssl_trusted_certificate`.
+    pub trusted: Option<Arc<[pingora::tls::x509::X509]>>,
+}
+
+/// What was learnt of one try at an origin: the `$upstream_*` variables.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamState {
+    /// The peer's name; the group's where none was live.
+    pub addr: Arc<str>,
+    /// The status; 0 until there is one.
+    pub status: u16,
+    /// Milliseconds to connect.
+    pub connect_time: Option<u64>,
+    /// Milliseconds to the head.
+    pub header_time: Option<u64>,
+    /// Milliseconds to the end.
+    pub response_time: Option<u64>,
+    /// Body bytes received.
+    pub response_length: u64,
+    /// Bytes received, head included.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Begins a new group after an internal redirect: written after `:` instead of `,`.
+    pub new_group: bool,
+}
+
+/// The origin's side of a request.
+#[derive(Default)]
+pub struct UpstreamInfo {
+    /// `http`, `https`, `fastcgi`: for the error log.
+    pub scheme: &'static str,
+    /// The URI sent to the origin: for the error log.
+    pub uri: Vec<u8>,
+    /// Every try, in order.
+    pub states: Vec<UpstreamState>,
+    /// The head of the last answer, as the origin sent it.
+    pub head: UpstreamHead,
+    /// Trailers of the last answer.
+    pub trailers: crate::http::headers::Headers,
+    /// Whether `head` holds an answer.
+    pub has_head: bool,
+}

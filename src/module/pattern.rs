@@ -1,0 +1,125 @@
+//! Regular expressions of the configuration: PCRE, with named captures that become variables.
+
+use super::{Request, VarId};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// A compiled pattern of `location ~`, `server_name ~`, `if`, `rewrite`, `map` and the like.
+#[derive(Debug)]
+pub struct Pattern {
+    regex: pcre2::bytes::Regex,
+    source: Box<str>,
+    id: usize,
+    /// Named groups, with the variable that each sets.
+    pub(crate) names: Box<[(VarId, usize)]>,
+}
+
+impl Pattern {
+    /// Compiles a pattern; the error is the text that PCRE gives.
+    pub(crate) fn compile(text: &str, caseless: bool) -> Result<pcre2::bytes::Regex, pcre2::Error> {
+        pcre2::bytes::RegexBuilder::new().caseless(caseless).jit_if_available(true).build(text)
+    }
+
+    pub(crate) fn new(regex: pcre2::bytes::Regex, source: &str, names: Vec<(VarId, usize)>) -> Pattern {
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Pattern { regex, source: source.into(), id, names: names.into() }
+    }
+
+    /// The pattern as written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// How many groups there are, the whole match not counted.
+    pub fn groups(&self) -> usize {
+        self.regex.captures_len().saturating_sub(1)
+    }
+
+    /// Whether `subject` matches; leaves the captures of earlier matches alone.
+    pub fn is_match(&self, subject: &[u8]) -> bool {
+        self.with_locations(|l| matches!(self.regex.captures_read(l, subject), Ok(Some(_))))
+    }
+
+    /// Matches `subject` and, where it does, stores `$1`… and the named captures in the request.
+    pub fn exec(&self, subject: &[u8], r: &mut Request) -> bool {
+        let matched = self.with_locations(|l| {
+            if !matches!(self.regex.captures_read(l, subject), Ok(Some(_))) {
+                return false;
+            }
+            r.captures.store(subject, l);
+            true
+        });
+        if matched {
+            for (id, group) in &self.names {
+                let value = r.captures.range(*group).map(|(a, b)| subject[a..b].to_vec());
+                r.set_var(*id, value.unwrap_or_default());
+            }
+        }
+        matched
+    }
+
+    /// Matches `subject` and gives the ranges of the groups to `f` (index 0 is the whole match).
+    pub fn find(&self, subject: &[u8], captures: &mut Captures) -> bool {
+        self.with_locations(|l| {
+            if !matches!(self.regex.captures_read(l, subject), Ok(Some(_))) {
+                return false;
+            }
+            captures.store(subject, l);
+            true
+        })
+    }
+
+    /// Runs `f` with match data that is kept per thread: no allocation after the first match.
+    fn with_locations<T>(&self, f: impl FnOnce(&mut pcre2::bytes::CaptureLocations) -> T) -> T {
+        thread_local! {
+            static LOCATIONS: RefCell<HashMap<usize, pcre2::bytes::CaptureLocations, foldhash::fast::FixedState>> = RefCell::default();
+        }
+        LOCATIONS.with(|m| match m.try_borrow_mut() {
+            Ok(mut m) => {
+                // a reload makes new patterns: forget those of sites that are gone
+                if m.len() > 20_000 {
+                    m.clear();
+                }
+                f(m.entry(self.id).or_insert_with(|| self.regex.capture_locations()))
+            }
+            Err(_) => f(&mut self.regex.capture_locations()),
+        })
+    }
+}
+
+/// The groups of the last match of a request: what `$1` … `$9` read.
+#[derive(Default, Debug, Clone)]
+pub struct Captures {
+    subject: Vec<u8>,
+    ranges: Vec<(u32, u32)>,
+}
+
+impl Captures {
+    const UNSET: (u32, u32) = (u32::MAX, u32::MAX);
+
+    fn store(&mut self, subject: &[u8], l: &pcre2::bytes::CaptureLocations) {
+        self.subject.clear();
+        self.subject.extend_from_slice(subject);
+        self.ranges.clear();
+        for i in 0..l.len() {
+            self.ranges.push(l.get(i).map_or(Self::UNSET, |(a, b)| (a as u32, b as u32)));
+        }
+    }
+
+    /// Group `n` of the last match; nothing where it did not take part.
+    pub fn get(&self, n: usize) -> &[u8] {
+        self.range(n).and_then(|(a, b)| self.subject.get(a..b)).unwrap_or_default()
+    }
+
+    /// Where group `n` stood in the subject.
+    pub fn range(&self, n: usize) -> Option<(usize, usize)> {
+        self.ranges.get(n).filter(|r| **r != Self::UNSET).map(|(a, b)| (*a as usize, *b as usize))
+    }
+
+    /// Forgets the match.
+    pub fn clear(&mut self) {
+        self.subject.clear();
+        self.ranges.clear();
+    }
+}

@@ -1,0 +1,475 @@
+//! One request, from its head to its log line.
+
+use super::{
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, Site, Slot,
+    Spool, UpstreamInfo, Val, VarId, VarKind,
+};
+use crate::http::head::{RequestHead, Version};
+use crate::http::method::Method;
+use crate::http::headers::Headers;
+use crate::log::Level;
+use bytes::BytesMut;
+use std::any::Any;
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// A request and everything that hooks learn and decide about it.
+///
+/// Requests are reused: [`Request::reset`] forgets all and keeps the memory.
+pub struct Request {
+    /// The configuration that this request is served from, to its end.
+    pub site: Arc<Site>,
+    /// Index of the virtual server.
+    pub server: u32,
+    /// The location, or the settings that take its place.
+    pub location: LocId,
+    /// The client's side.
+    pub down: Arc<dyn Downstream>,
+    /// The head as the client sent it.
+    pub head: RequestHead,
+    /// The method in force; `error_page` turns it into GET.
+    pub method: Method,
+    /// `$uri`: decoded and normalised.
+    pub uri: Vec<u8>,
+    /// `$args`.
+    pub args: Vec<u8>,
+    /// Whether the URI is still the client's, so that its raw form may be passed on.
+    pub valid_unparsed_uri: bool,
+    /// Whether the request came here by an internal redirect.
+    pub internal: bool,
+    /// Redirects left before the request is taken for a loop.
+    pub uri_changes: u8,
+    /// Whether the rewrite phase changed the URI.
+    pub uri_changed: bool,
+    /// `$1` … of the last match.
+    pub captures: Captures,
+    /// The client's address in force; the realip module changes it.
+    pub remote: Remote,
+    /// When the first byte of the head was read.
+    pub start: Instant,
+    /// The same in milliseconds since the epoch.
+    pub start_msec: u64,
+    /// The response head.
+    pub out: ResponseHead,
+    /// Whether the final head has been sent.
+    pub header_sent: bool,
+    /// Body bytes given to the client, framing not counted.
+    pub body_sent: u64,
+    /// Whether the response may be followed by another request.
+    pub keepalive: bool,
+    /// Whether an error page is being served: a second error gets the built-in page.
+    pub error_page: bool,
+    /// The status that `error_page` forces; 0 for none.
+    pub err_status: u16,
+    /// `satisfy any`: the status of the first hook that refused.
+    pub access_code: u16,
+    /// The request's body.
+    pub body: BodyState,
+    /// Tries at origins.
+    pub upstream: UpstreamInfo,
+    /// `limit_rate` in force, bytes a second; 0 is none.
+    pub limit_rate: u64,
+    /// Whether `limit_rate` was set by a variable or an origin.
+    pub limit_rate_set: bool,
+    /// `limit_rate_after`, bytes.
+    pub limit_rate_after: u64,
+    /// Whether the response ended in the middle: no keepalive, no success.
+    pub aborted: bool,
+    /// The parent's URI where this is a subrequest.
+    pub subrequest: bool,
+    /// Whether the client closed before the response was ready (499).
+    pub client_closed: bool,
+    values: Vec<OnceLock<Option<Box<[u8]>>>>,
+    slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    scratch: Vec<u8>,
+}
+
+/// How far the request's body has been read.
+#[derive(Default)]
+pub struct BodyState {
+    /// The whole body, once it has been read.
+    pub spool: Spool,
+    /// Whether `spool` is complete.
+    pub read: bool,
+    /// Whether the rest is thrown away.
+    pub discarded: bool,
+    /// Whether someone reads it piece by piece.
+    pub streaming: bool,
+    /// Whether 100 Continue has been sent (or needs not be).
+    pub continued: bool,
+    /// Bytes read so far.
+    pub received: u64,
+}
+
+impl Request {
+    /// A request of `site` on a connection, with nothing in it yet.
+    pub fn new(site: Arc<Site>, down: Arc<dyn Downstream>) -> Request {
+        let remote = down.info().remote.clone();
+        let mut r = Request {
+            server: 0,
+            location: 0,
+            down,
+            head: RequestHead::default(),
+            method: Method::default(),
+            uri: Vec::new(),
+            args: Vec::new(),
+            valid_unparsed_uri: true,
+            internal: false,
+            uri_changes: 0,
+            uri_changed: false,
+            captures: Captures::default(),
+            remote,
+            start: Instant::now(),
+            start_msec: 0,
+            out: ResponseHead::default(),
+            header_sent: false,
+            body_sent: 0,
+            keepalive: false,
+            error_page: false,
+            err_status: 0,
+            access_code: 0,
+            body: BodyState::default(),
+            upstream: UpstreamInfo::default(),
+            limit_rate: 0,
+            limit_rate_set: false,
+            limit_rate_after: 0,
+            aborted: false,
+            subrequest: false,
+            client_closed: false,
+            values: Vec::new(),
+            slots: Vec::new(),
+            scratch: Vec::new(),
+            site,
+        };
+        r.size_slots();
+        r
+    }
+
+    /// Makes this the next request of `down`; keeps allocated memory.
+    pub fn reset(&mut self, site: &Arc<Site>, down: Arc<dyn Downstream>) {
+        let same = Arc::ptr_eq(&self.site, site);
+        if !same {
+            self.site = site.clone();
+        }
+        self.remote = down.info().remote.clone();
+        self.down = down;
+        self.server = 0;
+        self.location = 0;
+        self.method = Method::default();
+        self.uri.clear();
+        self.args.clear();
+        self.valid_unparsed_uri = true;
+        self.internal = false;
+        self.uri_changes = 11;
+        self.uri_changed = false;
+        self.captures.clear();
+        self.out.clear();
+        self.header_sent = false;
+        self.body_sent = 0;
+        self.keepalive = false;
+        self.error_page = false;
+        self.err_status = 0;
+        self.access_code = 0;
+        self.body.spool.clear();
+        self.body.read = false;
+        self.body.discarded = false;
+        self.body.streaming = false;
+        self.body.continued = false;
+        self.body.received = 0;
+        self.upstream.states.clear();
+        self.upstream.has_head = false;
+        self.upstream.trailers.clear();
+        self.limit_rate = 0;
+        self.limit_rate_set = false;
+        self.limit_rate_after = 0;
+        self.aborted = false;
+        self.subrequest = false;
+        self.client_closed = false;
+        if same {
+            for v in &mut self.values {
+                v.take();
+            }
+            for s in &mut self.slots {
+                *s = None;
+            }
+        } else {
+            self.values.clear();
+            self.slots.clear();
+            self.size_slots();
+        }
+    }
+
+    fn size_slots(&mut self) {
+        self.values.resize_with(self.site.var_slots, OnceLock::new);
+        self.slots.resize_with(self.site.module_slots, || None);
+    }
+
+    /// The connection.
+    pub fn conn(&self) -> &ConnInfo {
+        self.down.info()
+    }
+
+    /// The virtual server.
+    pub fn server(&self) -> &Server {
+        &self.site.servers[self.server as usize]
+    }
+
+    /// The location.
+    pub fn location(&self) -> &Location {
+        &self.site.locations[self.location as usize]
+    }
+
+    /// The location's core settings.
+    pub fn core(&self) -> &CoreConf {
+        &self.location().core
+    }
+
+    /// The client's headers.
+    pub fn headers(&self) -> &Headers {
+        &self.head.headers
+    }
+
+    /// The protocol version of the client.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The method in force, as text.
+    pub fn method_text(&self) -> &[u8] {
+        if self.method == self.head.method { self.head.method_name() } else { self.method.name().as_bytes() }
+    }
+
+    /// Whether the method is HEAD.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::Head
+    }
+
+    /// `$request_uri`: the raw target of the request line.
+    pub fn unparsed_uri(&self) -> &[u8] {
+        self.head.text(&self.head.uri)
+    }
+
+    /// The value of a variable.
+    pub fn var(&self, id: VarId) -> Val<'_> {
+        let Some(def) = self.site.vars.get(id.0 as usize) else { return Val::None };
+        let slot = def.slot.and_then(|s| self.values.get(s as usize));
+        if let Some(value) = slot.and_then(|s| s.get()) {
+            return Val::from_option(value.as_deref());
+        }
+        let value = match &def.kind {
+            VarKind::Assigned => return Val::None,
+            VarKind::Getter(v, at) => (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default()),
+            VarKind::Source(s) => s.evaluate(self),
+        };
+        match slot {
+            Some(slot) if def.memo => {
+                let owned = (!value.is_none()).then(|| value.as_bytes().into());
+                Val::from_option(slot.get_or_init(|| owned).as_deref())
+            }
+            _ => value,
+        }
+    }
+
+    /// The value of a variable by its name, for tools and tests; modules resolve names to ids at load.
+    pub fn var_by_name(&self, name: &str) -> Val<'_> {
+        self.site.var_names.get(name).map_or(Val::None, |id| self.var(*id))
+    }
+
+    /// Assigns a variable (`set`, captures).
+    pub fn set_var(&mut self, id: VarId, value: Vec<u8>) {
+        let Some(def) = self.site.vars.get(id.0 as usize) else { return };
+        if let VarKind::Getter(v, _) = &def.kind
+            && let Some(set) = v.set
+        {
+            set(self, &value);
+            return;
+        }
+        if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
+            *slot = OnceLock::from(Some(value.into_boxed_slice()));
+        }
+    }
+
+    /// Forgets the remembered values of computed variables; assigned ones stay.
+    pub fn forget_values(&mut self) {
+        let site = &self.site;
+        for def in site.vars.iter().filter(|d| d.memo && !matches!(d.kind, VarKind::Assigned)) {
+            if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
+                slot.take();
+            }
+        }
+    }
+
+    /// A module's state in this request.
+    pub fn slot<T: Send + Sync + 'static>(&self, slot: Slot<T>) -> Option<&T> {
+        self.slots.get(slot.0 as usize)?.as_ref()?.downcast_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn slot_mut<T: Send + Sync + 'static>(&mut self, slot: Slot<T>) -> Option<&mut T> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()?.downcast_mut()
+    }
+
+    /// Stores a module's state in this request.
+    pub fn set_slot<T: Send + Sync + 'static>(&mut self, slot: Slot<T>, value: T) {
+        if let Some(s) = self.slots.get_mut(slot.0 as usize) {
+            *s = Some(Box::new(value));
+        }
+    }
+
+    /// An empty buffer to work in; give it back with [`Request::put_scratch`] so that it is allocated once.
+    pub fn scratch(&mut self) -> Vec<u8> {
+        let mut v = std::mem::take(&mut self.scratch);
+        v.clear();
+        v
+    }
+
+    /// Returns a buffer taken by [`Request::scratch`].
+    pub fn put_scratch(&mut self, v: Vec<u8>) {
+        self.scratch = v;
+    }
+
+    /// Milliseconds since the request began.
+    pub fn elapsed(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Changes the request's URI, as an internal redirect does; the raw form is no longer valid.
+    pub fn set_uri(&mut self, uri: Vec<u8>, args: Vec<u8>) {
+        self.uri = uri;
+        self.args = args;
+        self.valid_unparsed_uri = false;
+    }
+
+    /// The extension of the URI's last segment, without the dot.
+    pub fn exten(&self) -> &[u8] {
+        let name = self.uri.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        match memchr::memrchr(b'.', name) {
+            Some(i) if i > 0 => &name[i + 1..],
+            _ => b"",
+        }
+    }
+
+    /// The media type of the URI by its extension (`types`, `default_type`).
+    pub fn set_content_type(&mut self) {
+        let site = self.site.clone();
+        let core = &site.locations[self.location as usize].core;
+        let ext = self.exten();
+        let found = core.types.get(ext).cloned().or_else(|| core.types.get(&*ext.to_ascii_lowercase()).cloned());
+        self.out.content_type.clear();
+        self.out.content_type.extend_from_slice(found.as_ref().unwrap_or(&core.default_type));
+    }
+
+    /// Whether the client sends a body.
+    pub fn has_body(&self) -> bool {
+        self.head.chunked || self.head.content_length.is_some_and(|n| n > 0)
+    }
+
+    /// Reads the next piece of the body, waiting at most `client_body_timeout`.
+    ///
+    /// Sends 100 Continue first where the client waits for it.
+    pub async fn read_chunk(&mut self, out: &mut BytesMut, max: usize) -> std::io::Result<BodyRead> {
+        self.send_continue();
+        let timeout = Duration::from_millis(self.core().client_body_timeout);
+        let down = self.down.clone();
+        let read = poll_fn(|cx| down.poll_body(cx, out, max));
+        match tokio::time::timeout(timeout, read).await {
+            Ok(Ok(BodyRead::Data(n))) => {
+                self.body.received += n as u64;
+                let limit = self.core().client_max_body_size;
+                if limit > 0 && self.body.received > limit {
+                    self.error(Level::Error, format_args!("client intended to send too large chunked body: {} bytes", self.body.received));
+                    return Ok(BodyRead::Bad(413));
+                }
+                Ok(BodyRead::Data(n))
+            }
+            Ok(other) => other,
+            Err(_) => {
+                self.error(Level::Info, format_args!("client timed out (110: Connection timed out) while reading client request body"));
+                Ok(BodyRead::Bad(408))
+            }
+        }
+    }
+
+    /// Reads the whole body into [`BodyState::spool`].
+    ///
+    /// # Errors
+    /// The status with which the request ends: 400, 408, 413, 499 or 500.
+    pub async fn read_body(&mut self) -> Result<(), u16> {
+        if self.body.read || self.body.discarded {
+            return Ok(());
+        }
+        if !self.has_body() {
+            self.body.read = true;
+            return Ok(());
+        }
+        let site = self.site.clone();
+        let core = site.locations[self.location as usize].core.clone();
+        let limit = core.client_body_buffer_size;
+        let in_file = core.client_body_in_file_only;
+        if in_file != super::BodyInFile::Off {
+            self.spill_body(&core, in_file == super::BodyInFile::On)?;
+        }
+        let mut chunk = BytesMut::new();
+        loop {
+            chunk.clear();
+            match self.read_chunk(&mut chunk, 16 * 1024).await {
+                Ok(BodyRead::Data(_)) => {
+                    let had_file = self.body.spool.file().is_some();
+                    if let Err(e) = self.body.spool.append(&chunk, limit, &core.client_body_temp_path) {
+                        self.error(Level::Crit, format_args!("writing a client request body to a temporary file failed: {e}"));
+                        return Err(500);
+                    }
+                    if !had_file && let Some(path) = self.body.spool.path() {
+                        self.error(Level::Warn, format_args!("a client request body is buffered to a temporary file {}", path.display()));
+                    }
+                }
+                Ok(BodyRead::End) => break,
+                Ok(BodyRead::Bad(status)) => {
+                    self.keepalive = false;
+                    return Err(status);
+                }
+                Err(e) => {
+                    self.error(Level::Info, format_args!("client prematurely closed connection ({e})"));
+                    self.client_closed = true;
+                    return Err(400);
+                }
+            }
+        }
+        self.body.read = true;
+        Ok(())
+    }
+
+    fn spill_body(&mut self, core: &CoreConf, keep: bool) -> Result<(), u16> {
+        self.body.spool.spill(&core.client_body_temp_path, keep).map_err(|e| {
+            self.error(Level::Crit, format_args!("creating a temporary file for a client request body failed: {e}"));
+            500
+        })
+    }
+
+    /// Sends 100 Continue once, where the client asked for it and nothing has been answered.
+    pub fn send_continue(&mut self) {
+        if self.body.continued {
+            return;
+        }
+        self.body.continued = true;
+        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent && self.has_body() {
+            let head = ResponseHead { status: 100, ..ResponseHead::default() };
+            self.down.head(&head, super::Framing::None);
+        }
+    }
+
+    /// Whether a line of this level would be written to the location's `error_log`.
+    pub fn log_enabled(&self, level: Level) -> bool {
+        self.core().error_log.enabled(level)
+    }
+
+    /// Writes a line to the location's `error_log`, with the client, server and request added as nginx adds them.
+    pub fn error(&self, level: Level, message: std::fmt::Arguments<'_>) {
+        let log = &self.core().error_log;
+        if log.enabled(level) {
+            let context = super::response_context(self);
+            log.write(level, Some(self.conn().serial), format_args!("{message}{context}"));
+        }
+    }
+}

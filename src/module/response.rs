@@ -1,0 +1,179 @@
+//! The response head, the same for local, proxied and cached responses.
+
+use super::Val;
+use crate::http::headers::Headers;
+
+/// A response head on its way to the client.
+///
+/// Headers that nginx itself writes in a fixed place have fields of their own; [`ResponseHead::set`]
+/// and [`ResponseHead::get`] find them by name all the same.
+#[derive(Default, Clone)]
+pub struct ResponseHead {
+    /// The status code.
+    pub status: u16,
+    /// A status line other than the standard one (`200 Fine`), as an origin may send it.
+    pub status_line: Vec<u8>,
+    /// `Server`; empty writes our own as `server_tokens` says.
+    pub server: Vec<u8>,
+    /// `Date`; empty writes the current one.
+    pub date: Vec<u8>,
+    /// `Content-Type`; empty writes none.
+    pub content_type: Vec<u8>,
+    /// `charset=` to be added to the type; empty adds none.
+    pub charset: Vec<u8>,
+    /// `Content-Length`; `None` where the length is not known.
+    pub content_length: Option<u64>,
+    /// `Last-Modified` in seconds since the epoch.
+    pub last_modified: Option<i64>,
+    /// `Last-Modified` as an origin wrote it.
+    pub last_modified_text: Vec<u8>,
+    /// `Location`; what begins with `/` is made absolute as `absolute_redirect` says.
+    pub location: Vec<u8>,
+    /// Every other header, in order.
+    pub headers: Headers,
+    /// Trailers to be sent after a chunked body.
+    pub trailers: Headers,
+    /// Whether ranges may be cut from this response.
+    pub allow_ranges: bool,
+    /// Whether only the head is sent (HEAD, 304).
+    pub header_only: bool,
+    /// Whether the connection is offered for another request.
+    pub keepalive: bool,
+    /// HTTP/1.1 or later on the client's side.
+    pub http11: bool,
+    /// `Keep-Alive: timeout=`, seconds; 0 writes none.
+    pub keepalive_header: u64,
+    /// How much our own `Server` tells.
+    pub tokens: super::Tokens,
+    /// Whether `Connection: upgrade` is written.
+    pub upgrade: bool,
+    /// `Vary: Accept-Encoding` (gzip_vary).
+    pub vary_encoding: bool,
+}
+
+impl ResponseHead {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        let ResponseHead { status_line, server, date, content_type, charset, last_modified_text, location, .. } = self;
+        for v in [status_line, server, date, content_type, charset, last_modified_text, location] {
+            v.clear();
+        }
+        self.headers.clear();
+        self.trailers.clear();
+        self.status = 0;
+        self.content_length = None;
+        self.last_modified = None;
+        self.allow_ranges = false;
+        self.header_only = false;
+        self.upgrade = false;
+        self.vary_encoding = false;
+    }
+
+    /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.
+    pub fn clear_entity(&mut self) {
+        self.content_type.clear();
+        self.charset.clear();
+        self.content_length = None;
+        self.clear_last_modified();
+        self.allow_ranges = false;
+        for name in ["ETag", "Accept-Ranges", "Content-Encoding", "Content-Range"] {
+            self.headers.remove(name.as_bytes());
+        }
+    }
+
+    /// Forgets `Last-Modified`.
+    pub fn clear_last_modified(&mut self) {
+        self.last_modified = None;
+        self.last_modified_text.clear();
+    }
+
+    /// Sets a header, replacing any of the same name; an empty value removes it.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        match self.field(name) {
+            Some(f) => {
+                f.clear();
+                f.extend_from_slice(value);
+            }
+            None if name.eq_ignore_ascii_case(b"content-length") => {
+                self.content_length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+            }
+            None if value.is_empty() => {
+                self.headers.remove(name);
+            }
+            None => self.headers.set(name, value),
+        }
+        if name.eq_ignore_ascii_case(b"last-modified") {
+            self.last_modified = crate::http::date::parse(value);
+        }
+    }
+
+    /// Adds a header; those with a field of their own are replaced.
+    pub fn append(&mut self, name: &[u8], value: &[u8]) {
+        if self.field(name).is_some() || name.eq_ignore_ascii_case(b"content-length") {
+            self.set(name, value);
+        } else if !value.is_empty() {
+            self.headers.append(name, value);
+        }
+    }
+
+    /// The value of a header, if it is going to be sent.
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        let field = match name.len() {
+            4 if name.eq_ignore_ascii_case(b"date") => &self.date,
+            6 if name.eq_ignore_ascii_case(b"server") => &self.server,
+            8 if name.eq_ignore_ascii_case(b"location") => &self.location,
+            12 if name.eq_ignore_ascii_case(b"content-type") => &self.content_type,
+            13 if name.eq_ignore_ascii_case(b"last-modified") => &self.last_modified_text,
+            _ => return self.headers.get(name),
+        };
+        (!field.is_empty()).then_some(field)
+    }
+
+    /// `$sent_http_…`: like [`ResponseHead::get`] by the variable's spelling, computed headers included.
+    pub fn by_variable(&self, suffix: &[u8]) -> Val<'_> {
+        match suffix {
+            b"content_length" => self.content_length.map_or(Val::None, Val::number),
+            b"content_type" if !self.content_type.is_empty() => {
+                if self.charset.is_empty() {
+                    return Val::Bytes(&self.content_type);
+                }
+                let mut v = self.content_type.clone();
+                v.extend_from_slice(b"; charset=");
+                v.extend_from_slice(&self.charset);
+                Val::Owned(v)
+            }
+            b"last_modified" => {
+                if !self.last_modified_text.is_empty() {
+                    return Val::Bytes(&self.last_modified_text);
+                }
+                self.last_modified.map_or(Val::None, |t| Val::Small(super::Small::new(&crate::http::date::format(t))))
+            }
+            b"location" if !self.location.is_empty() => Val::Bytes(&self.location),
+            b"connection" if self.upgrade => Val::Bytes(b"upgrade"),
+            b"connection" => Val::Bytes(if self.keepalive { b"keep-alive" } else { b"close" }),
+            b"keep_alive" if self.keepalive && self.keepalive_header > 0 => {
+                use std::io::Write;
+                let mut s = super::Small::default();
+                let _ = write!(s, "timeout={}", self.keepalive_header);
+                Val::Small(s)
+            }
+            b"transfer_encoding" if self.content_length.is_none() && self.http11 && !self.header_only => {
+                Val::Bytes(b"chunked")
+            }
+            b"server" if !self.server.is_empty() => Val::Bytes(&self.server),
+            b"date" if !self.date.is_empty() => Val::Bytes(&self.date),
+            _ => Val::from_option(self.headers.by_variable(suffix)),
+        }
+    }
+
+    fn field(&mut self, name: &[u8]) -> Option<&mut Vec<u8>> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"date") => Some(&mut self.date),
+            6 if name.eq_ignore_ascii_case(b"server") => Some(&mut self.server),
+            8 if name.eq_ignore_ascii_case(b"location") => Some(&mut self.location),
+            12 if name.eq_ignore_ascii_case(b"content-type") => Some(&mut self.content_type),
+            13 if name.eq_ignore_ascii_case(b"last-modified") => Some(&mut self.last_modified_text),
+            _ => None,
+        }
+    }
+}

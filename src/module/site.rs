@@ -1,0 +1,236 @@
+//! One configuration, ready to serve: listeners, servers and locations with their hooks.
+
+use super::{CoreConf, Hooks, Pattern, ServerConf, VarDef, VarId};
+use crate::log::ErrorLog;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything that requests are served from. Immutable; a reload makes a new one.
+pub struct Site {
+    /// Addresses, each with its servers.
+    pub listeners: Vec<Listener>,
+    /// Virtual servers, in the order of the configuration.
+    pub servers: Vec<Server>,
+    /// Locations of every server; a [`LocId`] is an index.
+    pub locations: Vec<Location>,
+    /// Variables by id.
+    pub vars: Box<[VarDef]>,
+    /// How many variables keep a value in the request.
+    pub var_slots: usize,
+    /// How many slots of modules a request has.
+    pub module_slots: usize,
+    /// `error_log` of the main level.
+    pub error_log: ErrorLog,
+    /// Settings of the main level and of `events`.
+    pub main: MainConf,
+    /// Ids of variables by name, for tests and tools.
+    pub var_names: HashMap<Box<str>, VarId>,
+}
+
+/// A location's number in its site.
+pub type LocId = u32;
+
+/// Settings outside `http`.
+#[derive(Clone, Debug)]
+pub struct MainConf {
+    /// `-p`: what relative paths begin with.
+    pub prefix: PathBuf,
+    /// `user`: name and group.
+    pub user: Option<(String, Option<String>)>,
+    /// `worker_processes`: threads that serve.
+    pub worker_threads: usize,
+    /// `worker_connections`.
+    pub worker_connections: usize,
+    /// `daemon`.
+    pub daemon: bool,
+    /// `master_process`.
+    pub master_process: bool,
+    /// `pid`.
+    pub pid: PathBuf,
+    /// `worker_shutdown_timeout`, milliseconds.
+    pub worker_shutdown_timeout: Option<u64>,
+    /// `worker_rlimit_nofile`.
+    pub worker_rlimit_nofile: Option<u64>,
+    /// `worker_priority`.
+    pub worker_priority: Option<i32>,
+    /// `working_directory`.
+    pub working_directory: Option<PathBuf>,
+    /// `env`: name and, if given, value.
+    pub env: Vec<(String, Option<String>)>,
+    /// Notices about directives that have no meaning here, logged once.
+    pub notices: Vec<String>,
+}
+
+/// An address that is listened on.
+#[derive(Clone)]
+pub struct Listener {
+    /// The address.
+    pub addr: ListenAddr,
+    /// Socket options.
+    pub options: ListenOptions,
+    /// The server of requests whose name no other has.
+    pub default_server: u32,
+    /// Names of the servers on this address.
+    pub names: Arc<Names>,
+    /// Whether connections begin with a TLS handshake.
+    pub tls: Option<Arc<super::TlsListener>>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Whether HTTP/2 is spoken too.
+    pub http2: bool,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddr {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A UNIX-domain socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenAddr::Inet(a) if a.is_ipv4() && a.ip().is_unspecified() => write!(f, "0.0.0.0:{}", a.port()),
+            ListenAddr::Inet(a) => write!(f, "{a}"),
+            ListenAddr::Unix(p) => write!(f, "unix:{}", p.display()),
+        }
+    }
+}
+
+/// Parameters of `listen` that belong to the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// `backlog=`.
+    pub backlog: i32,
+    /// `rcvbuf=`, bytes.
+    pub rcvbuf: Option<usize>,
+    /// `sndbuf=`, bytes.
+    pub sndbuf: Option<usize>,
+    /// `reuseport`.
+    pub reuseport: bool,
+    /// `ipv6only=`.
+    pub ipv6only: bool,
+    /// `deferred`.
+    pub deferred: bool,
+    /// `so_keepalive=`: on with idle, interval (seconds) and count, or off.
+    pub keepalive: Option<KeepaliveOption>,
+    /// `fastopen=`.
+    pub fastopen: Option<i32>,
+}
+
+/// `so_keepalive=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveOption {
+    /// On or off.
+    pub on: bool,
+    /// Seconds before the first probe.
+    pub idle: Option<u32>,
+    /// Seconds between probes.
+    pub interval: Option<u32>,
+    /// How many probes.
+    pub count: Option<u32>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions {
+            backlog: 511,
+            rcvbuf: None,
+            sndbuf: None,
+            reuseport: false,
+            ipv6only: true,
+            deferred: false,
+            keepalive: None,
+            fastopen: None,
+        }
+    }
+}
+
+/// Server names of one address: exact, wildcard and regular expression.
+#[derive(Default)]
+pub struct Names {
+    /// `example.com`, lower case.
+    pub exact: HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>,
+    /// `*.example.com` and `.example.com`: the part after `*`, dot included.
+    pub leading: HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>,
+    /// `example.*`: the part before `*`, dot included.
+    pub trailing: HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>,
+    /// `~pattern`, in order.
+    pub patterns: Vec<(Arc<Pattern>, u32)>,
+}
+
+/// A virtual server.
+#[derive(Clone)]
+pub struct Server {
+    /// The first `server_name`: `$server_name`.
+    pub name: Arc<[u8]>,
+    /// Settings in force before the location is known.
+    pub conf: Arc<ServerConf>,
+    /// Hooks of the phases before the location.
+    pub hooks: Hooks,
+    /// The location of requests that no other matches.
+    pub default_location: LocId,
+    /// The locations.
+    pub tree: LocationTree,
+    /// `@name` locations.
+    pub named: HashMap<Box<[u8]>, LocId>,
+    /// TLS settings, where a listener of this server has TLS.
+    pub tls: Option<Arc<super::TlsServer>>,
+    /// Where in the configuration the server stands (`FILE:LINE`).
+    pub place: Arc<str>,
+}
+
+/// How locations are found: the exact and prefix ones sorted, the patterns in order.
+#[derive(Default, Clone)]
+pub struct LocationTree {
+    /// Exact names and prefixes, sorted by name.
+    pub prefixes: Box<[Prefix]>,
+    /// `~` and `~*`, in order.
+    pub patterns: Box<[(Arc<Pattern>, LocId)]>,
+}
+
+/// A prefix or exact location in a [`LocationTree`].
+#[derive(Clone)]
+pub struct Prefix {
+    /// Its name.
+    pub name: Box<[u8]>,
+    /// `location = name`.
+    pub exact: Option<LocId>,
+    /// `location name`.
+    pub inclusive: Option<LocId>,
+    /// The longest other prefix that is a prefix of this name: an index.
+    pub parent: Option<u32>,
+}
+
+/// A location, or the settings of an `if` or `limit_except` inside one.
+#[derive(Clone)]
+pub struct Location {
+    /// Its name as written: `/api/`, `\.php$`, `@name`.
+    pub name: Box<[u8]>,
+    /// `^~`: patterns are not tried after it.
+    pub no_regex: bool,
+    /// Whether it is exact (`=`).
+    pub exact: bool,
+    /// Whether it is a regular expression.
+    pub regex: bool,
+    /// Whether it is named (`@`).
+    pub named: bool,
+    /// `proxy_pass` and its kin redirect `/name` to `/name/`.
+    pub auto_redirect: bool,
+    /// Core settings.
+    pub core: Arc<CoreConf>,
+    /// Hooks, flat.
+    pub hooks: Hooks,
+    /// Where the steps of the access phase end and of those before it begin.
+    pub ends: [u16; 7],
+    /// Locations inside this one.
+    pub nested: LocationTree,
+    /// `limit_except`: methods let through and the settings of all others.
+    pub limit_except: Option<(u32, LocId)>,
+    /// Where in the configuration the location stands (`FILE:LINE`).
+    pub place: Arc<str>,
+}
