@@ -297,9 +297,9 @@ fn canonical(mut args: impl Iterator<Item = OsString>) -> Result<Vec<OsString>, 
                 OsStr::from_bytes(rest).to_owned()
             };
             if option == b's'
-                && !value
+                && value
                     .to_str()
-                    .is_some_and(|name| name.parse::<Signal>().is_ok())
+                    .is_none_or(|name| name.parse::<Signal>().is_err())
             {
                 return Err(CliExit::new(&[
                     b"invalid option: \"-s ",

@@ -4,9 +4,9 @@
 //! `COULOIR_BIN=/usr/sbin/nginx` compares nginx with itself, which checks the cases; `NGINX_BIN` names another nginx.
 //! With `DIFFERENTIAL_SHOW` set (and `--nocapture`) what the program under test gave is printed, in the cases' form.
 
-mod common;
 #[path = "differential/case.rs"]
 mod case;
+mod common;
 #[path = "differential/observe.rs"]
 mod observe;
 
@@ -40,8 +40,23 @@ macro_rules! cases {
 }
 
 cases![
-    add_header, bad_request, conditional, error_page, keepalive, location, proxy_headers, proxy_response, proxy_uri,
-    range, redirect, rewrite, server_name, static_files, try_files, uri, variables,
+    add_header,
+    bad_request,
+    conditional,
+    error_page,
+    keepalive,
+    location,
+    proxy_headers,
+    proxy_response,
+    proxy_uri,
+    range,
+    redirect,
+    rewrite,
+    server_name,
+    static_files,
+    try_files,
+    uri,
+    variables,
 ];
 
 /// The release from which on a case may say that nginx behaves otherwise.

@@ -11,6 +11,7 @@ pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     limit: Duration,
+    partial: Option<Response>,
 }
 
 impl Client {
@@ -23,6 +24,7 @@ impl Client {
             stream,
             buffer: Vec::new(),
             limit: DEADLINE,
+            partial: None,
         }
     }
 
@@ -60,8 +62,21 @@ impl Client {
         let mut response = Response::parse(&head).inspect_err(|_| {
             self.buffer.splice(..0, head.iter().copied());
         })?;
-        response.body = self.body(&mut response, to, end)?;
-        Ok(response)
+        match self.body(&mut response, to, end) {
+            Ok(body) => {
+                response.body = body;
+                Ok(response)
+            }
+            Err(error) => {
+                self.partial = Some(response);
+                Err(error)
+            }
+        }
+    }
+
+    /// The head of a response whose body could not be read; what came of the body is in [`Client::buffered`].
+    pub fn partial(&mut self) -> Option<Response> {
+        self.partial.take()
     }
 
     /// Reads one response's head: the status line and headers with their line ends.
@@ -230,8 +245,11 @@ impl Response {
     /// Whether the server says that it will take another request on this connection.
     pub fn keeps_alive(&self) -> bool {
         let says = |word: &str| {
-            self.header("Connection")
-                .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case(word)))
+            self.header("Connection").is_some_and(|value| {
+                value
+                    .split(',')
+                    .any(|token| token.trim().eq_ignore_ascii_case(word))
+            })
         };
         self.framing != Framing::Close
             && !says("close")
@@ -301,5 +319,6 @@ fn split_header(line: &str) -> io::Result<(String, String)> {
 
 /// Where `needle` begins.
 pub fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
-    hay.windows(needle.len()).position(|window| window == needle)
+    hay.windows(needle.len())
+        .position(|window| window == needle)
 }

@@ -35,13 +35,21 @@ impl Nginx {
     /// Its release: (1, 22, 1).
     pub fn version() -> (u32, u32, u32) {
         let (_, _, text) = run(&Self::require(), &["-v"]);
-        let number = text.trim().rsplit('/').next().unwrap_or_default().to_owned();
-        let mut parts = number.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+        let number = text
+            .trim()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let mut parts = number
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|part| part.parse().unwrap_or(0));
         let mut next = || parts.next().unwrap_or(0);
         (next(), next(), next())
     }
 
     fn program() -> PathBuf {
-        std::env::var_os("NGINX_BIN").map_or_else(|| PathBuf::from("/usr/sbin/nginx"), PathBuf::from)
+        std::env::var_os("NGINX_BIN")
+            .map_or_else(|| PathBuf::from("/usr/sbin/nginx"), PathBuf::from)
     }
 }

@@ -20,7 +20,10 @@ pub struct Origin {
 impl Origin {
     /// Answers every request with the request itself as `text/plain`, and with `headers` (`"Name: value"`).
     pub fn echo(headers: &[&str]) -> Self {
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let headers: String = headers
+            .iter()
+            .map(|header| format!("{header}\r\n"))
+            .collect();
         Self::respond(move |request| {
             let mut response = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{headers}\r\n",
@@ -196,7 +199,11 @@ pub struct Request {
 impl Request {
     /// The request line.
     pub fn line(&self) -> String {
-        self.head_text().lines().next().unwrap_or_default().to_owned()
+        self.head_text()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// The method.
@@ -213,7 +220,9 @@ impl Request {
     pub fn header(&self, name: &str) -> Option<String> {
         self.head_text().lines().skip(1).find_map(|line| {
             let (known, value) = line.split_once(':')?;
-            known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            known
+                .eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
         })
     }
 
@@ -223,12 +232,19 @@ impl Request {
     }
 
     fn head_text(&self) -> String {
-        self.raw[..self.head].iter().map(|&byte| char::from(byte)).collect()
+        self.raw[..self.head]
+            .iter()
+            .map(|&byte| char::from(byte))
+            .collect()
     }
 
     fn closes(&self) -> bool {
-        let connection = self.header("Connection").unwrap_or_default().to_ascii_lowercase();
-        connection.contains("close") || (self.line().ends_with("HTTP/1.0") && !connection.contains("keep-alive"))
+        let connection = self
+            .header("Connection")
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        connection.contains("close")
+            || (self.line().ends_with("HTTP/1.0") && !connection.contains("keep-alive"))
     }
 }
 
@@ -281,7 +297,8 @@ impl Connection {
             loop {
                 let at = self.until(b"\r\n", 0)?;
                 let line = String::from_utf8_lossy(&self.unread[..at]).into_owned();
-                let size = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16);
+                let size =
+                    usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16);
                 let size = size.map_err(|_| io::ErrorKind::InvalidData)?;
                 let end = if size == 0 {
                     // the empty line after the trailers; the last chunk's own line end counts
@@ -298,7 +315,9 @@ impl Connection {
                 }
             }
         }
-        let length = request.header("Content-Length").and_then(|value| value.parse().ok());
+        let length = request
+            .header("Content-Length")
+            .and_then(|value| value.parse().ok());
         let length: usize = length.unwrap_or(0);
         while self.unread.len() < length {
             self.fill()?;
@@ -354,7 +373,8 @@ impl Connection {
             }
             Step::Reset => {
                 let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-                lock(&self.shared.streams).retain(|known| known.peer_addr().ok() != self.stream.peer_addr().ok());
+                lock(&self.shared.streams)
+                    .retain(|known| known.peer_addr().ok() != self.stream.peer_addr().ok());
                 false
             }
             Step::Close => false,
@@ -409,7 +429,9 @@ fn keeps(response: &[u8]) -> bool {
     let head = response.get(..find(response, b"\r\n\r\n").unwrap_or(response.len()));
     let head = String::from_utf8_lossy(head.unwrap_or_default()).to_ascii_lowercase();
     let sized = head.contains("content-length:") || head.contains("transfer-encoding:");
-    let bare = ["204", "304"].iter().any(|code| head.split(' ').nth(1) == Some(code));
+    let bare = ["204", "304"]
+        .iter()
+        .any(|code| head.split(' ').nth(1) == Some(code));
     (sized || bare) && !head.contains("connection: close")
 }
 

@@ -36,7 +36,10 @@ impl Port {
                 };
             }
         }
-        panic!("no free port between {FIRST} and {}", u32::from(FIRST) + COUNT);
+        panic!(
+            "no free port between {FIRST} and {}",
+            u32::from(FIRST) + COUNT
+        );
     }
 
     /// The port's number.

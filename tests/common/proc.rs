@@ -119,8 +119,10 @@ impl Couloir {
 
     /// The program's path.
     pub fn program() -> PathBuf {
-        std::env::var_os("COULOIR_BIN")
-            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_couloir")), PathBuf::from)
+        std::env::var_os("COULOIR_BIN").map_or_else(
+            || PathBuf::from(env!("CARGO_BIN_EXE_couloir")),
+            PathBuf::from,
+        )
     }
 }
 
@@ -153,11 +155,12 @@ impl Setup {
 
     /// A file in the server's folder; `mtime` makes Last-Modified and ETag known beforehand.
     pub fn file(mut self, name: &str, text: impl AsRef<[u8]>, mtime: Option<SystemTime>) -> Self {
-        self.files.push((name.into(), text.as_ref().to_vec(), mtime));
+        self.files
+            .push((name.into(), text.as_ref().to_vec(), mtime));
         self
     }
 
-    /// Starts `program` and waits until every listener of the configuration accepts.
+    /// Starts `program` and waits until its pid file is there and every listener of the configuration accepts.
     pub fn start(self, program: &Path) -> Server {
         match self.try_start(program) {
             Ok(server) => server,
@@ -171,16 +174,21 @@ impl Setup {
         let conf = place.write_conf(&self.conf);
         let mut command = place.command(program, &self.conf);
         let stderr = fs::File::create(place.dir.path().join("stderr.txt")).expect("stderr.txt");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
         let mut child = command
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
         let listeners = listeners(&conf);
+        let pid_file = place.dir.path().join("nginx.pid");
         let ready = wait_for(DEADLINE, || {
             if let Some(status) = child.try_wait().expect("wait") {
                 return Some(Err(format!("it ended with {status}")));
             }
-            listeners.iter().all(Listener::accepts).then_some(Ok(()))
+            // the pid file comes after the signal handlers: from then on a signal does what it says
+            (pid_file.exists() && listeners.iter().all(Listener::accepts)).then_some(Ok(()))
         });
         match ready.unwrap_or_else(|| Err("its listeners do not accept".into())) {
             Ok(()) => Ok(Server { child, place }),
@@ -201,7 +209,11 @@ impl Setup {
         let mut place = self.place();
         place.write_conf(&self.conf);
         let mut command = place.command(program, &self.conf);
-        let output = command.arg("-t").stdin(Stdio::null()).output().expect("run");
+        let output = command
+            .arg("-t")
+            .stdin(Stdio::null())
+            .output()
+            .expect("run");
         (
             output.status,
             String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -220,8 +232,11 @@ impl Setup {
         for (name, text, mtime) in &self.files {
             place.write(name, text);
             if let Some(mtime) = mtime {
-                let file = fs::File::options().append(true).open(place.dir.path().join(name));
-                file.and_then(|file| file.set_modified(*mtime)).expect("set mtime");
+                let file = fs::File::options()
+                    .append(true)
+                    .open(place.dir.path().join(name));
+                file.and_then(|file| file.set_modified(*mtime))
+                    .expect("set mtime");
             }
         }
         place
@@ -342,7 +357,12 @@ fn listeners(conf: &str) -> Vec<Listener> {
             found.push(Listener::Unix(path.to_owned()));
         } else if let Ok(addr) = address.parse() {
             found.push(Listener::Tcp(addr));
-        } else if let Ok(port) = address.rsplit(':').next().unwrap_or_default().parse::<u16>() {
+        } else if let Ok(port) = address
+            .rsplit(':')
+            .next()
+            .unwrap_or_default()
+            .parse::<u16>()
+        {
             found.push(Listener::Tcp(([127, 0, 0, 1], port).into()));
         }
     }

@@ -63,11 +63,19 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             return fail("a configuration comes first");
         };
         match word {
-            "file" => group.files.push((rest.to_owned(), unescape(&body.join("\n"))?)),
+            "file" => group
+                .files
+                .push((rest.to_owned(), unescape(&body.join("\n"))?)),
             "origin" => group.origin.push((rest.to_owned(), message(&body)?)),
-            "request" => group.exchanges.push(Exchange::new(line, rest, message(&body)?)),
-            "raw" => group.exchanges.push(Exchange::new(line, rest, unescape(&body.concat())?)),
-            "get" => group.exchanges.push(Exchange::new(line, rest, get(rest, &body)?)),
+            "request" => group
+                .exchanges
+                .push(Exchange::new(line, rest, message(&body)?)),
+            "raw" => group
+                .exchanges
+                .push(Exchange::new(line, rest, unescape(&body.concat())?)),
+            "get" => group
+                .exchanges
+                .push(Exchange::new(line, rest, get(rest, &body)?)),
             "ignore" | "responses" | "differs" => {
                 let Some(exchange) = group.exchanges.last_mut() else {
                     return fail("a request comes first");
@@ -77,14 +85,19 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
                         Some(name) => exchange.ignore.push(name.to_owned()),
                         None => return fail("ignore header NAME"),
                     },
-                    "responses" => exchange.responses = rest.parse().map_err(|_| format!("line {line}: a number"))?,
+                    "responses" => {
+                        exchange.responses =
+                            rest.parse().map_err(|_| format!("line {line}: a number"))?
+                    }
                     _ => {
                         let reason = if rest.starts_with("since 1.31: ") {
                             Reason::Level
                         } else if rest.starts_with("on purpose: ") {
                             Reason::Purpose
                         } else {
-                            return fail("differs since 1.31: REASON, or differs on purpose: REASON");
+                            return fail(
+                                "differs since 1.31: REASON, or differs on purpose: REASON",
+                            );
                         };
                         exchange.differs = Some((reason, body.join("\n") + "\n"));
                     }
@@ -141,8 +154,11 @@ fn sections(text: &str) -> Vec<Section<'_>> {
     sections
 }
 
-/// Lines become a head; after an empty line comes the body, without a line end of its own.
+/// Lines become a head; after an empty line comes the body, without a line end of its own. `\c` alone is nothing.
 fn message(lines: &[&str]) -> Result<Vec<u8>, String> {
+    if lines == ["\\c"] {
+        return Ok(Vec::new());
+    }
     let mut text = lines.join("\r\n");
     if !lines.iter().any(|line| line.is_empty()) {
         text += "\r\n\r\n";
@@ -152,9 +168,16 @@ fn message(lines: &[&str]) -> Result<Vec<u8>, String> {
 
 /// `get PATH`: a GET with Host and Connection, unless the lines below say otherwise.
 fn get(path: &str, headers: &[&str]) -> Result<Vec<u8>, String> {
-    let given = |name: &str| headers.iter().any(|line| line.to_ascii_lowercase().starts_with(name));
+    let given = |name: &str| {
+        headers
+            .iter()
+            .any(|line| line.to_ascii_lowercase().starts_with(name))
+    };
     let mut text = format!("GET {path} HTTP/1.1\r\n");
-    for (name, default) in [("host:", "Host: localhost\r\n"), ("connection:", "Connection: close\r\n")] {
+    for (name, default) in [
+        ("host:", "Host: localhost\r\n"),
+        ("connection:", "Connection: close\r\n"),
+    ] {
         if !given(name) {
             text += default;
         }
@@ -219,9 +242,18 @@ mod tests {
         assert_eq!(group.config, "server { }");
         assert_eq!(group.files, [("a.txt".to_owned(), b"x\xff\ny".to_vec())]);
         assert_eq!(group.origin[0].1, b"HTTP/1.1 204 No Content\r\n\r\n");
-        assert_eq!(group.exchanges[0].request, b"GET /a b HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n");
-        assert_eq!(group.exchanges[0].differs, Some((Reason::Level, "HTTP/1.1 200 OK\n".to_owned())));
-        assert_eq!(group.exchanges[1].request, b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab");
+        assert_eq!(
+            group.exchanges[0].request,
+            b"GET /a b HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n"
+        );
+        assert_eq!(
+            group.exchanges[0].differs,
+            Some((Reason::Level, "HTTP/1.1 200 OK\n".to_owned()))
+        );
+        assert_eq!(
+            group.exchanges[1].request,
+            b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab"
+        );
         assert_eq!(group.exchanges[1].responses, 2);
         assert_eq!(group.exchanges[1].ignore, ["X"]);
         assert_eq!(group.exchanges[2].request, b"G\rE\n");
@@ -229,9 +261,21 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert!(parse("--- get /\n").unwrap_err().contains("configuration comes first"));
-        assert!(parse("--- config\n\n--- nonsense\n").unwrap_err().contains("line 3"));
-        assert!(parse("--- config\n").unwrap_err().contains("nothing is sent"));
+        assert!(
+            parse("--- get /\n")
+                .unwrap_err()
+                .contains("configuration comes first")
+        );
+        assert!(
+            parse("--- config\n\n--- nonsense\n")
+                .unwrap_err()
+                .contains("line 3")
+        );
+        assert!(
+            parse("--- config\n")
+                .unwrap_err()
+                .contains("nothing is sent")
+        );
     }
 
     #[test]

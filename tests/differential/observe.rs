@@ -29,7 +29,11 @@ pub fn observe(group: &Group, program: &Path) -> Result<Vec<String>, String> {
     }
     let server = setup.try_start(program)?;
     let seen = Seen { server, origin };
-    Ok(group.exchanges.iter().map(|exchange| seen.exchange(exchange)).collect())
+    Ok(group
+        .exchanges
+        .iter()
+        .map(|exchange| seen.exchange(exchange))
+        .collect())
 }
 
 /// Of every file, in seconds: 2024-01-02 03:04:05 UTC.
@@ -63,13 +67,22 @@ impl Seen {
 
     /// Reads what comes back; tells what became of the connection.
     fn responses(&self, client: &mut Client, exchange: &Exchange, text: &mut String) -> String {
-        let method = exchange.request.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let method = exchange
+            .request
+            .split(|&byte| byte == b' ')
+            .next()
+            .unwrap_or_default();
         let method = String::from_utf8_lossy(method).into_owned();
         let mut expected = exchange.responses;
         loop {
             let response = match client.response(&method) {
                 Ok(response) => response,
-                Err(error) => return ending(error.kind(), client.buffered()),
+                Err(error) => {
+                    if let Some(partial) = client.partial() {
+                        render(&partial, &exchange.ignore, text);
+                    }
+                    return ending(error.kind(), client.buffered());
+                }
             };
             render(&response, &exchange.ignore, text);
             if (100..200).contains(&response.status) && response.status != 101 {
@@ -92,7 +105,10 @@ impl Seen {
         }
         match client.response("GET") {
             Ok(_) => "kept".into(),
-            Err(error) => format!("was to stay, but: {}", ending(error.kind(), client.buffered())),
+            Err(error) => format!(
+                "was to stay, but: {}",
+                ending(error.kind(), client.buffered())
+            ),
         }
     }
 
@@ -117,7 +133,12 @@ impl Seen {
         let mut lines = head.split("\\r\n");
         let mut text = lines.next().unwrap_or_default().to_owned() + "\n";
         let mut headers: Vec<_> = lines.collect();
-        headers.sort_by_key(|line| line.split(':').next().unwrap_or_default().to_ascii_lowercase());
+        headers.sort_by_key(|line| {
+            line.split(':')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+        });
         for header in headers {
             text += header;
             text.push('\n');
@@ -140,7 +161,8 @@ impl Seen {
         while let Some(at) = rest.find("nginx/1.") {
             neutral += &rest[..at];
             neutral += "nginx";
-            rest = rest[at + "nginx/1.".len()..].trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+            rest = rest[at + "nginx/1.".len()..]
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
         }
         neutral + rest
     }
@@ -231,5 +253,10 @@ fn escape(bytes: &[u8]) -> String {
 
 /// [`escape`] of text that stands for bytes one to one.
 fn escape_latin(text: &str) -> String {
-    escape(&text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect::<Vec<_>>())
+    escape(
+        &text
+            .chars()
+            .map(|c| u8::try_from(c).unwrap_or(b'?'))
+            .collect::<Vec<_>>(),
+    )
 }
