@@ -9,4 +9,5 @@ pub mod http;
 pub mod log;
 pub mod module;
 pub mod modules;
+pub mod serve;
 pub mod upstream;

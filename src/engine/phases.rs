@@ -86,7 +86,7 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
 /// Normalises the target and finds the server: what must be known before the first phase.
 fn prepare(r: &mut Request) -> Result<(), u16> {
     let site = r.site.clone();
-    let Some(listener) = site.listeners.get(r.conn().listener) else { return Err(500) };
+    let Some(listener) = site.listeners.get(r.conn().listener.load(std::sync::atomic::Ordering::Relaxed)) else { return Err(500) };
     r.server = lookup::server(listener, r);
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     r.location = server.default_location;

@@ -78,6 +78,8 @@ pub struct Request {
     pub aborted: bool,
     /// The parent's URI where this is a subrequest.
     pub subrequest: bool,
+    /// Whether the client was too slow (`reset_timedout_connection`).
+    pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<OnceLock<Option<Box<[u8]>>>>,
@@ -136,6 +138,7 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            timed_out: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -144,6 +147,15 @@ impl Request {
         };
         r.size_slots();
         r
+    }
+
+    /// Lets go of the connection and keeps the memory; [`Request::reset`] follows.
+    pub fn release(&mut self) {
+        thread_local! {
+            static NOBODY: Arc<dyn Downstream> = Arc::new(super::downstream::Nobody::default());
+        }
+        self.body.spool.clear();
+        self.down = NOBODY.with(Clone::clone);
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
@@ -185,6 +197,7 @@ impl Request {
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.timed_out = false;
         self.client_closed = false;
         if same {
             for v in &mut self.values {
