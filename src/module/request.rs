@@ -78,6 +78,12 @@ pub struct Request {
     pub aborted: bool,
     /// The parent's URI where this is a subrequest.
     pub subrequest: bool,
+    /// How the response's body passes on its way out.
+    pub output: crate::engine::output::Output,
+    /// Bytes of the response head.
+    pub head_size: u64,
+    /// Whether `auth_delay` has been waited for.
+    pub auth_delayed: bool,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
@@ -138,6 +144,9 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            output: Default::default(),
+            head_size: 0,
+            auth_delayed: false,
             timed_out: false,
             client_closed: false,
             values: Vec::new(),
@@ -197,6 +206,9 @@ impl Request {
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.output.clear();
+        self.head_size = 0;
+        self.auth_delayed = false;
         self.timed_out = false;
         self.client_closed = false;
         if same {

@@ -8,5 +8,7 @@ mod proxy;
 mod thread;
 
 pub use conn::{AnyStream, Conn, Transport};
+pub use head_writer::SERVER;
 pub use proxy::Front;
+pub use thread::connector;
 pub use thread::{Listening, Shared, run_thread};
