@@ -7,7 +7,6 @@ pub mod config;
 pub mod engine;
 pub mod exchange;
 pub mod http;
-pub mod cli;
 pub mod log;
 pub mod module;
 pub mod modules;
