@@ -33,6 +33,8 @@ pub struct ResponseHead {
     pub headers: Headers,
     /// Trailers to be sent after a chunked body.
     pub trailers: Headers,
+    /// Whether trailers will follow: HTTP/1.1 responses of known length are chunked all the same.
+    pub expect_trailers: bool,
     /// Whether ranges may be cut from this response.
     pub allow_ranges: bool,
     /// Whether only the head is sent (HEAD, 304).
@@ -76,6 +78,7 @@ impl ResponseHead {
         self.expect_trailers = false;
         self.chunked_if_body = false;
         self.vary_encoding = false;
+        self.expect_trailers = false;
     }
 
     /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.

@@ -1,5 +1,9 @@
 //! The features: one file each, written against [`crate::module`] alone.
 
+pub mod access;
+pub mod access_log;
+pub mod headers;
+
 use crate::engine::core::{Core, HttpCore, HttpServer};
 use crate::module::Registry;
 
@@ -7,5 +11,10 @@ use crate::module::Registry;
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<access_log::AccessLog>();
+    // access, in nginx's order
+    r.add::<access::Access>();
+    // response heads, in nginx's order
+    r.add::<headers::HeadersModule>();
     r
 }
