@@ -36,6 +36,8 @@ pub struct Request {
     pub args: Vec<u8>,
     /// Whether the URI is still the client's, so that its raw form may be passed on.
     pub valid_unparsed_uri: bool,
+    /// Whether the URI still begins with the location's name; `rewrite … break` ends it.
+    pub valid_location: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -123,6 +125,7 @@ impl Request {
             uri: Vec::new(),
             args: Vec::new(),
             valid_unparsed_uri: true,
+            valid_location: true,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -181,6 +184,7 @@ impl Request {
         self.uri.clear();
         self.args.clear();
         self.valid_unparsed_uri = true;
+        self.valid_location = true;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;
@@ -198,9 +202,7 @@ impl Request {
         self.body.streaming = false;
         self.body.continued = false;
         self.body.received = 0;
-        self.upstream.states.clear();
-        self.upstream.has_head = false;
-        self.upstream.trailers.clear();
+        self.upstream.clear();
         self.limit_rate = 0;
         self.limit_rate_set = false;
         self.limit_rate_after = 0;
