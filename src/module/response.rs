@@ -49,8 +49,6 @@ pub struct ResponseHead {
     pub tokens: super::Tokens,
     /// Whether `Connection: upgrade` is written.
     pub upgrade: bool,
-    /// Whether trailers will follow the body, where the framing carries them.
-    pub expect_trailers: bool,
     /// HTTP/0.9: no head at all is written.
     pub http09: bool,
     /// Whether a body, if there were one, would be sent in chunks (HEAD).
@@ -75,7 +73,6 @@ impl ResponseHead {
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;
-        self.expect_trailers = false;
         self.chunked_if_body = false;
         self.vary_encoding = false;
         self.expect_trailers = false;
