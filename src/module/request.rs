@@ -80,6 +80,14 @@ pub struct Request {
     pub aborted: bool,
     /// The parent's URI where this is a subrequest.
     pub subrequest: bool,
+    /// How the response's body passes on its way out.
+    pub output: crate::engine::output::Output,
+    /// Bytes of the response head.
+    pub head_size: u64,
+    /// Whether `auth_delay` has been waited for.
+    pub auth_delayed: bool,
+    /// Whether the client was too slow (`reset_timedout_connection`).
+    pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -139,6 +147,10 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            output: Default::default(),
+            head_size: 0,
+            auth_delayed: false,
+            timed_out: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -147,6 +159,15 @@ impl Request {
         };
         r.size_slots();
         r
+    }
+
+    /// Lets go of the connection and keeps the memory; [`Request::reset`] follows.
+    pub fn release(&mut self) {
+        thread_local! {
+            static NOBODY: Arc<dyn Downstream> = Arc::new(super::downstream::Nobody::default());
+        }
+        self.body.spool.clear();
+        self.down = NOBODY.with(Clone::clone);
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
@@ -181,14 +202,16 @@ impl Request {
         self.body.streaming = false;
         self.body.continued = false;
         self.body.received = 0;
-        self.upstream.states.clear();
-        self.upstream.has_head = false;
-        self.upstream.trailers.clear();
+        self.upstream.clear();
         self.limit_rate = 0;
         self.limit_rate_set = false;
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.output.clear();
+        self.head_size = 0;
+        self.auth_delayed = false;
+        self.timed_out = false;
         self.client_closed = false;
         if same {
             for v in &mut self.values {
