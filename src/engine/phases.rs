@@ -94,7 +94,7 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
         return Err(400);
     }
-    Ok(())
+    if listener.tls.is_some() { super::tls::check(r, listener) } else { Ok(()) }
 }
 
 /// Prepares for another pass.

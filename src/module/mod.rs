@@ -30,6 +30,7 @@ pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
 pub use directive::{Args, Directive, Place, once};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub(crate) use downstream::Nobody;
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };
@@ -43,7 +44,7 @@ pub use slot::Slot;
 pub use spool::Spool;
 pub use stats::Stat;
 pub use template::Template;
-pub use tls::{SharedTls, TlsListener, TlsServer};
+pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 

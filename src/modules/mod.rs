@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod random_index;
 pub mod rewrite;
 pub mod split_clients;
+pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
 pub mod try_files;
@@ -24,6 +25,7 @@ use crate::module::{Registry, once};
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<ssl::Ssl>();
     // variables
     r.add::<map::Map>();
     r.add::<geo::Geo>();

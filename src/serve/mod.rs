@@ -6,6 +6,7 @@ mod head_writer;
 mod pingora_io;
 mod proxy;
 mod thread;
+mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;

@@ -3,6 +3,7 @@
 use super::conn::{Conn, Transport};
 use super::front;
 use super::proxy::Front;
+use super::tls;
 use crate::log::Level;
 use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site};
 use arc_swap::ArcSwap;
@@ -258,11 +259,22 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let conn = Arc::new(Conn::new(transport, info));
     let counted = Counted::new(thread);
     let addr = addr.clone();
+    let tls = listener.tls.is_some();
     tokio::spawn(async move {
+        let transport = if tls {
+            // boxed, so that plain connections do not carry the room for a handshake
+            match Box::pin(tls::accept(&site, index, transport, &info)).await {
+                Some(t) => t,
+                None => return,
+            }
+        } else {
+            transport
+        };
+        let conn = Arc::new(Conn::new(transport, info));
         front::serve(thread, &conn, &addr).await;
+        conn.goodbye().await;
         drop(conn);
         drop(counted);
     });
