@@ -254,6 +254,11 @@ impl Conn {
         Poll::Ready(Ok(n))
     }
 
+    /// Ends both directions at once: whoever reads or writes finds the connection closed.
+    pub(super) fn cut(&self) {
+        let _ = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Both);
+    }
+
     /// TCP_NODELAY and the like.
     pub(super) fn socket<T>(&self, f: impl FnOnce(socket2::SockRef<'_>) -> T) -> Option<T> {
         match &self.inner.lock().transport {

@@ -72,9 +72,13 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
         let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
         let default_location = server.default_location;
-        drop(site);
-
         let mut r = thread.request(conn);
+        if !Arc::ptr_eq(&r.site, &site) {
+            // a reload came between: what was looked up belongs to the old site
+            thread.recycle(r);
+            continue;
+        }
+        drop(site);
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
