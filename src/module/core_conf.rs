@@ -51,6 +51,13 @@ pub struct Root {
     pub path: Template,
     /// `alias`: the path replaces the location's prefix instead of preceding the URI.
     pub alias: bool,
+    /// How much of the URI an `alias` replaces, bytes: the length of its location's name, or [`Root::WHOLE`].
+    pub replaces: usize,
+}
+
+impl Root {
+    /// [`Root::replaces`] of an `alias` in a regular expression's location.
+    pub const WHOLE: usize = usize::MAX;
 }
 
 /// One status of `error_page`.
@@ -199,4 +206,6 @@ pub struct CoreConf {
     pub disable_symlinks: (u8, Option<Template>),
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
+    /// `uninitialized_variable_warn`.
+    pub uninitialized_variable_warn: bool,
 }

@@ -1,6 +1,6 @@
 //! The hooks that a module leaves in a server or location, and what a hook may answer.
 
-use super::{Pass, Request, Template};
+use super::{BlockId, Pass, Request, Template};
 use bytes::Bytes;
 use std::fs::File;
 use std::future::Future;
@@ -84,6 +84,12 @@ pub trait Handler: Send + Sync + 'static {
 pub trait HeadFilter: Send + Sync + 'static {
     /// Called once a response, before the head (`r.out`) is sent.
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>>;
+
+    /// The charset that this filter is going to name, for content that is laid out by it (`autoindex`).
+    fn charset(&self, r: &Request) -> Option<Vec<u8>> {
+        let _ = r;
+        None
+    }
 }
 
 /// Changes a response body as it passes.
@@ -131,6 +137,7 @@ pub struct Hooks {
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
     pub(crate) level: Option<Level>,
+    pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
     pub(crate) auto_redirect: bool,
 }
@@ -139,6 +146,11 @@ impl Hooks {
     /// The kind of block.
     pub fn level(&self) -> Level {
         self.level.unwrap_or(Level::Location)
+    }
+
+    /// The block that the hooks are for: settings may be inherited from one further out.
+    pub fn block(&self) -> Option<BlockId> {
+        self.block
     }
 
     /// Runs `handler` in `phase`.
@@ -174,6 +186,11 @@ impl Hooks {
     /// Passes response heads through `filter`, in the order of the modules.
     pub fn response(&mut self, filter: impl HeadFilter) {
         self.response.push(Arc::new(filter));
+    }
+
+    /// The charset that a response of this location is going to be marked with.
+    pub fn charset(&self, r: &Request) -> Option<Vec<u8>> {
+        self.response.iter().find_map(|f| f.charset(r))
     }
 
     /// Calls `logger` when a request has ended here.
