@@ -151,6 +151,11 @@ pub fn connector() -> Option<&'static crate::upstream::Connector> {
     current().map(|t| &t.shared.connector)
 }
 
+/// Whether the process stops: connections take no further request.
+pub fn draining() -> bool {
+    current().is_some_and(|t| *t.shared.draining.borrow())
+}
+
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
