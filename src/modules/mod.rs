@@ -2,8 +2,12 @@
 
 pub mod access;
 pub mod access_log;
+pub mod geo;
 pub mod headers;
+pub mod map;
 pub mod proxy;
+pub mod rewrite;
+pub mod split_clients;
 pub mod upstream;
 
 use crate::engine::core::{Core, HttpCore, HttpServer};
@@ -13,6 +17,11 @@ use crate::module::Registry;
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    // variables
+    r.add::<map::Map>();
+    r.add::<geo::Geo>();
+    r.add::<split_clients::SplitClients>();
+    r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
     // access, in nginx's order
     r.add::<access::Access>();
