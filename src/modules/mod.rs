@@ -2,16 +2,23 @@
 
 pub mod access;
 pub mod access_log;
+pub mod autoindex;
+pub mod empty_gif;
 pub mod geo;
 pub mod headers;
+pub mod index;
 pub mod map;
 pub mod proxy;
+pub mod random_index;
 pub mod rewrite;
 pub mod split_clients;
+pub mod static_files;
+pub mod stub_status;
+pub mod try_files;
 pub mod upstream;
 
 use crate::engine::core::{Core, HttpCore, HttpServer};
-use crate::module::Registry;
+use crate::module::{Registry, once};
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
@@ -27,7 +34,18 @@ pub fn builtin() -> Registry {
     r.add::<access::Access>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    // content of a location's own
+    r.add::<empty_gif::EmptyGif>();
+    r.add::<stub_status::StubStatus>();
+    // before content
+    r.add::<try_files::TryFiles>();
+    // who is offered content where the location has none of its own, in nginx's order
+    r.add::<random_index::RandomIndex>();
+    r.add::<index::Index>();
+    r.add::<autoindex::Autoindex>();
+    r.add::<static_files::StaticFiles>();
     r
 }
