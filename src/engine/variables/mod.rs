@@ -64,7 +64,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection", |r, _| Val::number(r.conn().serial)),
     Variable::new("connection_requests", c::requests),
     Variable::new("connection_time", |r, _| Val::seconds(r.conn().start.elapsed().as_millis() as u64)),
-    Variable::new("pipe", |_, _| Val::Bytes(b".")),
+    Variable::new("pipe", |r, _| Val::Bytes(if r.pipelined { b"p" } else { b"." })),
+    Variable::new("tcpinfo_rtt", |r, _| c::tcp_info(r, |i| i.rtt)),
+    Variable::new("tcpinfo_rttvar", |r, _| c::tcp_info(r, |i| i.rttvar)),
+    Variable::new("tcpinfo_snd_cwnd", |r, _| c::tcp_info(r, |i| i.snd_cwnd)),
+    Variable::new("tcpinfo_rcv_space", |r, _| c::tcp_info(r, |i| i.rcv_space)),
     // the process and the clock
     Variable::new("nginx_version", |_, _| Val::Bytes(c::version())),
     Variable::new("hostname", |_, _| Val::Bytes(c::hostname())),
