@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod exchange;
@@ -9,4 +10,5 @@ pub mod http;
 pub mod log;
 pub mod module;
 pub mod modules;
+pub mod serve;
 pub mod upstream;

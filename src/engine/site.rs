@@ -21,6 +21,7 @@ pub struct Defaults {
 
 /// Assembles the site of a configuration that has been read.
 pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
+    b.configured()?;
     b.finish()?;
     inherit_all(b);
     let (vars, var_slots) = b.resolve_vars()?;
@@ -420,6 +421,7 @@ impl Assembly<'_> {
             resolver,
             disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
             auth_delay: w.auth_delay.unwrap_or(0),
+            gzip: w.gzip.rules(),
         })
     }
 }

@@ -128,6 +128,12 @@ impl Build {
         self.statements(root)
     }
 
+    /// Lets every module fill in its defaults.
+    pub(crate) fn configured(&mut self) -> Result<()> {
+        let registry = self.registry.clone();
+        registry.modules().try_for_each(|m| m.configured(self))
+    }
+
     /// Runs what setters left to be done once everything has been read.
     pub(crate) fn finish(&mut self) -> Result<()> {
         // a finisher may add another
@@ -252,6 +258,18 @@ impl Build {
         let m = self.registry.index_of::<M>()?;
         let slot = self.blocks.get_mut(id.0 as usize)?.written.get_mut(m)?;
         slot.get_or_insert_with(|| Box::new(M::Conf::default())).downcast_mut()
+    }
+
+    /// A module's settings as written in a block, if one of its directives stands there.
+    pub fn written<M: Module>(&self, id: BlockId) -> Option<&M::Conf> {
+        let m = self.registry.index_of::<M>()?;
+        self.blocks.get(id.0 as usize)?.written.get(m)?.as_ref()?.downcast_ref()
+    }
+
+    /// Every block of these kinds, in the order of the configuration.
+    pub fn blocks_of(&self, place: Place) -> impl Iterator<Item = BlockId> + '_ {
+        let ids = self.blocks.iter().enumerate().filter(move |(_, b)| place.allows(b.place));
+        ids.map(|(i, _)| BlockId(i as u32))
     }
 
     /// Something that several directives share while the configuration is read, such as the table of log formats.

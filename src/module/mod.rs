@@ -75,6 +75,12 @@ pub trait Module: Send + Sync + 'static {
     /// The variables that this module provides.
     const VARIABLES: &'static [Variable] = &[];
 
+    /// Called once everything has been read, before inner blocks inherit: the place for defaults that need [`Build`].
+    fn configured(b: &mut Build) -> ConfResult<()> {
+        let _ = b;
+        Ok(())
+    }
+
     /// Leaves this module's hooks in one server or location whose effective settings are `conf`.
     ///
     /// Called only for blocks in which one of the module's directives is in force. A module that is
@@ -87,7 +93,7 @@ pub(crate) fn response_context(r: &Request) -> String {
     use std::fmt::Write;
     let text = String::from_utf8_lossy;
     let mut s = String::with_capacity(160);
-    let _ = write!(s, ", client: {}", text(r.conn().remote.text.as_bytes()));
+    let _ = write!(s, ", client: {}", text(r.remote.text.as_bytes()));
     let _ = write!(s, ", server: {}", text(&r.server().name));
     if !r.head.line.is_empty() {
         let _ = write!(s, ", request: \"{}\"", text(&r.head.line));

@@ -1,6 +1,7 @@
 //! What a location that talks to an origin hands to the exchange engine.
 
 use super::{Request, TempPath, Template, Val};
+use crate::config::addr::{Address, parse_server};
 use crate::exchange::h1::response::UpstreamHead;
 use crate::upstream::Group;
 use std::collections::HashSet;
@@ -19,12 +20,45 @@ pub struct Pass {
 /// A group named by a directive; known once the whole configuration has been read.
 pub type GroupRef = Arc<std::sync::OnceLock<Arc<Group>>>;
 
+/// The groups of a site, for targets with variables; filled once everything has been read.
+pub type GroupsRef = Arc<std::sync::OnceLock<Groups>>;
+
 /// Where the origin is.
 pub enum PassTarget {
     /// A group known when the configuration is read; the flag asks for TLS.
     Group(GroupRef, bool),
-    /// A URL with variables, evaluated for each request.
-    Dynamic(Template),
+    /// A URL with variables, evaluated for each request and read by [`Protocol::target`].
+    Dynamic(Template, GroupsRef),
+}
+
+/// Groups by name, as targets with variables find them.
+#[derive(Default)]
+pub struct Groups {
+    /// Name, port (0 for an `upstream {}` block) and group.
+    pub list: Vec<(Box<str>, u16, Arc<Group>)>,
+}
+
+impl Groups {
+    /// The `upstream {}` of that name if no port was written, or an implied upstream of that name and port.
+    pub fn find(&self, name: &str, port: u16, port_given: bool) -> Option<&Arc<Group>> {
+        let fits = |p: u16| if p == 0 { !port_given } else { p == port };
+        self.list.iter().find(|(n, p, _)| fits(*p) && n.eq_ignore_ascii_case(name)).map(|(_, _, g)| g)
+    }
+}
+
+/// What an evaluated target stands for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where to connect to; a host that is no address is an `upstream`'s name or is looked up by the resolver.
+    pub address: Address,
+    /// `$proxy_host`: the name, with the port where it is not the default one.
+    pub host: Vec<u8>,
+    /// `$proxy_port`.
+    pub port: Vec<u8>,
+    /// The URI part; empty where there is none.
+    pub uri: Vec<u8>,
+    /// Whether TLS is spoken.
+    pub tls: bool,
 }
 
 /// How a protocol turns a request into bytes, and reads the head of the answer.
@@ -38,10 +72,29 @@ pub trait Protocol: Send + Sync + 'static {
     /// The status with which the request ends.
     fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16>;
 
-    /// Rewrites one header of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
+    /// Reads an evaluated target ([`PassTarget::Dynamic`]).
+    ///
+    /// # Errors
+    /// What is to be logged before the request ends with 500.
+    fn target(&self, url: &[u8]) -> Result<Target, String> {
+        let address = parse_server(url, 0).map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(url)))?;
+        Ok(Target { address, host: url.to_vec(), port: Vec::new(), uri: Vec::new(), tls: false })
+    }
+
+    /// Whether a request body of unknown length can be sent ([`BodyLength::Chunked`]); it is read first where not.
+    fn chunked(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Protocol::rewrite`] may change anything: asked once a response.
+    fn rewrites(&self) -> bool {
+        false
+    }
+
+    /// Rewrites `Location`, `Refresh` or `Set-Cookie` of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
     ///
     /// `out` receives the new value; `false` leaves the value as it is.
-    fn rewrite(&self, r: &Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+    fn rewrite(&self, r: &mut Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
         let _ = (r, to, name, value, out);
         false
     }
@@ -60,8 +113,10 @@ pub trait Protocol: Send + Sync + 'static {
 
 /// Which origin a request goes to.
 pub struct Destination<'a> {
-    /// Name and port as written: `$proxy_host`.
+    /// Name and port as written: `$proxy_host`. A target without variables needs none: the protocol knows it.
     pub host: &'a [u8],
+    /// `$proxy_port`, where the target has variables.
+    pub port: &'a [u8],
     /// The URI part of an evaluated URL, where it has one.
     pub uri: Option<&'a [u8]>,
     /// Whether TLS is spoken.
@@ -105,6 +160,8 @@ pub mod next {
     pub const NON_IDEMPOTENT: u32 = 1 << 10;
     /// Never.
     pub const OFF: u32 = 1 << 11;
+    /// `updating`, which only a cache has a use for.
+    pub const UPDATING: u32 = 1 << 12;
 }
 
 /// Headers of the origin that are not obeyed (`proxy_ignore_headers`): bits.
@@ -176,6 +233,8 @@ pub struct PassConf {
     pub force_ranges: bool,
     /// `proxy_socket_keepalive`.
     pub socket_keepalive: bool,
+    /// `proxy_socket_rcvbuf`, bytes.
+    pub socket_rcvbuf: Option<usize>,
     /// `proxy_bind`; the flag is `transparent`.
     pub bind: Option<(Template, bool)>,
     /// Headers that are not passed on, in lower case.
@@ -184,7 +243,7 @@ pub struct PassConf {
     pub ignore: u32,
     /// `proxy_allow_upgrade`: `Upgrade` responses become tunnels.
     pub allow_upgrade: bool,
-    /// Prefix of the `proxy_*` directives, for log texts.
+    /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
 }
 
@@ -231,6 +290,12 @@ pub struct UpstreamInfo {
     pub scheme: &'static str,
     /// The URI sent to the origin: for the error log.
     pub uri: Vec<u8>,
+    /// `$proxy_host`; set by the protocol when it writes the request.
+    pub host: Vec<u8>,
+    /// `$proxy_port`.
+    pub port: Vec<u8>,
+    /// Length of the body sent to the origin: `$proxy_internal_body_length`.
+    pub body: Option<BodyLength>,
     /// Every try, in order.
     pub states: Vec<UpstreamState>,
     /// The head of the last answer, as the origin sent it.
@@ -239,4 +304,17 @@ pub struct UpstreamInfo {
     pub trailers: crate::http::headers::Headers,
     /// Whether `head` holds an answer.
     pub has_head: bool,
+}
+
+impl UpstreamInfo {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.uri.clear();
+        self.host.clear();
+        self.port.clear();
+        self.body = None;
+        self.states.clear();
+        self.has_head = false;
+        self.trailers.clear();
+    }
 }

@@ -127,6 +127,8 @@ pub trait AnyModule: Send + Sync {
     fn inherit(&self, conf: &mut AnyConf, outer: &AnyConf);
     /// Calls a directive's setter.
     fn set(&self, directive: usize, conf: &mut AnyConf, s: &Statement, b: &mut Build) -> Result<()>;
+    /// [`Module::configured`].
+    fn configured(&self, b: &mut Build) -> Result<()>;
     /// [`Module::attach`].
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()>;
 }
@@ -180,6 +182,10 @@ impl<M: Module> AnyModule for Erased<M> {
             (Some(c), Some(d)) => (d.set)(c, s, b),
             _ => Err(s.error("settings of another module")),
         }
+    }
+
+    fn configured(&self, b: &mut Build) -> Result<()> {
+        M::configured(b)
     }
 
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()> {

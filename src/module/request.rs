@@ -36,7 +36,7 @@ pub struct Request {
     pub args: Vec<u8>,
     /// Whether the URI is still the client's, so that its raw form may be passed on.
     pub valid_unparsed_uri: bool,
-    /// Whether the URI begins as its location says; false after `rewrite … break`, where `alias` has no meaning.
+    /// Whether the URI still begins with the location's name; `rewrite … break` ends it.
     pub valid_location: bool,
     /// `try_files` found a file below the `alias` of a regular expression's location: the URI follows the alias.
     pub add_uri_to_alias: bool,
@@ -82,6 +82,14 @@ pub struct Request {
     pub aborted: bool,
     /// The parent's URI where this is a subrequest.
     pub subrequest: bool,
+    /// How the response's body passes on its way out.
+    pub output: crate::engine::output::Output,
+    /// Bytes of the response head.
+    pub head_size: u64,
+    /// Whether `auth_delay` has been waited for.
+    pub auth_delayed: bool,
+    /// Whether the client was too slow (`reset_timedout_connection`).
+    pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<OnceLock<Option<Box<[u8]>>>>,
@@ -142,6 +150,10 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            output: Default::default(),
+            head_size: 0,
+            auth_delayed: false,
+            timed_out: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -150,6 +162,15 @@ impl Request {
         };
         r.size_slots();
         r
+    }
+
+    /// Lets go of the connection and keeps the memory; [`Request::reset`] follows.
+    pub fn release(&mut self) {
+        thread_local! {
+            static NOBODY: Arc<dyn Downstream> = Arc::new(super::downstream::Nobody::default());
+        }
+        self.body.spool.clear();
+        self.down = NOBODY.with(Clone::clone);
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
@@ -185,14 +206,16 @@ impl Request {
         self.body.streaming = false;
         self.body.continued = false;
         self.body.received = 0;
-        self.upstream.states.clear();
-        self.upstream.has_head = false;
-        self.upstream.trailers.clear();
+        self.upstream.clear();
         self.limit_rate = 0;
         self.limit_rate_set = false;
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.output.clear();
+        self.head_size = 0;
+        self.auth_delayed = false;
+        self.timed_out = false;
         self.client_closed = false;
         if same {
             for v in &mut self.values {

@@ -33,6 +33,8 @@ pub struct ResponseHead {
     pub headers: Headers,
     /// Trailers to be sent after a chunked body.
     pub trailers: Headers,
+    /// Whether trailers will follow: HTTP/1.1 responses of known length are chunked all the same.
+    pub expect_trailers: bool,
     /// Whether ranges may be cut from this response.
     pub allow_ranges: bool,
     /// Whether only the head is sent (HEAD, 304).
@@ -47,6 +49,10 @@ pub struct ResponseHead {
     pub tokens: super::Tokens,
     /// Whether `Connection: upgrade` is written.
     pub upgrade: bool,
+    /// HTTP/0.9: no head at all is written.
+    pub http09: bool,
+    /// Whether a body, if there were one, would be sent in chunks (HEAD).
+    pub chunked_if_body: bool,
     /// `Vary: Accept-Encoding` (gzip_vary).
     pub vary_encoding: bool,
 }
@@ -66,7 +72,10 @@ impl ResponseHead {
         self.allow_ranges = false;
         self.header_only = false;
         self.upgrade = false;
+        self.http09 = false;
+        self.chunked_if_body = false;
         self.vary_encoding = false;
+        self.expect_trailers = false;
     }
 
     /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.

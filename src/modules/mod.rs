@@ -1,5 +1,20 @@
 //! The features: one file each, written against [`crate::module`] alone.
 
+pub mod access;
+pub mod access_log;
+pub mod autoindex;
+pub mod dav;
+pub mod empty_gif;
+pub mod gzip_static;
+pub mod headers;
+pub mod index;
+pub mod proxy;
+pub mod random_index;
+pub mod static_files;
+pub mod stub_status;
+pub mod try_files;
+pub mod upstream;
+
 use crate::engine::core::{Core, HttpCore, HttpServer};
 use crate::module::Registry;
 
@@ -7,5 +22,23 @@ use crate::module::Registry;
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<access_log::AccessLog>();
+    // access, in nginx's order
+    r.add::<access::Access>();
+    // response heads, in nginx's order
+    r.add::<headers::HeadersModule>();
+    r.add::<upstream::HttpUpstream>();
+    r.add::<proxy::Proxy>();
+    r.add::<empty_gif::EmptyGif>();
+    r.add::<stub_status::StubStatus>();
+    // before content, in nginx's order
+    r.add::<try_files::TryFiles>();
+    // who is offered content where the location has none of its own, in nginx's order
+    r.add::<random_index::RandomIndex>();
+    r.add::<index::Index>();
+    r.add::<autoindex::Autoindex>();
+    r.add::<dav::Dav>();
+    r.add::<gzip_static::GzipStatic>();
+    r.add::<static_files::StaticFiles>();
     r
 }

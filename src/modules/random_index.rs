@@ -2,6 +2,7 @@
 
 use super::autoindex::{failed, open_folder};
 use crate::config::Result;
+use crate::engine::core::once;
 use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;
@@ -34,7 +35,7 @@ impl Module for RandomIndex {
         Place::LOCATION,
         Args::Flag,
         "`random_index on|off;` Answers with any file of the directory. Default: off.",
-        |c, s, _| super::once(&mut c.enable, s, s.flag(0)?),
+        |c, s, _| once(&mut c.enable, s, s.flag(0)?),
     )];
 
     fn attach(conf: &Arc<RandomIndexConf>, on: &mut Hooks) -> Result<()> {
