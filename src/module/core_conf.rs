@@ -245,4 +245,6 @@ pub struct CoreConf {
     pub auth_delay: u64,
     /// `gzip_vary`, `gzip_http_version`, `gzip_proxied`, `gzip_disable`.
     pub gzip: GzipRules,
+    /// `uninitialized_variable_warn`.
+    pub uninitialized_variable_warn: bool,
 }

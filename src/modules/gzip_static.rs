@@ -2,7 +2,6 @@
 
 use super::static_files;
 use crate::config::Result;
-use crate::engine::core::once;
 use crate::engine::files::{self, Kind};
 use crate::engine::{gzip, redirect};
 use crate::http::headers::Known;

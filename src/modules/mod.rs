@@ -5,11 +5,15 @@ pub mod access_log;
 pub mod autoindex;
 pub mod dav;
 pub mod empty_gif;
+pub mod geo;
 pub mod gzip_static;
 pub mod headers;
 pub mod index;
+pub mod map;
 pub mod proxy;
 pub mod random_index;
+pub mod rewrite;
+pub mod split_clients;
 pub mod static_files;
 pub mod stub_status;
 pub mod try_files;
@@ -22,16 +26,23 @@ use crate::module::Registry;
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    // variables
+    r.add::<map::Map>();
+    r.add::<geo::Geo>();
+    r.add::<split_clients::SplitClients>();
+    r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
     // access, in nginx's order
     r.add::<access::Access>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
-    // before content, in nginx's order
+    // before content
     r.add::<try_files::TryFiles>();
     // who is offered content where the location has none of its own, in nginx's order
     r.add::<random_index::RandomIndex>();

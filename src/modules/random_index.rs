@@ -2,7 +2,6 @@
 
 use super::autoindex::{failed, open_folder};
 use crate::config::Result;
-use crate::engine::core::once;
 use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;

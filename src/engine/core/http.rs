@@ -58,6 +58,7 @@ pub struct HttpWritten {
     pub disable_symlinks: Option<(u8, Option<Template>)>,
     pub auth_delay: Option<u64>,
     pub gzip: crate::engine::gzip::GzipWritten,
+    pub uninitialized_variable_warn: Option<bool>,
 }
 
 impl Conf for HttpWritten {
@@ -69,7 +70,7 @@ impl Conf for HttpWritten {
             lingering_time, lingering_timeout, reset_timedout_connection, tcp_nodelay, server_tokens,
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
-            limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay);
+            limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay, uninitialized_variable_warn);
         self.internal |= o.internal;
         self.gzip.inherit(&o.gzip);
     }
@@ -181,6 +182,9 @@ impl Module for HttpCore {
         Directive::new("gzip_http_version", A, Args::Exactly(1), "`gzip_http_version 1.0|1.1;` The lowest version to which responses are compressed. Default: 1.1.", gzip::http_version),
         Directive::new("gzip_proxied", A, Args::AtLeast(1), "`gzip_proxied off|expired|no-cache|no-store|private|no_last_modified|no_etag|auth|any …;` Which responses to proxies are compressed. Default: off.", gzip::proxied),
         Directive::new("gzip_disable", A, Args::AtLeast(1), "`gzip_disable regex …|msie6;` User agents to which nothing is compressed.", gzip::disable),
+        Directive::new("uninitialized_variable_warn", A.or(Place::SERVER_IF).or(Place::LOCATION_IF), Args::Flag, "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.", |c, s, _| {
+            once(&mut c.uninitialized_variable_warn, s, s.flag(0)?)
+        }),
         Directive::inert("sendfile", AIF, Args::Flag, "Files are sent by sendfile where that is possible."),
         Directive::inert("sendfile_max_chunk", A, Args::Exactly(1), "A fast client never holds up a thread."),
         Directive::inert("subrequest_output_buffer_size", A, Args::Exactly(1), "Subrequests are bounded elsewhere."),

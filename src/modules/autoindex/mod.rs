@@ -4,7 +4,6 @@ mod listing;
 
 use self::listing::{Entry, Kind};
 use crate::config::Result;
-use crate::engine::core::once;
 use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;

@@ -6,7 +6,6 @@ mod tree;
 use self::destination::Destination;
 use self::tree::{Journal, Rename};
 use crate::config::Result;
-use crate::engine::core::once;
 use crate::engine::redirect;
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;

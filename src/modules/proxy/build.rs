@@ -69,12 +69,19 @@ pub fn buffers(c: &ProxyConf) -> ConfResult<Buffers> {
 }
 
 /// Assembles the content of a location with `proxy_pass`.
-pub fn pass(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> Pass {
+///
+/// # Errors
+/// nginx's texts for certificates that are missing.
+pub fn pass(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> ConfResult<Pass> {
     let target = match &written.target {
         WrittenTarget::Static(group, t) => PassTarget::Group(group.clone(), t.tls),
         WrittenTarget::Dynamic(url, groups) => PassTarget::Dynamic(url.clone(), groups.clone()),
     };
-    Pass { protocol: Box::new(protocol(c, written)), target, conf: conf(c, written, buffers) }
+    let mut conf = conf(c, written, buffers);
+    if written.target().is_none_or(|t| t.tls) {
+        conf.tls = Some(Arc::new(c.tls.build()?));
+    }
+    Ok(Pass { protocol: Box::new(protocol(c, written)), target, conf })
 }
 
 fn protocol(c: &ProxyConf, written: &PassWritten) -> HttpProxy {

@@ -6,6 +6,7 @@ mod directives;
 mod pass;
 mod redirect;
 mod request;
+mod tls;
 mod variables;
 
 use crate::inherit;
@@ -15,6 +16,7 @@ use directives as set;
 use pass::PassWritten;
 use redirect::Rule;
 use std::sync::Arc;
+use tls::TlsWritten;
 
 /// HTTP origins.
 pub struct Proxy;
@@ -63,6 +65,7 @@ pub struct ProxyConf {
     temp_path: Option<Arc<TempPath>>,
     headers_hash_max_size: Option<u64>,
     headers_hash_bucket_size: Option<u64>,
+    tls: TlsWritten,
     /// The last directive about buffers: where a contradiction among them is reported.
     sizes_at: Option<Arc<Statement>>,
 }
@@ -85,6 +88,7 @@ impl Conf for ProxyConf {
             socket_rcvbuf, socket_sndbuf, send_lowat, bind, limit_rate, buffer_size, buffers, busy_buffers_size,
             max_temp_file_size, temp_file_write_size, temp_path, headers_hash_max_size, headers_hash_bucket_size,
             sizes_at);
+        self.tls.inherit(&outer.tls);
     }
 }
 
@@ -157,13 +161,27 @@ impl Module for Proxy {
         }),
         plain!("proxy_headers_hash_max_size", ONE, headers_hash_max_size, number, "`proxy_headers_hash_max_size size;` Accepted and not used: tables size themselves."),
         plain!("proxy_headers_hash_bucket_size", ONE, headers_hash_bucket_size, number, "`proxy_headers_hash_bucket_size size;` Accepted and not used: tables size themselves."),
+        Directive::new("proxy_ssl_server_name", A, FLAG, "`proxy_ssl_server_name on|off;` Sends the server's name (SNI); it is sent in any case where it is verified. Default: off.", tls::server_name),
+        Directive::new("proxy_ssl_name", A, ONE, "`proxy_ssl_name name;` The name to send and to verify. Default: $proxy_host.", tls::name),
+        Directive::new("proxy_ssl_verify", A, FLAG, "`proxy_ssl_verify on|off;` Verifies the origin's certificate. Default: off.", tls::verify),
+        Directive::new("proxy_ssl_verify_depth", A, ONE, "`proxy_ssl_verify_depth number;` Accepted; the length of chains is not limited.", tls::verify_depth),
+        Directive::new("proxy_ssl_trusted_certificate", A, ONE, "`proxy_ssl_trusted_certificate file;` CA certificates (PEM) for `proxy_ssl_verify`.", tls::trusted),
+        Directive::new("proxy_ssl_protocols", A, Args::AtLeast(1), "`proxy_ssl_protocols protocol …;` TLSv1.2 and TLSv1.3 must be among them. Default: TLSv1.2 TLSv1.3.", tls::protocols),
+        Directive::new("proxy_ssl_ciphers", A, ONE, "`proxy_ssl_ciphers DEFAULT;` Other lists are not supported yet.", tls::ciphers),
+        Directive::new("proxy_ssl_session_reuse", A, FLAG, "`proxy_ssl_session_reuse on|off;` Accepted; every handshake is a full one.", tls::session_reuse),
+        Directive::new("proxy_ssl_certificate", A, ONE, "`proxy_ssl_certificate file;` The client's certificate (PEM).", tls::certificate),
+        Directive::new("proxy_ssl_certificate_key", A, ONE, "`proxy_ssl_certificate_key file;` Its key (PEM, without a password).", tls::certificate_key),
+        Directive::new("proxy_ssl_certificate_cache", A, Args::Between(1, 3), "`proxy_ssl_certificate_cache off|max=N …;` Not supported yet.", tls::unsupported),
+        Directive::new("proxy_ssl_password_file", A, ONE, "`proxy_ssl_password_file file;` Not supported yet.", tls::unsupported),
+        Directive::new("proxy_ssl_crl", A, ONE, "`proxy_ssl_crl file;` Not supported yet.", tls::unsupported),
+        Directive::new("proxy_ssl_conf_command", A, Args::Exactly(2), "`proxy_ssl_conf_command name value;` Not supported yet.", tls::unsupported),
     ];
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
 
     fn attach(conf: &Arc<ProxyConf>, on: &mut Hooks) -> ConfResult<()> {
         let buffers = build::buffers(conf)?;
         if let Some(written) = &conf.pass {
-            on.upstream(Arc::new(build::pass(conf, written, buffers)));
+            on.upstream(Arc::new(build::pass(conf, written, buffers)?));
             if written.slash {
                 on.redirect_to_slash();
             }
