@@ -92,6 +92,9 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
     r.location = server.default_location;
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
         r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
+        // the request ends with its first line: there is no URI
+        r.uri.clear();
+        r.head.uri = 0..0;
         return Err(400);
     }
     Ok(())
@@ -99,12 +102,16 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
 
 /// Prepares for another pass.
 fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
+    r.uri_changes = r.uri_changes.saturating_sub(1);
     if r.uri_changes == 0 {
-        let uri = String::from_utf8_lossy(&r.uri).into_owned();
-        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while internally redirecting to \"{uri}\""));
+        let (doing, target) = match &to {
+            RedirectTo::Uri(uri, _) => ("internally redirecting to", uri),
+            RedirectTo::Named(name) => ("redirect to named location", name),
+        };
+        let target = String::from_utf8_lossy(target);
+        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""));
         return Err(500);
     }
-    r.uri_changes -= 1;
     r.internal = true;
     r.valid_location = true;
     let site = r.site.clone();
@@ -161,12 +168,12 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
             break;
         }
         r.uri_changed = false;
+        r.uri_changes = r.uri_changes.saturating_sub(1);
         if r.uri_changes == 0 {
-            let uri = String::from_utf8_lossy(&r.uri).into_owned();
+            let uri = String::from_utf8_lossy(&r.uri);
             r.error(Level::Error, format_args!("rewrite or internal redirection cycle while processing \"{uri}\""));
             return Outcome::Status(500);
         }
-        r.uri_changes -= 1;
         r.location = server.default_location;
         if let Some(o) = find_location(r) {
             return o;

@@ -29,7 +29,7 @@ pub(crate) use build::IfBlocks;
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
 pub use directive::{Args, Directive, Place, once};
-pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };

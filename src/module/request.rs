@@ -90,6 +90,8 @@ pub struct Request {
     pub auth_delayed: bool,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
+    /// Whether the request was there before the one before it had been answered.
+    pub pipelined: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -154,6 +156,7 @@ impl Request {
             head_size: 0,
             auth_delayed: false,
             timed_out: false,
+            pipelined: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -216,6 +219,7 @@ impl Request {
         self.head_size = 0;
         self.auth_delayed = false;
         self.timed_out = false;
+        self.pipelined = false;
         self.client_closed = false;
         if same {
             for v in &mut self.values {

@@ -29,6 +29,8 @@ pub struct ResponseHead {
     pub last_modified_text: Vec<u8>,
     /// `Location`; what begins with `/` is made absolute as `absolute_redirect` says.
     pub location: Vec<u8>,
+    /// Whether `location` was made absolute here: it then stands before `Connection`.
+    pub absolute_location: bool,
     /// Every other header, in order.
     pub headers: Headers,
     /// Trailers to be sent after a chunked body.
@@ -76,6 +78,7 @@ impl ResponseHead {
         self.chunked_if_body = false;
         self.vary_encoding = false;
         self.expect_trailers = false;
+        self.absolute_location = false;
     }
 
     /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.

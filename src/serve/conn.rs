@@ -554,6 +554,10 @@ impl Downstream for Conn {
         self.inner.lock().trailers.clone()
     }
 
+    fn tcp_info(&self) -> Option<crate::module::TcpInfo> {
+        super::tcp_info::of(self.fd)
+    }
+
     fn abort(&self) {
         let inner = &mut *self.inner.lock();
         inner.framing = Framing::None;

@@ -46,6 +46,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
     let mut epoch = u64::MAX;
+    let mut pipelined = false;
     loop {
         let site = thread.site();
         let now = thread.shared.epoch.load(Ordering::Relaxed);
@@ -106,6 +107,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             }
         }
         begin(conn, &mut r);
+        r.pipelined = pipelined;
         *conn.parked.lock() = Some(r);
         let handle = Handle { conn: conn.clone(), digest: digest.clone() };
         let mut session = ServerSession::new_http1(Box::new(handle));
@@ -129,7 +131,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             linger(conn, lingering).await;
             return;
         }
-        if !conn.has_input() {
+        pipelined = conn.has_input();
+        if !pipelined {
             conn.rest();
         }
         idle = Some(timeout);

@@ -5,6 +5,7 @@ mod front;
 mod head_writer;
 mod pingora_io;
 mod proxy;
+mod tcp_info;
 mod thread;
 
 pub use conn::{AnyStream, Conn, Transport};
