@@ -22,7 +22,7 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
         r.uri.clear();
         r.uri.push(b'/');
         r.args.extend_from_slice(query);
-        r.valid_unparsed_uri = true;
+        r.valid_unparsed_uri = false;
         return Ok(());
     }
     if !head.complex {

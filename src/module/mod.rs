@@ -29,6 +29,8 @@ pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
 pub use directive::{Args, Directive, Place};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+#[cfg(test)]
+pub(crate) use downstream::Nobody;
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };

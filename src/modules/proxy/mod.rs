@@ -6,6 +6,8 @@ mod directives;
 mod pass;
 mod redirect;
 mod request;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod variables;
 
