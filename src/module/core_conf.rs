@@ -199,4 +199,6 @@ pub struct CoreConf {
     pub disable_symlinks: (u8, Option<Template>),
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
+    /// `uninitialized_variable_warn`.
+    pub uninitialized_variable_warn: bool,
 }

@@ -340,6 +340,10 @@ pub struct UpstreamInfo {
     pub trailers: crate::http::headers::Headers,
     /// Whether `head` holds an answer.
     pub has_head: bool,
+    /// X-Accel-Buffering of the answer.
+    pub buffered: Option<bool>,
+    /// `proxy_limit_rate`, bytes a second; 0 is none.
+    pub limit_rate: u64,
 }
 
 impl UpstreamInfo {
@@ -351,6 +355,8 @@ impl UpstreamInfo {
         self.body = None;
         self.states.clear();
         self.has_head = false;
+        self.buffered = None;
+        self.limit_rate = 0;
         self.trailers.clear();
     }
 }

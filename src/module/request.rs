@@ -90,7 +90,7 @@ pub struct Request {
     pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
-    values: Vec<OnceLock<Option<Box<[u8]>>>>,
+    values: Vec<Kept>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
     scratch: Vec<u8>,
 }
@@ -228,7 +228,7 @@ impl Request {
     }
 
     fn size_slots(&mut self) {
-        self.values.resize_with(self.site.var_slots, OnceLock::new);
+        self.values.resize_with(self.site.var_slots, Kept::default);
         self.slots.resize_with(self.site.module_slots, || None);
     }
 
@@ -287,12 +287,18 @@ impl Request {
         let value = match &def.kind {
             VarKind::Assigned => return Val::None,
             VarKind::Getter(v, at) => (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default()),
-            VarKind::Source(s) => s.evaluate(self),
+            VarKind::Source(s) => match Depth::enter() {
+                Some(_depth) => s.evaluate(self),
+                None => {
+                    self.error(Level::Error, format_args!("cycle while evaluating variable \"{}\"", def.name));
+                    Val::None
+                }
+            },
         };
         match slot {
             Some(slot) if def.memo => {
-                let owned = (!value.is_none()).then(|| value.as_bytes().into());
-                Val::from_option(slot.get_or_init(|| owned).as_deref())
+                slot.push((!value.is_none()).then(|| value.as_bytes().into()));
+                Val::from_option(slot.get().and_then(|v| v.as_deref()))
             }
             _ => value,
         }
@@ -313,7 +319,21 @@ impl Request {
             return;
         }
         if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
-            *slot = OnceLock::from(Some(value.into_boxed_slice()));
+            slot.take();
+            slot.push(Some(value.into_boxed_slice()));
+        }
+    }
+
+    /// Assigns a variable while others are being read: a named capture of a pattern in `map`.
+    ///
+    /// What [`Request::var`] has lent stays as it was. Variables with a setter of their own are not assigned.
+    pub fn note_var(&self, id: VarId, value: &[u8]) {
+        let Some(def) = self.site.vars.get(id.0 as usize) else { return };
+        let own_setter = matches!(&def.kind, VarKind::Getter(v, _) if v.set.is_some());
+        if let Some(slot) = def.slot.and_then(|s| self.values.get(s as usize))
+            && !own_setter
+        {
+            slot.push(Some(value.into()));
         }
     }
 
@@ -498,5 +518,64 @@ impl Request {
             let context = super::response_context(self);
             log.write(level, Some(self.conn().serial), format_args!("{message}{context}"));
         }
+    }
+}
+
+/// The value of a variable in one request: the newest of a chain, so that a value can be replaced while it is lent.
+#[derive(Default)]
+struct Kept {
+    value: OnceLock<Option<Box<[u8]>>>,
+    newer: OnceLock<Box<Kept>>,
+}
+
+impl Kept {
+    fn newest(&self) -> &Kept {
+        let mut k = self;
+        while let Some(n) = k.newer.get() {
+            k = n;
+        }
+        k
+    }
+
+    fn get(&self) -> Option<&Option<Box<[u8]>>> {
+        self.newest().value.get()
+    }
+
+    fn push(&self, value: Option<Box<[u8]>>) {
+        let newest = self.newest();
+        if newest.value.get() == Some(&value) {
+            return;
+        }
+        if let Err(value) = newest.value.set(value) {
+            let _ = newest.newer.set(Box::new(Kept { value: OnceLock::from(value), newer: OnceLock::new() }));
+        }
+    }
+
+    fn take(&mut self) {
+        self.value.take();
+        self.newer.take();
+    }
+}
+
+/// One level of variables that are computed from others; there may be a hundred, as in nginx.
+struct Depth;
+
+thread_local! {
+    static DEPTH: std::cell::Cell<u8> = const { std::cell::Cell::new(100) };
+}
+
+impl Depth {
+    fn enter() -> Option<Depth> {
+        DEPTH.with(|d| {
+            let left = d.get().checked_sub(1)?;
+            d.set(left);
+            Some(Depth)
+        })
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.with(|d| d.set(d.get() + 1));
     }
 }

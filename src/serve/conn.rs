@@ -8,11 +8,11 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A stream that is neither plain TCP nor a UNIX-domain socket: TLS.
@@ -35,14 +35,6 @@ impl Transport {
             Transport::Tcp(s) => s.as_raw_fd(),
             Transport::Unix(s) => s.as_raw_fd(),
             Transport::Other(_, fd) => *fd,
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Transport::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Transport::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Transport::Other(s, _) => Pin::new(s).poll_read(cx, buf),
         }
     }
 
@@ -253,14 +245,6 @@ impl Conn {
         inner.rbuf.clear();
         Poll::Ready(Ok(n))
     }
-
-    /// TCP_NODELAY and the like.
-    pub(super) fn socket<T>(&self, f: impl FnOnce(socket2::SockRef<'_>) -> T) -> Option<T> {
-        match &self.inner.lock().transport {
-            Transport::Tcp(s) => Some(f(socket2::SockRef::from(&s.as_fd()))),
-            _ => None,
-        }
-    }
 }
 
 impl Inner {
@@ -327,17 +311,16 @@ impl Inner {
     }
 }
 
+/// Reads up to `size` bytes into the spare room of `buf`.
 fn read_into(t: &mut Transport, cx: &mut Context<'_>, buf: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+    use tokio::io::AsyncReadExt;
     buf.reserve(size);
-    let old = buf.len();
-    // the spare capacity is written to once; resizing within it costs a memset of one read at most
-    let spare = (buf.capacity() - old).min(size.max(READ));
-    buf.resize(old + spare, 0);
-    let mut read = ReadBuf::new(buf.get_mut(old..).unwrap_or_default());
-    let result = t.poll_read(cx, &mut read);
-    let n = read.filled().len();
-    buf.truncate(old + n);
-    result.map_ok(|()| n)
+    // a fresh future for each poll: `read_buf` keeps nothing between polls
+    match t {
+        Transport::Tcp(s) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+        Transport::Unix(s) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+        Transport::Other(s, _) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+    }
 }
 
 impl Downstream for Conn {
@@ -584,11 +567,13 @@ impl Downstream for Conn {
 
 /// Reads at most `size` bytes, so that nothing beyond the body is taken.
 fn read_exactly_into(t: &mut Transport, cx: &mut Context<'_>, out: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
-    let old = out.len();
-    out.resize(old + size, 0);
-    let mut read = ReadBuf::new(out.get_mut(old..).unwrap_or_default());
-    let result = t.poll_read(cx, &mut read);
-    let n = read.filled().len();
-    out.truncate(old + n);
-    result.map_ok(|()| n)
+    use bytes::BufMut;
+    use tokio::io::AsyncReadExt;
+    out.reserve(size);
+    let mut out = out.limit(size);
+    match t {
+        Transport::Tcp(s) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+        Transport::Unix(s) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+        Transport::Other(s, _) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+    }
 }
