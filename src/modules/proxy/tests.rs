@@ -22,8 +22,12 @@ impl Module for Vars {
         Variable::new("args", |r, _| Val::Bytes(&r.args)),
         Variable::new("scheme", |_, _| Val::Bytes(b"http")),
         Variable::new("request_uri", |r, _| Val::Bytes(r.unparsed_uri())),
-        Variable::prefix("arg_", |r, name| Val::from_option(crate::http::uri::arg(&r.args, name))),
-        Variable::prefix("http_", |r, name| Val::from_option(r.headers().by_variable(name))),
+        Variable::prefix("arg_", |r, name| {
+            Val::from_option(crate::http::uri::arg(&r.args, name))
+        }),
+        Variable::prefix("http_", |r, name| {
+            Val::from_option(r.headers().by_variable(name))
+        }),
     ];
     fn attach(_: &Arc<()>, _: &mut Hooks) -> ConfResult<()> {
         Ok(())
@@ -53,7 +57,10 @@ fn site(http: &str) -> Result<Arc<Site>, String> {
     let text = Text(format!("events {{}}\nhttp {{\n{http}\n}}\n"));
     let mut registry = Registry::new();
     registry.add::<Core>().add::<HttpServer>().add::<HttpCore>();
-    registry.add::<HttpUpstream>().add::<super::Proxy>().add::<Vars>();
+    registry
+        .add::<HttpUpstream>()
+        .add::<super::Proxy>()
+        .add::<Vars>();
     match load(&Arc::new(registry), &options, &text) {
         Ok(l) => Ok(Arc::new(l.site)),
         Err(e) => Err(e.diag.first_line()),
@@ -76,9 +83,13 @@ fn arrive(site: &Arc<Site>, text: &str) -> (Request, Arc<Pass>) {
     assert!(matches!(parsed, Progress::Done { .. }), "not a whole head");
     r.method = r.head.method;
     target::apply(&mut r, true).unwrap();
-    let Found::At(location) = lookup::location(&mut r) else { panic!("redirected to a slash") };
+    let Found::At(location) = lookup::location(&mut r) else {
+        panic!("redirected to a slash")
+    };
     r.location = location;
-    let Some(Content::Upstream(pass)) = r.location().hooks.content.clone() else { panic!("no pass") };
+    let Some(Content::Upstream(pass)) = r.location().hooks.content.clone() else {
+        panic!("no pass")
+    };
     (r, pass)
 }
 
@@ -89,8 +100,18 @@ fn write(r: &mut Request, pass: &Pass, body: BodyLength) -> String {
         PassTarget::Dynamic(url, _) => Some(pass.protocol.target(&url.eval(r)).unwrap()),
     };
     let to = match &evaluated {
-        Some(t) => Destination { host: &t.host, port: &t.port, uri: Some(&t.uri), tls: t.tls },
-        None => Destination { host: b"", port: b"", uri: None, tls: false },
+        Some(t) => Destination {
+            host: &t.host,
+            port: &t.port,
+            uri: Some(&t.uri),
+            tls: t.tls,
+        },
+        None => Destination {
+            host: b"",
+            port: b"",
+            uri: None,
+            tls: false,
+        },
     };
     pass.protocol.request(r, &to, body, &mut out).unwrap();
     String::from_utf8(out).unwrap().replace("\r\n", "\n")
@@ -104,7 +125,14 @@ fn sent(body: &str, request: &str) -> String {
 
 fn line(body: &str, target: &str) -> String {
     let text = sent(body, &format!("GET {target} HTTP/1.1\nHost: h\n\n"));
-    text.lines().next().unwrap().strip_prefix("GET ").unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned()
+    text.lines()
+        .next()
+        .unwrap()
+        .strip_prefix("GET ")
+        .unwrap()
+        .strip_suffix(" HTTP/1.1")
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -113,7 +141,10 @@ fn headers_of_a_plain_request() {
         "location / { proxy_pass http://127.0.0.1:8080; }",
         "GET /a?b HTTP/1.1\nHost: h\nConnection: keep-alive\nTE: trailers\nExpect: 100-continue\nUpgrade: x\nX-A: 1\nx-a: 2\n\n",
     );
-    assert_eq!(text, "GET /a?b HTTP/1.1\nHost: 127.0.0.1:8080\nX-A: 1\nx-a: 2\n\n");
+    assert_eq!(
+        text,
+        "GET /a?b HTTP/1.1\nHost: 127.0.0.1:8080\nX-A: 1\nx-a: 2\n\n"
+    );
 }
 
 #[test]
@@ -123,11 +154,20 @@ fn headers_that_are_set() {
          proxy_set_header X-B $http_x_none; proxy_set_header X-C a$args; proxy_set_header Connection close; }",
     )
     .unwrap();
-    let (mut r, pass) = arrive(&site, "POST /?q HTTP/1.1\nHost: Name:80\nX-A: 1\nX-B: 2\nX-C: 3\nContent-Length: 2\n\n");
+    let (mut r, pass) = arrive(
+        &site,
+        "POST /?q HTTP/1.1\nHost: Name:80\nX-A: 1\nX-B: 2\nX-C: 3\nContent-Length: 2\n\n",
+    );
     let known = write(&mut r, &pass, BodyLength::Known(2));
-    assert_eq!(known, "POST /?q HTTP/1.1\nHost: name\nX-C: aq\nConnection: close\nContent-Length: 2\n\n");
+    assert_eq!(
+        known,
+        "POST /?q HTTP/1.1\nHost: name\nX-C: aq\nConnection: close\nContent-Length: 2\n\n"
+    );
     let chunked = write(&mut r, &pass, BodyLength::Chunked);
-    assert!(chunked.ends_with("\nTransfer-Encoding: chunked\n\n"), "{chunked}");
+    assert!(
+        chunked.ends_with("\nTransfer-Encoding: chunked\n\n"),
+        "{chunked}"
+    );
 }
 
 #[test]
@@ -168,7 +208,8 @@ fn the_uri_after_break() {
 fn targets_with_variables() {
     let with_uri = "location / { proxy_pass http://127.0.0.1:81$request_uri/x; }";
     assert_eq!(line(with_uri, "/a?b"), "/a?b/x");
-    let without = "location / { set_test; }".replace("set_test;", "proxy_pass http://127.0.0.1:$arg_p;");
+    let without =
+        "location / { set_test; }".replace("set_test;", "proxy_pass http://127.0.0.1:$arg_p;");
     assert_eq!(line(&without, "/%41?p=81"), "/%41?p=81");
     let args = "location / { proxy_pass http://127.0.0.1?$args; }";
     assert_eq!(line(args, "/a?b"), "/?b");
@@ -176,10 +217,22 @@ fn targets_with_variables() {
     let site = server("location / { proxy_pass $scheme://127.0.0.1:$arg_p; proxy_set_header X $proxy_host-$proxy_port; }").unwrap();
     let (mut r, pass) = arrive(&site, "GET /?p=81 HTTP/1.1\nHost: h\n\n");
     let text = write(&mut r, &pass, BodyLength::None);
-    assert!(text.contains("\nHost: 127.0.0.1:81\nX: 127.0.0.1:81-81\n"), "{text}");
-    assert_eq!(pass.protocol.target(b"ftp://x").unwrap_err(), "invalid URL prefix in \"ftp://x\"");
-    assert_eq!(pass.protocol.target(b"http://").unwrap_err(), "invalid URL prefix in \"http://\"");
-    assert_eq!(pass.protocol.target(b"http://:1").unwrap_err(), "no host in upstream \":1\"");
+    assert!(
+        text.contains("\nHost: 127.0.0.1:81\nX: 127.0.0.1:81-81\n"),
+        "{text}"
+    );
+    assert_eq!(
+        pass.protocol.target(b"ftp://x").unwrap_err(),
+        "invalid URL prefix in \"ftp://x\""
+    );
+    assert_eq!(
+        pass.protocol.target(b"http://").unwrap_err(),
+        "invalid URL prefix in \"http://\""
+    );
+    assert_eq!(
+        pass.protocol.target(b"http://:1").unwrap_err(),
+        "no host in upstream \":1\""
+    );
 }
 
 #[test]
@@ -201,13 +254,36 @@ fn groups_are_found_wherever_they_stand() {
     assert!(Arc::ptr_eq(&group("/a"), &group("/b")) && Arc::ptr_eq(&group("/c"), &group("/d")));
     let u = group("/a");
     assert_eq!((u.keepalive.connections, u.keepalive.local), (5, false));
-    let peers: Vec<_> = u.peers().map(|p| (p.name.to_string(), p.weight, p.max_fails, p.fail_timeout, p.max_conns, p.backup)).collect();
-    assert_eq!(peers, [("127.0.0.1:8".to_owned(), 3, 2, 5, 7, false), ("unix:/x".to_owned(), 1, 1, 10, 0, true)]);
+    let peers: Vec<_> = u
+        .peers()
+        .map(|p| {
+            (
+                p.name.to_string(),
+                p.weight,
+                p.max_fails,
+                p.fail_timeout,
+                p.max_conns,
+                p.backup,
+            )
+        })
+        .collect();
+    assert_eq!(
+        peers,
+        [
+            ("127.0.0.1:8".to_owned(), 3, 2, 5, 7, false),
+            ("unix:/x".to_owned(), 1, 1, 10, 0, true)
+        ]
+    );
     let (_, pass) = arrive(&site, "GET /v HTTP/1.1\nHost: h\n\n");
-    let PassTarget::Dynamic(_, groups) = &pass.target else { panic!("not dynamic") };
+    let PassTarget::Dynamic(_, groups) = &pass.target else {
+        panic!("not dynamic")
+    };
     let groups = groups.get().unwrap();
     assert!(groups.find("U", 80, false).is_some() && groups.find("u", 80, true).is_none());
-    assert!(groups.find("127.0.0.1", 9, true).is_some() && groups.find("127.0.0.1", 80, false).is_none());
+    assert!(
+        groups.find("127.0.0.1", 9, true).is_some()
+            && groups.find("127.0.0.1", 80, false).is_none()
+    );
 }
 
 #[test]
@@ -221,29 +297,66 @@ fn rewriting() {
     .unwrap();
     let rewritten = |path: &str, name: &str, value: &str| {
         let (mut r, pass) = arrive(&site, &format!("GET {path} HTTP/1.1\nHost: h\n\n"));
-        let to = Destination { host: b"", port: b"", uri: None, tls: false };
+        let to = Destination {
+            host: b"",
+            port: b"",
+            uri: None,
+            tls: false,
+        };
         let mut out = Vec::new();
-        pass.protocol.rewrite(&mut r, &to, name.as_bytes(), value.as_bytes(), &mut out).then(|| String::from_utf8(out).unwrap())
+        pass.protocol
+            .rewrite(&mut r, &to, name.as_bytes(), value.as_bytes(), &mut out)
+            .then(|| String::from_utf8(out).unwrap())
     };
     let some = |s: &str| Some(s.to_owned());
-    assert_eq!(rewritten("/l/", "Location", "http://127.0.0.1:8/b/c?d"), some("/l/c?d"));
-    assert_eq!(rewritten("/l/", "Refresh", "7; url=http://127.0.0.1:8/b/c"), some("7; url=/l/c"));
+    assert_eq!(
+        rewritten("/l/", "Location", "http://127.0.0.1:8/b/c?d"),
+        some("/l/c?d")
+    );
+    assert_eq!(
+        rewritten("/l/", "Refresh", "7; url=http://127.0.0.1:8/b/c"),
+        some("7; url=/l/c")
+    );
     assert_eq!(rewritten("/l/", "Location", "http://127.0.0.1/b/c"), None);
-    assert_eq!(rewritten("/l/", "X-Location", "http://127.0.0.1:8/b/c"), None);
-    assert_eq!(rewritten("/v/", "Location", "http://a/t?u"), some("http://n/t?u"));
+    assert_eq!(
+        rewritten("/l/", "X-Location", "http://127.0.0.1:8/b/c"),
+        None
+    );
+    assert_eq!(
+        rewritten("/v/", "Location", "http://a/t?u"),
+        some("http://n/t?u")
+    );
     assert_eq!(rewritten("/v/", "Location", "/t"), some("/z/t"));
     assert_eq!(rewritten("/o/", "Location", "http://127.0.0.1:8/t"), None);
-    assert_eq!(rewritten("/l/", "Set-Cookie", "a=b; domain=.O.test; path=/xz"), some("a=b; domain=.h; path=/yz"));
-    assert_eq!(rewritten("/l/", "Set-Cookie", "id=b; Path=/q"), some("id=b; Path=/q; Secure; SameSite=Lax"));
+    assert_eq!(
+        rewritten("/l/", "Set-Cookie", "a=b; domain=.O.test; path=/xz"),
+        some("a=b; domain=.h; path=/yz")
+    );
+    assert_eq!(
+        rewritten("/l/", "Set-Cookie", "id=b; Path=/q"),
+        some("id=b; Path=/q; Secure; SameSite=Lax")
+    );
     assert_eq!(rewritten("/l/", "Set-Cookie", "a=b; path=/q"), None);
 }
 
 #[test]
 fn inner_locations_do_not_inherit_the_pass() {
-    let site = server("location /a { proxy_pass http://127.0.0.1:8; proxy_buffering off; location /a/b { } }").unwrap();
-    let mut passes = site.locations.iter().map(|l| (String::from_utf8_lossy(&l.name).into_owned(), l.hooks.content.is_some()));
+    let site = server(
+        "location /a { proxy_pass http://127.0.0.1:8; proxy_buffering off; location /a/b { } }",
+    )
+    .unwrap();
+    let mut passes = site.locations.iter().map(|l| {
+        (
+            String::from_utf8_lossy(&l.name).into_owned(),
+            l.hooks.content.is_some(),
+        )
+    });
     assert!(passes.any(|p| p == ("/a".into(), true)));
-    assert!(site.locations.iter().any(|l| &*l.name == b"/a/b" && l.hooks.content.is_none()));
+    assert!(
+        site.locations
+            .iter()
+            .any(|l| &*l.name == b"/a/b" && l.hooks.content.is_none())
+    );
 }
 
 #[test]
@@ -251,30 +364,81 @@ fn refusals_in_nginx_words() {
     let uri = "\"proxy_pass\" cannot have URI part in location given by regular expression, or inside named location, \
                or inside \"if\" statement, or inside \"limit_except\" block in /t/nginx.conf:4";
     for (body, expected) in [
-        ("location / { proxy_pass ftp://x; }", "invalid URL prefix in /t/nginx.conf:4"),
-        ("location / { proxy_pass http://; }", "no host in upstream \"\" in /t/nginx.conf:4"),
-        ("location / { proxy_pass http://127.0.0.1:0; }", "invalid port in upstream \"127.0.0.1:0\" in /t/nginx.conf:4"),
+        (
+            "location / { proxy_pass ftp://x; }",
+            "invalid URL prefix in /t/nginx.conf:4",
+        ),
+        (
+            "location / { proxy_pass http://; }",
+            "no host in upstream \"\" in /t/nginx.conf:4",
+        ),
+        (
+            "location / { proxy_pass http://127.0.0.1:0; }",
+            "invalid port in upstream \"127.0.0.1:0\" in /t/nginx.conf:4",
+        ),
         ("location ~ / { proxy_pass http://127.0.0.1/; }", uri),
         ("location @a { proxy_pass http://127.0.0.1/; }", uri),
-        ("location / { proxy_pass http://no-such-host.invalid:1; }", "host not found in upstream \"no-such-host.invalid\" in /t/nginx.conf:4"),
-        ("location / { proxy_pass http://127.0.0.1; proxy_pass http://127.0.0.1; }", "\"proxy_pass\" directive is duplicate in /t/nginx.conf:4"),
-        ("location / { proxy_redirect default; }", "\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive in /t/nginx.conf:4"),
-        ("proxy_redirect off; proxy_redirect off;", "\"proxy_redirect\" directive is duplicate in /t/nginx.conf:4"),
-        ("proxy_buffers 1 4k;", "there must be at least 2 \"proxy_buffers\" in /t/nginx.conf:4"),
-        ("proxy_busy_buffers_size 64k;", "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer in /t/nginx.conf:4"),
-        ("proxy_next_upstream what;", "invalid value \"what\" in /t/nginx.conf:4"),
-        ("proxy_bind nowhere;", "invalid address \"nowhere\" in /t/nginx.conf:4"),
-        ("location / { proxy_pass https://127.0.0.1; proxy_ssl_verify on; }", "no proxy_ssl_trusted_certificate for proxy_ssl_verify in /t/nginx.conf:4"),
+        (
+            "location / { proxy_pass http://no-such-host.invalid:1; }",
+            "host not found in upstream \"no-such-host.invalid\" in /t/nginx.conf:4",
+        ),
+        (
+            "location / { proxy_pass http://127.0.0.1; proxy_pass http://127.0.0.1; }",
+            "\"proxy_pass\" directive is duplicate in /t/nginx.conf:4",
+        ),
+        (
+            "location / { proxy_redirect default; }",
+            "\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive in /t/nginx.conf:4",
+        ),
+        (
+            "proxy_redirect off; proxy_redirect off;",
+            "\"proxy_redirect\" directive is duplicate in /t/nginx.conf:4",
+        ),
+        (
+            "proxy_buffers 1 4k;",
+            "there must be at least 2 \"proxy_buffers\" in /t/nginx.conf:4",
+        ),
+        (
+            "proxy_busy_buffers_size 64k;",
+            "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer in /t/nginx.conf:4",
+        ),
+        (
+            "proxy_next_upstream what;",
+            "invalid value \"what\" in /t/nginx.conf:4",
+        ),
+        (
+            "proxy_bind nowhere;",
+            "invalid address \"nowhere\" in /t/nginx.conf:4",
+        ),
+        (
+            "location / { proxy_pass https://127.0.0.1; proxy_ssl_verify on; }",
+            "no proxy_ssl_trusted_certificate for proxy_ssl_verify in /t/nginx.conf:4",
+        ),
     ] {
         assert_eq!(error(body), expected, "{body}");
     }
     let of = |http: &str| site(http).err().unwrap_or_default();
-    assert_eq!(of("upstream u { }"), "no servers are inside upstream in /t/nginx.conf:3");
-    assert_eq!(of("upstream u { server 127.0.0.1; } upstream U { server 127.0.0.1; }"), "duplicate upstream \"U\" in /t/nginx.conf:3");
-    assert_eq!(of("upstream u { server 127.0.0.1 weight=0; }"), "invalid parameter \"weight=0\" in /t/nginx.conf:3");
-    assert_eq!(of("upstream u { server no-such-host.invalid; }"), "host not found in upstream \"no-such-host.invalid\" in /t/nginx.conf:3");
+    assert_eq!(
+        of("upstream u { }"),
+        "no servers are inside upstream in /t/nginx.conf:3"
+    );
+    assert_eq!(
+        of("upstream u { server 127.0.0.1; } upstream U { server 127.0.0.1; }"),
+        "duplicate upstream \"U\" in /t/nginx.conf:3"
+    );
+    assert_eq!(
+        of("upstream u { server 127.0.0.1 weight=0; }"),
+        "invalid parameter \"weight=0\" in /t/nginx.conf:3"
+    );
+    assert_eq!(
+        of("upstream u { server no-such-host.invalid; }"),
+        "host not found in upstream \"no-such-host.invalid\" in /t/nginx.conf:3"
+    );
     let port = "upstream \"u\" may not have port 81 in /t/nginx.conf:3";
-    let (block, pass) = ("upstream u { server 127.0.0.1; }", "server { location / { proxy_pass http://u:81; } }");
+    let (block, pass) = (
+        "upstream u { server 127.0.0.1; }",
+        "server { location / { proxy_pass http://u:81; } }",
+    );
     assert_eq!(of(&format!("{block} {pass}")), port);
     assert_eq!(of(&format!("{pass} {block}")), port);
 }
