@@ -133,11 +133,16 @@ fn cookie<'r>(line: &'r [u8], name: &[u8]) -> Option<&'r [u8]> {
     if !start.eq_ignore_ascii_case(name) {
         return None;
     }
-    let value = rest
-        .trim_ascii_start()
-        .strip_prefix(b"=")?
-        .trim_ascii_start();
-    value.split(|b| *b == b';').next()
+    // tabs are part of the value, as in nginx
+    let spaces = |mut text: &'r [u8]| {
+        while let [b' ', rest @ ..] = text {
+            text = rest;
+        }
+        text
+    };
+    spaces(spaces(rest).strip_prefix(b"=")?)
+        .split(|b| *b == b';')
+        .next()
 }
 
 #[cfg(test)]
