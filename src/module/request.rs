@@ -409,6 +409,10 @@ impl Request {
 
     /// The media type of the URI by its extension (`types`, `default_type`).
     pub fn set_content_type(&mut self) {
+        // X-Accel-Redirect brings the origin's type along
+        if !self.out.content_type.is_empty() {
+            return;
+        }
         let site = self.site.clone();
         let core = &site.locations[self.location as usize].core;
         let ext = self.exten();
