@@ -38,6 +38,7 @@ pub async fn serve(r: &mut Request) {
     finish(r, outcome).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
 }
 
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
@@ -46,6 +47,7 @@ pub async fn refuse(r: &mut Request, status: u16) {
     finish(r, Some(Outcome::Status(status))).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
 }
 
 /// Calls the loggers of the request's location.

@@ -82,6 +82,7 @@ pub struct Request {
     pub client_closed: bool,
     values: Vec<OnceLock<Option<Box<[u8]>>>>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    shared: Vec<Box<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
 }
 
@@ -139,6 +140,7 @@ impl Request {
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
+            shared: Vec::new(),
             scratch: Vec::new(),
             site,
         };
@@ -186,6 +188,7 @@ impl Request {
         self.aborted = false;
         self.subrequest = false;
         self.client_closed = false;
+        self.shared.clear();
         if same {
             for v in &mut self.values {
                 v.take();
@@ -315,6 +318,35 @@ impl Request {
         if let Some(s) = self.slots.get_mut(slot.0 as usize) {
             *s = Some(Box::new(value));
         }
+    }
+
+    /// Settings that a module kept with the location ([`super::Hooks::keep`]).
+    pub fn kept<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.location().hooks.kept.iter().find_map(|k| k.downcast_ref())
+    }
+
+    /// What a module remembers for the whole request: internal redirects keep it, and subrequests see it too.
+    pub fn shared<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.shared.iter().find_map(|s| s.downcast_ref())
+    }
+
+    /// Remembers something for the whole request; it is dropped when the request ends.
+    pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: T) {
+        match self.shared.iter_mut().find_map(|s| s.downcast_mut::<T>()) {
+            Some(s) => *s = value,
+            None => self.shared.push(Box::new(value)),
+        }
+    }
+
+    /// Drops what modules remembered: the request has ended.
+    pub(crate) fn forget_shared(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Lends the values of variables and what modules remembered to a subrequest, and takes them back the same way.
+    pub(crate) fn lend(&mut self, other: &mut Request) {
+        std::mem::swap(&mut self.values, &mut other.values);
+        std::mem::swap(&mut self.shared, &mut other.shared);
     }
 
     /// An empty buffer to work in; give it back with [`Request::put_scratch`] so that it is allocated once.
