@@ -1,7 +1,25 @@
 //! Couloir: a drop-in nginx replacement on Pingora, extended with filters written in Rust.
+//!
+//! A program of one's own is this library with one more module:
+//!
+//! ```no_run
+//! use couloir::prelude::*;
+//!
+//! # struct Hello;
+//! # impl Module for Hello {
+//! #     const NAME: &'static str = "hello";
+//! #     type Conf = ();
+//! #     const DIRECTIVES: &'static [Directive<()>] = &[];
+//! #     fn attach(_: &std::sync::Arc<()>, _: &mut Hooks) -> ConfResult<()> { Ok(()) }
+//! # }
+//! fn main() -> std::process::ExitCode {
+//!     couloir::main_with(|modules| drop(modules.add::<Hello>()))
+//! }
+//! ```
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod exchange;
@@ -9,4 +27,31 @@ pub mod http;
 pub mod log;
 pub mod module;
 pub mod modules;
+mod process;
+pub mod serve;
 pub mod upstream;
+
+use std::process::ExitCode;
+
+/// What a module is written with.
+pub mod prelude {
+    pub use crate::inherit;
+    pub use crate::log::Level as LogLevel;
+    pub use crate::module::{
+        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks, Level, Logger, Module,
+        Next, Pattern, Phase, Place, RedirectTo, Registry, Request, Slot, Statement, Template, Val, VarId, Variable,
+    };
+}
+
+/// Runs Couloir with its built-in modules, as the command line says.
+pub fn main() -> ExitCode {
+    main_with(|_| ())
+}
+
+/// Runs Couloir with further modules: `add` is given the list with the built-in ones in it.
+pub fn main_with(add: impl FnOnce(&mut module::Registry)) -> ExitCode {
+    let mut registry = modules::builtin();
+    add(&mut registry);
+    let code = process::main(registry, std::env::args_os().skip(1));
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}

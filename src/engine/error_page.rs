@@ -1,10 +1,118 @@
-//! Special responses.
+//! What becomes of a status: an `error_page`, the built-in page, or no answer at all.
 
-use super::phases::Outcome;
-use crate::module::Request;
+use super::phases::{Outcome, split_uri};
+use crate::http::head::Version;
+use crate::http::{status, uri};
+use crate::log::Level;
+use crate::module::{Body, ErrorPage, RedirectTo, Request};
+use bytes::Bytes;
+use std::time::Duration;
 
-/// Turns a status into a response.
-pub async fn special(r: &mut Request, status: u16) -> Option<Outcome> {
-    let _ = (r, status);
-    None
+/// Decides how a request ends that was given a status; `None` where nothing more is to be sent.
+pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
+    if r.header_sent {
+        // too late for another answer
+        r.aborted = true;
+        r.keepalive = false;
+        r.down.abort();
+        return None;
+    }
+    if matches!(code, 408 | 444 | 499) {
+        r.out.status = code;
+        r.aborted = true;
+        r.keepalive = false;
+        r.down.abort();
+        return None;
+    }
+    if code == 401 && r.core().auth_delay > 0 && !r.auth_delayed {
+        r.auth_delayed = true;
+        tokio::time::sleep(Duration::from_millis(r.core().auth_delay)).await;
+    }
+    r.err_status = code;
+    if matches!(code, 400 | 413 | 414 | 495 | 496 | 497 | 500 | 501) {
+        r.keepalive = false;
+    }
+    r.out.content_type.clear();
+    let core = r.location().core.clone();
+    if !r.error_page && !core.error_pages.is_empty() && r.uri_changes != 0 {
+        if !core.recursive_error_pages {
+            r.error_page = true;
+        }
+        if let Some(page) = core.error_pages.iter().find(|p| p.status == code) {
+            return Some(configured(r, page));
+        }
+    }
+    r.body.continued = true;
+    Some(builtin(r))
+}
+
+/// `error_page`: an internal redirect, or a redirect of the client.
+fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
+    if let Some(status) = page.overwrite {
+        r.err_status = status.unwrap_or(0);
+        if status.is_some_and(|s| s != 200) {
+            r.body.continued = true;
+        }
+    }
+    let mut target = Vec::new();
+    page.target.write(r, &mut target);
+    match target.first() {
+        Some(b'/') => {
+            if !r.is_head() {
+                r.method = crate::http::method::Method::Get;
+            }
+            let to = match &page.args {
+                Some(args) => match uri::parse_unsafe(&target) {
+                    Ok(safe) => Some(RedirectTo::Uri(safe.path.into_owned(), args.clone())),
+                    Err(_) => None,
+                },
+                None => split_uri(&target),
+            };
+            match to {
+                Some(to) => Outcome::Redirect(to),
+                None => {
+                    r.error(Level::Error, format_args!("unsafe URI \"{}\" was detected", String::from_utf8_lossy(&target)));
+                    builtin(r)
+                }
+            }
+        }
+        Some(b'@') => Outcome::Redirect(RedirectTo::Named(target)),
+        _ => {
+            r.out.clear_entity();
+            r.out.location = target;
+            r.body.continued = true;
+            if !matches!(r.err_status, 301 | 302 | 303 | 307 | 308) {
+                r.err_status = 302;
+            }
+            builtin(r)
+        }
+    }
+}
+
+/// The built-in page of `r.err_status`.
+fn builtin(r: &mut Request) -> Outcome {
+    let core = r.location().core.clone();
+    let location = std::mem::take(&mut r.out.location);
+    r.out.clear_entity();
+    r.out.location = location;
+    r.out.status = r.err_status;
+    r.out.status_line.clear();
+    let mut page = Vec::with_capacity(256);
+    let agent = r.head.headers.get(b"user-agent").unwrap_or_default();
+    let msie = memchr::memmem::find(agent, b"MSIE ").is_some();
+    if core.msie_refresh && msie && matches!(r.err_status, 301 | 302) && !r.out.location.is_empty() {
+        status::refresh_page(&r.out.location, &mut page);
+        r.out.location.clear();
+        r.err_status = 200;
+        r.out.status = 200;
+    } else {
+        let chrome = memchr::memmem::find(agent, b"Chrome/").is_some() && !msie;
+        let padding = core.msie_padding && (msie || chrome) && r.head.version >= Version::V10 && r.err_status >= 400;
+        status::builtin_page(r.err_status, core.server_tokens, crate::serve::SERVER, padding, &mut page);
+    }
+    if page.is_empty() {
+        return Outcome::Respond(Body::Empty);
+    }
+    r.out.content_type.extend_from_slice(b"text/html");
+    Outcome::Respond(Body::Bytes(Bytes::from(page)))
 }

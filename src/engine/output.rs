@@ -1,14 +1,499 @@
-//! The response on its way out.
+//! The response on its way out: the same path for local, proxied and cached responses.
 
-use crate::module::{Body, Request};
+use super::redirect;
+use crate::http::date;
+use crate::http::etag::{self, Conditions, Precondition};
+use crate::http::headers::Known;
+use crate::http::head::Version;
+use crate::http::range::{self, Multipart, Ranges};
+use crate::log::Level;
+use crate::module::{Body, BodyFilter, Framing, Request};
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
 
-/// Sends `r.out` with a body.
+/// How a response's body passes on its way out.
+#[derive(Default)]
+pub struct Output {
+    /// Filters that this response collected, in order.
+    filters: Vec<Box<dyn BodyFilter>>,
+    /// Ranges that are cut out.
+    cut: Option<Cut>,
+    /// Where the body stands before the ranges are cut.
+    offset: u64,
+    ended: bool,
+}
+
+impl Output {
+    /// Forgets the last response.
+    pub fn clear(&mut self) {
+        self.filters.clear();
+        self.cut = None;
+        self.offset = 0;
+        self.ended = false;
+    }
+
+    /// Whether body bytes may go to the client as they are.
+    pub fn is_plain(&self) -> bool {
+        self.filters.is_empty() && self.cut.is_none()
+    }
+}
+
+/// Ranges of a response.
+enum Cut {
+    Single(u64, u64),
+    Multi { parts: Vec<(u64, u64)>, heads: Multipart, next: usize, inside: bool },
+}
+
+/// Sends `r.out` with a whole body.
+///
+/// # Errors
+/// A status that a filter decided on instead (412, 416).
 pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
-    let _ = (r, body);
+    if r.header_sent {
+        return Ok(());
+    }
+    let len = match &body {
+        Body::Empty => 0,
+        Body::Bytes(b) => b.len() as u64,
+        Body::File { len, .. } => *len,
+    };
+    if !(r.is_head() && r.out.content_length.is_some()) {
+        r.out.content_length = Some(len);
+    }
+    start(r)?;
+    if r.out.header_only {
+        return Ok(());
+    }
+    let sent = match body {
+        Body::Empty => write(r, b"", true).await,
+        Body::Bytes(b) => write(r, &b, true).await,
+        Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
+    };
+    if let Err(e) = sent {
+        broken(r, &e);
+    }
     Ok(())
 }
 
-/// Ends the response.
+/// Runs the head filters and queues the head.
+///
+/// # Errors
+/// A status that a filter decided on instead (412, 416); nothing has been queued then.
+pub fn start(r: &mut Request) -> Result<(), u16> {
+    if r.header_sent {
+        return Ok(());
+    }
+    r.output.clear();
+    if r.err_status != 0 {
+        r.out.status = r.err_status;
+        r.out.status_line.clear();
+    }
+    if r.is_head() {
+        r.out.header_only = true;
+    }
+    if r.out.status == 200 && !r.subrequest {
+        not_modified(r)?;
+    }
+    let site = r.site.clone();
+    if let Some(l) = site.locations.get(r.location as usize) {
+        for filter in &l.hooks.response {
+            if let Some(f) = filter.head(r)
+                && !r.out.header_only
+            {
+                r.output.filters.push(f);
+            }
+        }
+    }
+    if !r.subrequest {
+        ranges(r)?;
+    }
+    write_head(r);
+    Ok(())
+}
+
+fn write_head(r: &mut Request) {
+    if matches!(r.out.status, 204 | 304) {
+        r.out.header_only = true;
+        if r.out.status == 204 {
+            r.out.content_type.clear();
+            r.out.content_length = None;
+            r.out.clear_last_modified();
+        }
+    }
+    redirect::absolute(r);
+    let site = r.site.clone();
+    let Some(location) = site.locations.get(r.location as usize) else { return };
+    let core = &location.core;
+    let bodiless = matches!(r.out.status, 204 | 304);
+    if r.out.expect_trailers && !bodiless && r.out.http11 {
+        r.out.content_length = None;
+    }
+    let mut framing = match r.out.content_length {
+        Some(n) => Framing::Length(n),
+        None if bodiless => Framing::None,
+        None if r.out.http11 && core.chunked_transfer_encoding => Framing::Chunked,
+        None => {
+            r.keepalive = false;
+            Framing::Close
+        }
+    };
+    if r.out.header_only {
+        r.out.chunked_if_body = framing == Framing::Chunked;
+        framing = Framing::None;
+    }
+    if r.head.version == Version::V09 && !r.head.line.is_empty() {
+        r.out.http09 = true;
+        r.keepalive = false;
+    }
+    r.out.tokens = core.server_tokens;
+    r.out.keepalive_header = core.keepalive_header;
+    r.out.keepalive = r.keepalive;
+    if !r.limit_rate_set
+        && let Some(t) = &core.limit_rate
+    {
+        r.limit_rate = crate::config::value::parse_size(&t.eval(r)).unwrap_or(0);
+    }
+    if let Some(t) = &core.limit_rate_after {
+        r.limit_rate_after = crate::config::value::parse_size(&t.eval(r)).unwrap_or(0);
+    }
+    r.header_sent = true;
+    r.down.head(&r.out, framing);
+    r.head_size = r.down.sent();
+}
+
+/// If-Match, If-Unmodified-Since, If-None-Match, If-Modified-Since.
+fn not_modified(r: &mut Request) -> Result<(), u16> {
+    let h = &r.head.headers;
+    let conditions = Conditions {
+        if_match: h.get_id(Known::IfMatch),
+        if_unmodified_since: h.get_id(Known::IfUnmodifiedSince),
+        if_none_match: h.get_id(Known::IfNoneMatch),
+        if_modified_since: h.get_id(Known::IfModifiedSince),
+    };
+    if conditions == Conditions::default() {
+        return Ok(());
+    }
+    let last_modified = match r.out.last_modified {
+        None if !r.out.last_modified_text.is_empty() => date::parse(&r.out.last_modified_text),
+        t => t,
+    };
+    match etag::evaluate(&conditions, r.out.headers.get(b"ETag"), last_modified, r.core().if_modified_since) {
+        Precondition::Proceed => Ok(()),
+        Precondition::Failed => Err(412),
+        Precondition::NotModified => {
+            r.out.status = 304;
+            r.out.status_line.clear();
+            r.out.content_type.clear();
+            r.out.content_length = None;
+            r.out.allow_ranges = false;
+            r.out.headers.remove(b"Accept-Ranges");
+            r.out.headers.remove(b"Content-Encoding");
+            r.out.header_only = true;
+            Ok(())
+        }
+    }
+}
+
+/// Range and If-Range.
+fn ranges(r: &mut Request) -> Result<(), u16> {
+    if !r.out.allow_ranges || r.out.status != 200 || r.head.version == Version::V09 {
+        return Ok(());
+    }
+    let Some(length) = r.out.content_length else { return Ok(()) };
+    let max = r.core().max_ranges;
+    if max == Some(0) {
+        return Ok(());
+    }
+    let asked = r.head.headers.get_id(Known::Range);
+    let accept = |r: &mut Request| r.out.headers.set(b"Accept-Ranges", b"bytes");
+    let Some(asked) = asked.filter(|v| v.len() > 6 && v.get(..6).is_some_and(|p| p.eq_ignore_ascii_case(b"bytes="))) else {
+        accept(r);
+        return Ok(());
+    };
+    if let Some(v) = r.head.headers.get_id(Known::IfRange) {
+        let last_modified = match r.out.last_modified {
+            None if !r.out.last_modified_text.is_empty() => date::parse(&r.out.last_modified_text),
+            t => t,
+        };
+        if !etag::if_range(v, r.out.headers.get(b"ETag"), last_modified) {
+            accept(r);
+            return Ok(());
+        }
+    }
+    let limit = max.map_or(range::UNLIMITED, |n| n as usize);
+    match range::parse(asked, length, limit) {
+        Ranges::Ignore => accept(r),
+        Ranges::Unsatisfiable => {
+            let mut v = Vec::new();
+            range::content_range_unsatisfied(length, &mut v);
+            r.out.clear_entity();
+            r.out.headers.set(b"Content-Range", &v);
+            return Err(416);
+        }
+        Ranges::Single(a, b) => {
+            let mut v = Vec::new();
+            range::content_range(a, b, length, &mut v);
+            r.out.headers.set(b"Content-Range", &v);
+            r.out.content_length = Some(b - a);
+            r.out.status = 206;
+            r.out.status_line.clear();
+            r.output.cut = Some(Cut::Single(a, b));
+        }
+        Ranges::Multi(parts) => {
+            let heads = Multipart::new(boundary(), &r.out.content_type, &r.out.charset, length);
+            let mut v = Vec::new();
+            heads.content_type(&mut v);
+            r.out.content_type = v;
+            r.out.charset.clear();
+            r.out.content_length = Some(heads.content_length(&parts));
+            r.out.status = 206;
+            r.out.status_line.clear();
+            r.output.cut = Some(Cut::Multi { parts, heads, next: 0, inside: false });
+        }
+    }
+    Ok(())
+}
+
+fn boundary() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Sends body bytes through the filters; waits where the client is slow or `limit_rate` says so.
+///
+/// # Errors
+/// What the client's connection gives; nothing more can be sent then.
+pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
+    if r.output.is_plain() {
+        send_bytes(r, data).await?;
+    } else {
+        let mut out = Vec::new();
+        filtered(r, data, last, &mut out)?;
+        send_bytes(r, &out).await?;
+    }
+    if last {
+        finish(r);
+    }
+    Ok(())
+}
+
+/// Tells the end of the body to the client.
+pub fn finish(r: &mut Request) {
+    if !r.output.ended {
+        r.output.ended = true;
+        r.down.finish(Some(&r.out.trailers));
+    }
+}
+
+fn filtered(r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut filters = std::mem::take(&mut r.output.filters);
+    let mut current: Option<Vec<u8>> = None;
+    let mut result = Ok(());
+    for f in &mut filters {
+        let mut next = Vec::with_capacity(data.len());
+        result = f.chunk(r, current.as_deref().unwrap_or(data), last, &mut next);
+        if result.is_err() {
+            break;
+        }
+        current = Some(next);
+    }
+    r.output.filters = filters;
+    result?;
+    let passed = current.as_deref().unwrap_or(data);
+    match &mut r.output.cut {
+        None => out.extend_from_slice(passed),
+        Some(cut) => {
+            slice(cut, r.output.offset, passed, out);
+            r.output.offset += passed.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Appends those bytes of `data`, which begins at `offset`, that the ranges ask for.
+fn slice(cut: &mut Cut, offset: u64, data: &[u8], out: &mut Vec<u8>) {
+    match cut {
+        Cut::Single(a, b) => {
+            if let Some(part) = range::clip((*a, *b), offset, data.len()) {
+                out.extend_from_slice(data.get(part).unwrap_or_default());
+            }
+        }
+        Cut::Multi { parts, heads, next, inside } => {
+            let end = offset + data.len() as u64;
+            while let Some(&(a, b)) = parts.get(*next) {
+                if a >= end && !(*inside) {
+                    return;
+                }
+                if !*inside {
+                    heads.part_head((a, b), out);
+                    *inside = true;
+                }
+                if let Some(part) = range::clip((a, b), offset, data.len()) {
+                    out.extend_from_slice(data.get(part).unwrap_or_default());
+                }
+                if b > end {
+                    return;
+                }
+                *inside = false;
+                *next += 1;
+                if *next == parts.len() {
+                    heads.close(out);
+                }
+            }
+        }
+    }
+}
+
+/// Queues bytes for the client, in portions where the rate is limited.
+async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
+    if data.is_empty() {
+        return Ok(());
+    }
+    if r.limit_rate == 0 {
+        r.down.write(data);
+        r.body_sent += data.len() as u64;
+        return ready(r).await;
+    }
+    let mut rest = data;
+    while !rest.is_empty() {
+        let n = allowance(r).await.min(rest.len() as u64) as usize;
+        let (now, later) = rest.split_at(n);
+        r.down.write(now);
+        r.body_sent += n as u64;
+        rest = later;
+        flush(r).await?;
+    }
+    Ok(())
+}
+
+/// How many bytes `limit_rate` lets through now; waits while it is none.
+async fn allowance(r: &mut Request) -> u64 {
+    loop {
+        let elapsed = r.start.elapsed().as_millis() as u64;
+        let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
+        let sent = r.body_sent + r.head_size;
+        let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
+        if limit > sent {
+            return limit - sent;
+        }
+        let delay = (sent - limit) * 1000 / r.limit_rate + 1;
+        let _ = flush(r).await;
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+}
+
+/// Waits until little enough is queued that more may be written.
+pub async fn ready(r: &mut Request) -> io::Result<()> {
+    let down = r.down.clone();
+    if let Poll::Ready(x) = poll_fn(|cx| Poll::Ready(down.poll_ready(cx))).await {
+        return x;
+    }
+    let limit = Duration::from_millis(r.core().send_timeout);
+    timed(r, limit, poll_fn(|cx| down.poll_ready(cx))).await
+}
+
+/// Waits until everything queued has been sent.
+pub async fn flush(r: &mut Request) -> io::Result<()> {
+    let down = r.down.clone();
+    let limit = Duration::from_millis(r.core().send_timeout);
+    loop {
+        if let Poll::Ready(x) = poll_fn(|cx| Poll::Ready(down.poll_flush(cx))).await {
+            return x;
+        }
+        // the timeout is between two writes: progress starts it anew
+        let queued = down.queued();
+        let progress = poll_fn(|cx| match down.poll_flush(cx) {
+            Poll::Pending if down.queued() < queued => Poll::Ready(Ok(())),
+            other => other,
+        });
+        timed(r, limit, progress).await?;
+        if down.queued() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn timed(r: &mut Request, limit: Duration, f: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    match tokio::time::timeout(limit, f).await {
+        Ok(x) => x,
+        Err(_) => {
+            r.timed_out = true;
+            r.error(Level::Info, format_args!("client timed out (110: Connection timed out) while sending response to client"));
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+}
+
+async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64) -> io::Result<()> {
+    if !r.output.is_plain() && !matches!((&r.output.cut, r.output.filters.is_empty()), (Some(Cut::Single(..)), true)) {
+        return read_file(r, file, offset, len).await;
+    }
+    let (mut at, mut left) = match r.output.cut {
+        Some(Cut::Single(a, b)) => (offset + a, b - a),
+        _ => (offset, len),
+    };
+    while left > 0 {
+        let mut portion = left;
+        if r.limit_rate > 0 {
+            portion = allowance(r).await.min(left);
+        }
+        let down = r.down.clone();
+        let limit = Duration::from_millis(r.core().send_timeout);
+        let sent = poll_fn(|cx| down.poll_file(cx, file, at, portion));
+        let n = match tokio::time::timeout(limit, sent).await {
+            Ok(n) => n?,
+            Err(_) => {
+                r.timed_out = true;
+                r.error(Level::Info, format_args!("client timed out (110: Connection timed out) while sending response to client"));
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        };
+        at += n;
+        left = left.saturating_sub(n);
+        r.body_sent += n;
+    }
+    finish(r);
+    Ok(())
+}
+
+async fn read_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut buf = vec![0; len.clamp(1, 64 * 1024) as usize];
+    let mut at = 0;
+    while at < len {
+        let want = (len - at).min(buf.len() as u64) as usize;
+        let n = file.read_at(buf.get_mut(..want).unwrap_or_default(), offset + at)?;
+        if n == 0 {
+            // the file was cut short while it was sent
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        at += n as u64;
+        write(r, buf.get(..n).unwrap_or_default(), at == len).await?;
+    }
+    if len == 0 {
+        write(r, b"", true).await?;
+    }
+    Ok(())
+}
+
+/// The response cannot be completed: it must not look as if it were.
+pub fn broken(r: &mut Request, e: &io::Error) {
+    r.aborted = true;
+    r.keepalive = false;
+    r.down.abort();
+    if !r.timed_out {
+        r.error(Level::Info, format_args!("writing the response failed: {e} while sending response to client"));
+    }
+}
+
+/// Sends what is still queued; the last step of every request.
 pub async fn end(r: &mut Request) {
-    let _ = r;
+    if r.aborted {
+        return;
+    }
+    if let Err(e) = flush(r).await {
+        broken(r, &e);
+    }
 }

@@ -88,7 +88,7 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
 /// Normalises the target and finds the server: what must be known before the first phase.
 fn prepare(r: &mut Request) -> Result<(), u16> {
     let site = r.site.clone();
-    let Some(listener) = site.listeners.get(r.conn().listener) else { return Err(500) };
+    let Some(listener) = site.listeners.get(r.conn().listener.load(std::sync::atomic::Ordering::Relaxed)) else { return Err(500) };
     r.server = lookup::server(listener, r);
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     r.location = server.default_location;
@@ -108,6 +108,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
     }
     r.uri_changes -= 1;
     r.internal = true;
+    r.valid_location = true;
     let site = r.site.clone();
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     match to {
@@ -216,6 +217,7 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
     if location.core.internal && !r.internal {
         return Some(Outcome::Status(404));
     }
+    keepalive(r, &location.core);
     let limit = location.core.client_max_body_size;
     if let Some(n) = r.head.content_length
         && limit > 0
@@ -227,6 +229,28 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
         return Some(Outcome::Status(413));
     }
     None
+}
+
+/// Takes keepalive back where the location's limits say so.
+fn keepalive(r: &mut Request, core: &CoreConf) {
+    if !r.keepalive {
+        return;
+    }
+    let conn = r.conn();
+    let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed) >= core.keepalive_requests
+        || conn.start.elapsed().as_millis() as u64 > core.keepalive_time;
+    let agent = r.head.headers.get_id(crate::http::headers::Known::UserAgent).unwrap_or_default();
+    let has = |s: &[u8]| memchr::memmem::find(agent, s).is_some();
+    let disabled = match core.keepalive_disable {
+        (false, false) => false,
+        (msie6, safari) => {
+            (msie6 && r.method == crate::http::method::Method::Post && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
+                || (safari && has(b"Macintosh") && has(b"Safari/") && !has(b"Chrome/"))
+        }
+    };
+    if core.keepalive_timeout == 0 || used_up || disabled {
+        r.keepalive = false;
+    }
 }
 
 /// Runs a phase of a server.

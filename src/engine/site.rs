@@ -206,7 +206,7 @@ impl Assembly<'_> {
     }
 
     fn attach(&mut self, id: BlockId, level: Level) -> Result<Hooks> {
-        let mut hooks = Hooks { level: Some(level), ..Hooks::default() };
+        let mut hooks = Hooks { level: Some(level), block: Some(id), ..Hooks::default() };
         hooks.named = matches!(self.b.kind_of(id), BlockKind::Location(LocationName::Named(_)));
         let registry = self.b.registry.clone();
         for (m, module) in registry.modules().enumerate() {
@@ -416,6 +416,7 @@ impl Assembly<'_> {
             resolver,
             disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
             auth_delay: w.auth_delay.unwrap_or(0),
+            uninitialized_variable_warn: w.uninitialized_variable_warn.unwrap_or(true),
         })
     }
 }

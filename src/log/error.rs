@@ -73,6 +73,21 @@ impl ErrorLog {
         self.level == Level::Debug && self.debug.intersects(part)
     }
 
+    /// Whether lines go to standard error.
+    pub fn uses_stderr(&self) -> bool {
+        self.sinks
+            .iter()
+            .any(|sink| matches!(sink.output, Output::Stderr))
+    }
+
+    /// The first file that lines go to.
+    pub fn file(&self) -> Option<&Arc<LogFile>> {
+        self.sinks.iter().find_map(|sink| match &sink.output {
+            Output::File(file) => Some(file),
+            _ => None,
+        })
+    }
+
     /// Writes one line; `conn` is the number of the connection, shown as `*17`. See also [`error_log!`].
     ///
     /// [`error_log!`]: crate::error_log
@@ -268,10 +283,16 @@ struct Bridge;
 
 impl log::Log for Bridge {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        PROCESS.load().enabled(metadata.level().into())
+        // Pingora's server speaks of a start and of signals that are not this process's.
+        let chatter =
+            metadata.target() == "pingora_core::server" && metadata.level() >= log::Level::Info;
+        !chatter && PROCESS.load().enabled(metadata.level().into())
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         PROCESS.load_full().record(&Record {
             part: DebugMask::CORE,
             ..Record::new(record.level().into(), *record.args())

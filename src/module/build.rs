@@ -73,6 +73,8 @@ pub(crate) struct BlockData {
 pub(crate) struct VarBuild {
     pub name: Box<str>,
     pub assigned: bool,
+    /// A named capture: reading it before a match is no mistake.
+    pub captured: bool,
     pub source: Option<(Arc<dyn Evaluate>, bool)>,
     pub first_use: Option<Box<Diag>>,
 }
@@ -368,7 +370,7 @@ impl Build {
         let id = VarId(self.vars.len().min(u16::MAX as usize) as u16);
         let name: Box<str> = name.into();
         self.var_ids.insert(name.clone(), id);
-        self.vars.push(VarBuild { name, assigned: false, source: None, first_use: None });
+        self.vars.push(VarBuild { name, assigned: false, captured: false, source: None, first_use: None });
         id
     }
 
@@ -440,7 +442,11 @@ impl Build {
         let groups: Vec<(usize, String)> =
             regex.capture_names().iter().enumerate().filter_map(|(i, n)| n.clone().map(|n| (i, n))).collect();
         for (i, name) in groups {
-            names.push((self.assigned_var(s, &name)?, i));
+            let id = self.assigned_var(s, &name)?;
+            if let Some(v) = self.vars.get_mut(id.0 as usize) {
+                v.captured = true;
+            }
+            names.push((id, i));
         }
         Ok(Arc::new(Pattern::new(regex, text, names)))
     }

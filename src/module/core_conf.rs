@@ -5,17 +5,8 @@ use crate::log::ErrorLog;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How much `Server` and the built-in pages tell (`server_tokens`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tokens {
-    /// Name and version.
-    #[default]
-    On,
-    /// The name alone.
-    Off,
-    /// Name, version and build.
-    Build,
-}
+pub use crate::http::etag::IfModifiedSince;
+pub use crate::http::status::Tokens;
 
 /// Settings of a virtual server that are in force before its location is known.
 #[derive(Clone, Debug)]
@@ -83,18 +74,6 @@ pub enum Satisfy {
     All,
     /// One is enough.
     Any,
-}
-
-/// `if_modified_since`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IfModifiedSince {
-    /// Not looked at.
-    Off,
-    /// The times must be equal.
-    #[default]
-    Exact,
-    /// A later time is as good.
-    Before,
 }
 
 /// `lingering_close`.
@@ -220,4 +199,6 @@ pub struct CoreConf {
     pub disable_symlinks: (u8, Option<Template>),
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
+    /// `uninitialized_variable_warn`.
+    pub uninitialized_variable_warn: bool,
 }

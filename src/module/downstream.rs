@@ -4,7 +4,7 @@ use super::{ResponseHead, Small};
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -98,8 +98,8 @@ pub struct ConnInfo {
     pub remote: Remote,
     /// The address that the client connected to.
     pub local: Remote,
-    /// Index of the site's listener.
-    pub listener: usize,
+    /// Index of the site's listener; a reload may change it.
+    pub listener: AtomicUsize,
     /// When it was accepted.
     pub start: Instant,
     /// `$connection_requests`.
@@ -170,4 +170,54 @@ pub struct ProxyProtocol {
     pub destination: Remote,
     /// Type-length-values of version 2.
     pub tlvs: Vec<(u8, Vec<u8>)>,
+}
+
+/// Stands in for a connection in a request that waits to be used again.
+pub(crate) struct Nobody(ConnInfo);
+
+impl Default for Nobody {
+    fn default() -> Self {
+        Nobody(ConnInfo {
+            serial: 0,
+            remote: Remote::unix(),
+            local: Remote::unix(),
+            listener: AtomicUsize::new(0),
+            start: Instant::now(),
+            requests: AtomicU64::new(0),
+            tls: OnceLock::new(),
+            proxy: OnceLock::new(),
+        })
+    }
+}
+
+impl Downstream for Nobody {
+    fn info(&self) -> &ConnInfo {
+        &self.0
+    }
+    fn head(&self, _head: &ResponseHead, _framing: Framing) {}
+    fn write(&self, _data: &[u8]) {}
+    fn finish(&self, _trailers: Option<&crate::http::headers::Headers>) {}
+    fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_file(&self, _cx: &mut Context<'_>, _file: &std::fs::File, _offset: u64, len: u64) -> Poll<io::Result<u64>> {
+        Poll::Ready(Ok(len))
+    }
+    fn poll_body(&self, _cx: &mut Context<'_>, _out: &mut BytesMut, _max: usize) -> Poll<io::Result<BodyRead>> {
+        Poll::Ready(Ok(BodyRead::End))
+    }
+    fn poll_closed(&self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+    fn queued(&self) -> usize {
+        0
+    }
+    fn sent(&self) -> u64 {
+        0
+    }
+    fn abort(&self) {}
+    fn close_after(&self) {}
 }

@@ -1,6 +1,6 @@
 //! The hooks that a module leaves in a server or location, and what a hook may answer.
 
-use super::{Pass, Request, Template};
+use super::{BlockId, Pass, Request, Template};
 use bytes::Bytes;
 use std::any::Any;
 use std::fs::File;
@@ -133,6 +133,7 @@ pub struct Hooks {
     pub(crate) log: Vec<Arc<dyn Logger>>,
     pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
     pub(crate) level: Option<Level>,
+    pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
     pub(crate) auto_redirect: bool,
 }
@@ -141,6 +142,11 @@ impl Hooks {
     /// The kind of block.
     pub fn level(&self) -> Level {
         self.level.unwrap_or(Level::Location)
+    }
+
+    /// The block that the hooks are for: settings may be inherited from one further out.
+    pub fn block(&self) -> Option<BlockId> {
+        self.block
     }
 
     /// Runs `handler` in `phase`.

@@ -1,8 +1,10 @@
 //! What a location that talks to an origin hands to the exchange engine.
 
 use super::{Request, TempPath, Template, Val};
+use crate::config::addr::{Address, parse_server};
 use crate::exchange::h1::response::UpstreamHead;
 use crate::upstream::Group;
+use crate::upstream::connect::UpstreamTls as ConnectTls;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -19,12 +21,45 @@ pub struct Pass {
 /// A group named by a directive; known once the whole configuration has been read.
 pub type GroupRef = Arc<std::sync::OnceLock<Arc<Group>>>;
 
+/// The groups of a site, for targets with variables; filled once everything has been read.
+pub type GroupsRef = Arc<std::sync::OnceLock<Groups>>;
+
 /// Where the origin is.
 pub enum PassTarget {
     /// A group known when the configuration is read; the flag asks for TLS.
     Group(GroupRef, bool),
-    /// A URL with variables, evaluated for each request.
-    Dynamic(Template),
+    /// A URL with variables, evaluated for each request and read by [`Protocol::target`].
+    Dynamic(Template, GroupsRef),
+}
+
+/// Groups by name, as targets with variables find them.
+#[derive(Default)]
+pub struct Groups {
+    /// Name, port (0 for an `upstream {}` block) and group.
+    pub list: Vec<(Box<str>, u16, Arc<Group>)>,
+}
+
+impl Groups {
+    /// The `upstream {}` of that name if no port was written, or an implied upstream of that name and port.
+    pub fn find(&self, name: &str, port: u16, port_given: bool) -> Option<&Arc<Group>> {
+        let fits = |p: u16| if p == 0 { !port_given } else { p == port };
+        self.list.iter().find(|(n, p, _)| fits(*p) && n.eq_ignore_ascii_case(name)).map(|(_, _, g)| g)
+    }
+}
+
+/// What an evaluated target stands for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where to connect to; a host that is no address is an `upstream`'s name or is looked up by the resolver.
+    pub address: Address,
+    /// `$proxy_host`: the name, with the port where it is not the default one.
+    pub host: Vec<u8>,
+    /// `$proxy_port`.
+    pub port: Vec<u8>,
+    /// The URI part; empty where there is none.
+    pub uri: Vec<u8>,
+    /// Whether TLS is spoken.
+    pub tls: bool,
 }
 
 /// How a protocol turns a request into bytes, and reads the head of the answer.
@@ -38,10 +73,29 @@ pub trait Protocol: Send + Sync + 'static {
     /// The status with which the request ends.
     fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16>;
 
-    /// Rewrites one header of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
+    /// Reads an evaluated target ([`PassTarget::Dynamic`]).
+    ///
+    /// # Errors
+    /// What is to be logged before the request ends with 500.
+    fn target(&self, url: &[u8]) -> Result<Target, String> {
+        let address = parse_server(url, 0).map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(url)))?;
+        Ok(Target { address, host: url.to_vec(), port: Vec::new(), uri: Vec::new(), tls: false })
+    }
+
+    /// Whether a request body of unknown length can be sent ([`BodyLength::Chunked`]); it is read first where not.
+    fn chunked(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Protocol::rewrite`] may change anything: asked once a response.
+    fn rewrites(&self) -> bool {
+        false
+    }
+
+    /// Rewrites `Location`, `Refresh` or `Set-Cookie` of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
     ///
     /// `out` receives the new value; `false` leaves the value as it is.
-    fn rewrite(&self, r: &Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+    fn rewrite(&self, r: &mut Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
         let _ = (r, to, name, value, out);
         false
     }
@@ -60,8 +114,10 @@ pub trait Protocol: Send + Sync + 'static {
 
 /// Which origin a request goes to.
 pub struct Destination<'a> {
-    /// Name and port as written: `$proxy_host`.
+    /// Name and port as written: `$proxy_host`. A target without variables needs none: the protocol knows it.
     pub host: &'a [u8],
+    /// `$proxy_port`, where the target has variables.
+    pub port: &'a [u8],
     /// The URI part of an evaluated URL, where it has one.
     pub uri: Option<&'a [u8]>,
     /// Whether TLS is spoken.
@@ -105,6 +161,8 @@ pub mod next {
     pub const NON_IDEMPOTENT: u32 = 1 << 10;
     /// Never.
     pub const OFF: u32 = 1 << 11;
+    /// `updating`, which only a cache has a use for.
+    pub const UPDATING: u32 = 1 << 12;
 }
 
 /// Headers of the origin that are not obeyed (`proxy_ignore_headers`): bits.
@@ -176,6 +234,8 @@ pub struct PassConf {
     pub force_ranges: bool,
     /// `proxy_socket_keepalive`.
     pub socket_keepalive: bool,
+    /// `proxy_socket_rcvbuf`, bytes.
+    pub socket_rcvbuf: Option<usize>,
     /// `proxy_bind`; the flag is `transparent`.
     pub bind: Option<(Template, bool)>,
     /// Headers that are not passed on, in lower case.
@@ -184,12 +244,12 @@ pub struct PassConf {
     pub ignore: u32,
     /// `proxy_allow_upgrade`: `Upgrade` responses become tunnels.
     pub allow_upgrade: bool,
-    /// Prefix of the `proxy_*` directives, for log texts.
+    /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
 }
 
 /// TLS towards an origin (`proxy_ssl_*`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct UpstreamTls {
     /// `proxy_ssl_name`; the target's host where it is not given.
     pub name: Option<Template>,
@@ -198,7 +258,42 @@ pub struct UpstreamTls {
     /// `proxy_ssl_verify`.
     pub verify: bool,
     /// `proxy_ssl_trusted_certificate`.
-    pub trusted: Option<Arc<[pingora::tls::x509::X509]>>,
+    pub trusted: Option<Arc<Box<[pingora::tls::x509::X509]>>>,
+    /// `proxy_ssl_certificate` and `proxy_ssl_certificate_key`.
+    pub client: Option<Arc<pingora_core::utils::tls::CertKey>>,
+}
+
+impl UpstreamTls {
+    /// The settings in the connector's terms; `host` is `$proxy_host`, the name where `proxy_ssl_name` is not given.
+    pub fn connect(&self, r: &Request, host: &[u8]) -> ConnectTls {
+        let name = match &self.name {
+            Some(t) => t.eval(r),
+            None => host.into(),
+        };
+        let name = without_port(&name);
+        let is_address = name.starts_with(b"[") || crate::config::addr::parse_ip(name).is_some();
+        // Pingora sends the name that it verifies
+        let wanted = self.verify || (self.send_name && !is_address);
+        let mut options = pingora_core::upstreams::peer::PeerOptions::new();
+        options.verify_cert = self.verify;
+        options.verify_hostname = self.verify;
+        options.ca = self.trusted.clone();
+        let sni = if wanted { String::from_utf8_lossy(name).into_owned() } else { String::new() };
+        ConnectTls { sni, options, client: self.client.clone() }
+    }
+
+    /// Whether [`UpstreamTls::connect`] gives the same for every request.
+    pub fn is_fixed(&self) -> bool {
+        self.name.as_ref().is_none_or(|t| t.as_literal().is_some())
+    }
+}
+
+fn without_port(name: &[u8]) -> &[u8] {
+    let host = if name.first() == Some(&b'[') { memchr::memchr(b']', name).unwrap_or(0) } else { 0 };
+    match memchr::memchr(b':', name.get(host..).unwrap_or_default()) {
+        Some(at) => name.get(..host + at).unwrap_or_default(),
+        None => name,
+    }
 }
 
 /// What was learnt of one try at an origin: the `$upstream_*` variables.
@@ -231,6 +326,12 @@ pub struct UpstreamInfo {
     pub scheme: &'static str,
     /// The URI sent to the origin: for the error log.
     pub uri: Vec<u8>,
+    /// `$proxy_host`; set by the protocol when it writes the request.
+    pub host: Vec<u8>,
+    /// `$proxy_port`.
+    pub port: Vec<u8>,
+    /// Length of the body sent to the origin: `$proxy_internal_body_length`.
+    pub body: Option<BodyLength>,
     /// Every try, in order.
     pub states: Vec<UpstreamState>,
     /// The head of the last answer, as the origin sent it.
@@ -239,4 +340,23 @@ pub struct UpstreamInfo {
     pub trailers: crate::http::headers::Headers,
     /// Whether `head` holds an answer.
     pub has_head: bool,
+    /// X-Accel-Buffering of the answer.
+    pub buffered: Option<bool>,
+    /// `proxy_limit_rate`, bytes a second; 0 is none.
+    pub limit_rate: u64,
+}
+
+impl UpstreamInfo {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.uri.clear();
+        self.host.clear();
+        self.port.clear();
+        self.body = None;
+        self.states.clear();
+        self.has_head = false;
+        self.buffered = None;
+        self.limit_rate = 0;
+        self.trailers.clear();
+    }
 }

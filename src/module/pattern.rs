@@ -3,6 +3,7 @@
 use super::{Request, VarId};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// A compiled pattern of `location ~`, `server_name ~`, `if`, `rewrite`, `map` and the like.
 #[derive(Debug)]
@@ -43,17 +44,42 @@ impl Pattern {
 
     /// Matches `subject` and, where it does, stores `$1`… and the named captures in the request.
     pub fn exec(&self, subject: &[u8], r: &mut Request) -> bool {
+        self.try_exec(subject, r).unwrap_or(false)
+    }
+
+    /// The same; tells a failed match (a limit of PCRE) from one that found nothing.
+    ///
+    /// # Errors
+    /// What PCRE says; nginx answers 500.
+    pub fn try_exec(&self, subject: &[u8], r: &mut Request) -> Result<bool, pcre2::Error> {
         let matched = self.with_locations(|l| {
-            if !matches!(self.regex.captures_read(l, subject), Ok(Some(_))) {
-                return false;
+            let found = self.regex.captures_read(l, subject)?.is_some();
+            if found {
+                r.captures.store(subject, l);
             }
-            r.captures.store(subject, l);
-            true
-        });
+            Ok(found)
+        })?;
         if matched {
             for (id, group) in &self.names {
                 let value = r.captures.range(*group).map(|(a, b)| subject[a..b].to_vec());
                 r.set_var(*id, value.unwrap_or_default());
+            }
+        }
+        Ok(matched)
+    }
+
+    /// As [`Pattern::exec`] where the request can only be read: a pattern of `map`.
+    pub fn exec_shared(&self, subject: &[u8], r: &Request) -> bool {
+        let matched = self.with_locations(|l| {
+            if !matches!(self.regex.captures_read(l, subject), Ok(Some(_))) {
+                return false;
+            }
+            r.captures.add(subject, l);
+            true
+        });
+        if matched {
+            for (id, group) in &self.names {
+                r.note_var(*id, r.captures.get(*group));
             }
         }
         matched
@@ -93,33 +119,56 @@ impl Pattern {
 pub struct Captures {
     subject: Vec<u8>,
     ranges: Vec<(u32, u32)>,
+    /// A later match, found while this one could only be read.
+    newer: OnceLock<Box<Captures>>,
 }
 
 impl Captures {
     const UNSET: (u32, u32) = (u32::MAX, u32::MAX);
 
     fn store(&mut self, subject: &[u8], l: &pcre2::bytes::CaptureLocations) {
-        self.subject.clear();
+        self.clear();
         self.subject.extend_from_slice(subject);
-        self.ranges.clear();
         for i in 0..l.len() {
             self.ranges.push(l.get(i).map_or(Self::UNSET, |(a, b)| (a as u32, b as u32)));
         }
     }
 
+    fn add(&self, subject: &[u8], l: &pcre2::bytes::CaptureLocations) {
+        let newest = self.newest();
+        // without groups there is nothing to read
+        if l.len() <= 1 && newest.ranges.len() <= 1 {
+            return;
+        }
+        let mut next = Captures::default();
+        next.store(subject, l);
+        if next.subject != newest.subject || next.ranges != newest.ranges {
+            let _ = newest.newer.set(Box::new(next));
+        }
+    }
+
+    fn newest(&self) -> &Captures {
+        let mut c = self;
+        while let Some(n) = c.newer.get() {
+            c = n;
+        }
+        c
+    }
+
     /// Group `n` of the last match; nothing where it did not take part.
     pub fn get(&self, n: usize) -> &[u8] {
-        self.range(n).and_then(|(a, b)| self.subject.get(a..b)).unwrap_or_default()
+        self.range(n).and_then(|(a, b)| self.newest().subject.get(a..b)).unwrap_or_default()
     }
 
     /// Where group `n` stood in the subject.
     pub fn range(&self, n: usize) -> Option<(usize, usize)> {
-        self.ranges.get(n).filter(|r| **r != Self::UNSET).map(|(a, b)| (*a as usize, *b as usize))
+        self.newest().ranges.get(n).filter(|r| **r != Self::UNSET).map(|(a, b)| (*a as usize, *b as usize))
     }
 
     /// Forgets the match.
     pub fn clear(&mut self) {
         self.subject.clear();
         self.ranges.clear();
+        self.newer.take();
     }
 }

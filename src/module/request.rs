@@ -36,6 +36,8 @@ pub struct Request {
     pub args: Vec<u8>,
     /// Whether the URI is still the client's, so that its raw form may be passed on.
     pub valid_unparsed_uri: bool,
+    /// Whether the URI still begins with the location's name; `rewrite … break` ends it.
+    pub valid_location: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -78,9 +80,17 @@ pub struct Request {
     pub aborted: bool,
     /// The parent's URI where this is a subrequest.
     pub subrequest: bool,
+    /// How the response's body passes on its way out.
+    pub output: crate::engine::output::Output,
+    /// Bytes of the response head.
+    pub head_size: u64,
+    /// Whether `auth_delay` has been waited for.
+    pub auth_delayed: bool,
+    /// Whether the client was too slow (`reset_timedout_connection`).
+    pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
-    values: Vec<OnceLock<Option<Box<[u8]>>>>,
+    values: Vec<Kept>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
     shared: Vec<Box<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
@@ -116,6 +126,7 @@ impl Request {
             uri: Vec::new(),
             args: Vec::new(),
             valid_unparsed_uri: true,
+            valid_location: true,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -137,6 +148,10 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            output: Default::default(),
+            head_size: 0,
+            auth_delayed: false,
+            timed_out: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -146,6 +161,15 @@ impl Request {
         };
         r.size_slots();
         r
+    }
+
+    /// Lets go of the connection and keeps the memory; [`Request::reset`] follows.
+    pub fn release(&mut self) {
+        thread_local! {
+            static NOBODY: Arc<dyn Downstream> = Arc::new(super::downstream::Nobody::default());
+        }
+        self.body.spool.clear();
+        self.down = NOBODY.with(Clone::clone);
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
@@ -162,6 +186,7 @@ impl Request {
         self.uri.clear();
         self.args.clear();
         self.valid_unparsed_uri = true;
+        self.valid_location = true;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;
@@ -179,14 +204,16 @@ impl Request {
         self.body.streaming = false;
         self.body.continued = false;
         self.body.received = 0;
-        self.upstream.states.clear();
-        self.upstream.has_head = false;
-        self.upstream.trailers.clear();
+        self.upstream.clear();
         self.limit_rate = 0;
         self.limit_rate_set = false;
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.output.clear();
+        self.head_size = 0;
+        self.auth_delayed = false;
+        self.timed_out = false;
         self.client_closed = false;
         self.shared.clear();
         if same {
@@ -204,7 +231,7 @@ impl Request {
     }
 
     fn size_slots(&mut self) {
-        self.values.resize_with(self.site.var_slots, OnceLock::new);
+        self.values.resize_with(self.site.var_slots, Kept::default);
         self.slots.resize_with(self.site.module_slots, || None);
     }
 
@@ -263,12 +290,18 @@ impl Request {
         let value = match &def.kind {
             VarKind::Assigned => return Val::None,
             VarKind::Getter(v, at) => (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default()),
-            VarKind::Source(s) => s.evaluate(self),
+            VarKind::Source(s) => match Depth::enter() {
+                Some(_depth) => s.evaluate(self),
+                None => {
+                    self.error(Level::Error, format_args!("cycle while evaluating variable \"{}\"", def.name));
+                    Val::None
+                }
+            },
         };
         match slot {
             Some(slot) if def.memo => {
-                let owned = (!value.is_none()).then(|| value.as_bytes().into());
-                Val::from_option(slot.get_or_init(|| owned).as_deref())
+                slot.push((!value.is_none()).then(|| value.as_bytes().into()));
+                Val::from_option(slot.get().and_then(|v| v.as_deref()))
             }
             _ => value,
         }
@@ -289,7 +322,21 @@ impl Request {
             return;
         }
         if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
-            *slot = OnceLock::from(Some(value.into_boxed_slice()));
+            slot.take();
+            slot.push(Some(value.into_boxed_slice()));
+        }
+    }
+
+    /// Assigns a variable while others are being read: a named capture of a pattern in `map`.
+    ///
+    /// What [`Request::var`] has lent stays as it was. Variables with a setter of their own are not assigned.
+    pub fn note_var(&self, id: VarId, value: &[u8]) {
+        let Some(def) = self.site.vars.get(id.0 as usize) else { return };
+        let own_setter = matches!(&def.kind, VarKind::Getter(v, _) if v.set.is_some());
+        if let Some(slot) = def.slot.and_then(|s| self.values.get(s as usize))
+            && !own_setter
+        {
+            slot.push(Some(value.into()));
         }
     }
 
@@ -503,5 +550,64 @@ impl Request {
             let context = super::response_context(self);
             log.write(level, Some(self.conn().serial), format_args!("{message}{context}"));
         }
+    }
+}
+
+/// The value of a variable in one request: the newest of a chain, so that a value can be replaced while it is lent.
+#[derive(Default)]
+struct Kept {
+    value: OnceLock<Option<Box<[u8]>>>,
+    newer: OnceLock<Box<Kept>>,
+}
+
+impl Kept {
+    fn newest(&self) -> &Kept {
+        let mut k = self;
+        while let Some(n) = k.newer.get() {
+            k = n;
+        }
+        k
+    }
+
+    fn get(&self) -> Option<&Option<Box<[u8]>>> {
+        self.newest().value.get()
+    }
+
+    fn push(&self, value: Option<Box<[u8]>>) {
+        let newest = self.newest();
+        if newest.value.get() == Some(&value) {
+            return;
+        }
+        if let Err(value) = newest.value.set(value) {
+            let _ = newest.newer.set(Box::new(Kept { value: OnceLock::from(value), newer: OnceLock::new() }));
+        }
+    }
+
+    fn take(&mut self) {
+        self.value.take();
+        self.newer.take();
+    }
+}
+
+/// One level of variables that are computed from others; there may be a hundred, as in nginx.
+struct Depth;
+
+thread_local! {
+    static DEPTH: std::cell::Cell<u8> = const { std::cell::Cell::new(100) };
+}
+
+impl Depth {
+    fn enter() -> Option<Depth> {
+        DEPTH.with(|d| {
+            let left = d.get().checked_sub(1)?;
+            d.set(left);
+            Some(Depth)
+        })
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.with(|d| d.set(d.get() + 1));
     }
 }

@@ -1,6 +1,7 @@
 //! Text with variables, prepared when the configuration is read.
 
 use super::{Request, VarId};
+use crate::http::escape::{Escape, escape};
 use std::borrow::Cow;
 
 /// A parameter such as `"$host:$server_port"`, split into literals, variables and captures.
@@ -55,6 +56,22 @@ impl Template {
                 Part::Literal(l) => out.extend_from_slice(l),
                 Part::Var(id) => out.extend_from_slice(r.var(*id).as_bytes()),
                 Part::Capture(n) => out.extend_from_slice(r.captures.get(*n as usize)),
+            }
+        }
+    }
+
+    /// Whether a group of the last match stands in it.
+    pub(crate) fn has_captures(&self) -> bool {
+        self.parts.iter().any(|p| matches!(p, Part::Capture(_)))
+    }
+
+    /// As [`Template::write`], with captures escaped as arguments are: `rewrite` and `set` of escaped URIs.
+    pub(crate) fn write_escaping(&self, r: &Request, out: &mut Vec<u8>) {
+        for p in &self.parts {
+            match p {
+                Part::Literal(l) => out.extend_from_slice(l),
+                Part::Var(id) => out.extend_from_slice(r.var(*id).as_bytes()),
+                Part::Capture(n) => escape(Escape::Args, r.captures.get(*n as usize), out),
             }
         }
     }

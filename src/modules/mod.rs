@@ -3,6 +3,8 @@
 pub mod access;
 pub mod access_log;
 pub mod headers;
+pub mod proxy;
+pub mod upstream;
 
 use crate::engine::core::{Core, HttpCore, HttpServer};
 use crate::module::Registry;
@@ -16,5 +18,7 @@ pub fn builtin() -> Registry {
     r.add::<access::Access>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    r.add::<upstream::HttpUpstream>();
+    r.add::<proxy::Proxy>();
     r
 }

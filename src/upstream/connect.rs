@@ -10,6 +10,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{IO, Stream};
 use pingora_core::upstreams::peer::{Peer as PingoraPeer, PeerOptions};
+use pingora_core::utils::tls::CertKey;
 use pingora_core::{Error, ErrorType};
 use std::fmt;
 use std::io;
@@ -102,8 +103,10 @@ impl Default for ConnectOptions {
 pub struct UpstreamTls {
     /// Server name to send and to verify; empty sends none.
     pub sni: String,
-    /// Verification, client certificate, ALPN. Its timeouts must stay unset.
+    /// Verification and ALPN. Its timeouts must stay unset.
     pub options: PeerOptions,
+    /// The certificate to show where the peer asks for one.
+    pub client: Option<Arc<CertKey>>,
 }
 
 /// A connection to a peer, with what was read beyond the last response.
@@ -285,6 +288,10 @@ impl PingoraPeer for Target {
 
     fn sni(&self) -> &str {
         self.tls.as_ref().map_or("", |tls| &tls.sni)
+    }
+
+    fn get_client_cert_key(&self) -> Option<&Arc<CertKey>> {
+        self.tls.as_ref().and_then(|tls| tls.client.as_ref())
     }
 
     fn reuse_hash(&self) -> u64 {

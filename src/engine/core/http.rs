@@ -56,6 +56,7 @@ pub struct HttpWritten {
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
     pub auth_delay: Option<u64>,
+    pub uninitialized_variable_warn: Option<bool>,
 }
 
 impl Conf for HttpWritten {
@@ -67,7 +68,7 @@ impl Conf for HttpWritten {
             lingering_time, lingering_timeout, reset_timedout_connection, tcp_nodelay, server_tokens,
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
-            limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay);
+            limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay, uninitialized_variable_warn);
         // `internal` is not inherited by nested locations in nginx's own merge
     }
 }
@@ -174,6 +175,9 @@ impl Module for HttpCore {
             once(&mut c.disable_symlinks, s, (mode, from))
         }),
         Directive::new("auth_delay", A, Args::Exactly(1), "`auth_delay time;` Slows down requests that are answered 401. Default: 0s.", |c, s, _| once(&mut c.auth_delay, s, s.msec(0)?)),
+        Directive::new("uninitialized_variable_warn", A.or(Place::SERVER_IF).or(Place::LOCATION_IF), Args::Flag, "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.", |c, s, _| {
+            once(&mut c.uninitialized_variable_warn, s, s.flag(0)?)
+        }),
         Directive::inert("sendfile", AIF, Args::Flag, "Files are sent by sendfile where that is possible."),
         Directive::inert("sendfile_max_chunk", A, Args::Exactly(1), "A fast client never holds up a thread."),
         Directive::inert("subrequest_output_buffer_size", A, Args::Exactly(1), "Subrequests are bounded elsewhere."),

@@ -1,0 +1,174 @@
+//! Variables of the request: its head, its URI, its body.
+
+use crate::log::{Errno, Level};
+use crate::module::{Request, Val};
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `$host`: of the request line, of `Host`, or the server's name.
+pub fn host<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    if r.head.host.is_empty() { Val::Bytes(&r.server().name) } else { Val::Bytes(&r.head.host) }
+}
+
+/// `$cookie_…`: the name's case does not matter, spaces may surround `=`.
+pub fn cookie<'r>(r: &'r Request, name: &'r [u8]) -> Val<'r> {
+    Val::from_option(r.headers().get_all(b"cookie").find_map(|line| cookie_in(line, name)))
+}
+
+fn cookie_in<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = line;
+    while !rest.is_empty() {
+        if let Some((key, after)) = rest.split_at_checked(name.len())
+            && key.eq_ignore_ascii_case(name)
+            && let Some(value) = skip_spaces(after).strip_prefix(b"=")
+        {
+            let value = skip_spaces(value);
+            return Some(value.split(|c| *c == b';').next().unwrap_or_default());
+        }
+        let end = memchr::memchr(b';', rest).map_or(rest.len(), |at| at + 1);
+        rest = skip_spaces(rest.get(end..).unwrap_or_default());
+    }
+    None
+}
+
+fn skip_spaces(text: &[u8]) -> &[u8] {
+    let n = text.iter().take_while(|c| **c == b' ').count();
+    text.get(n..).unwrap_or_default()
+}
+
+/// `$content_length`: the header, or what a chunked body came to.
+pub fn content_length<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    match r.headers().get(b"content-length") {
+        Some(text) => Val::Bytes(text),
+        None => match r.head.content_length {
+            Some(n) => Val::number(n),
+            None if r.head.chunked && r.body.read => Val::number(r.body.received),
+            None => Val::None,
+        },
+    }
+}
+
+/// `$remote_user`: the name in `Authorization: Basic`.
+pub fn remote_user<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    let connect = r.method == crate::http::method::Method::Connect;
+    let field: &[u8] = if connect { b"proxy-authorization" } else { b"authorization" };
+    match r.headers().get(field).and_then(basic_user) {
+        Some(user) => Val::Owned(user),
+        None => Val::None,
+    }
+}
+
+fn basic_user(value: &[u8]) -> Option<Vec<u8>> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone).with_decode_allow_trailing_bits(true),
+    );
+    let (scheme, text) = value.split_at_checked(b"Basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let text = skip_spaces(text).split(|c| *c == b'=').next()?;
+    let mut user = LENIENT.decode(text).ok()?;
+    let colon = memchr::memchr(b':', &user).filter(|at| *at > 0)?;
+    user.truncate(colon);
+    Some(user)
+}
+
+/// `set $args`.
+pub fn set_args(r: &mut Request, value: &[u8]) {
+    r.args.clear();
+    r.args.extend_from_slice(value);
+    r.valid_unparsed_uri = false;
+}
+
+/// `$document_root`: `root` or `alias`.
+pub fn document_root(r: &Request) -> Val<'_> {
+    let path = &r.core().root.path;
+    if let Some(text) = path.as_literal() {
+        return Val::Bytes(text);
+    }
+    let mut root = path.eval(r).into_owned();
+    if !root.starts_with(b"/") {
+        root = r.site.main.prefix.join(OsStr::from_bytes(&root)).into_os_string().into_vec();
+    }
+    Val::Owned(root)
+}
+
+/// `$realpath_root`: the same without symbolic links.
+pub fn realpath_root<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    let root = document_root(r);
+    match std::fs::canonicalize(OsStr::from_bytes(root.as_bytes())) {
+        Ok(path) => Val::Owned(path.into_os_string().into_vec()),
+        Err(e) => {
+            let path = String::from_utf8_lossy(root.as_bytes());
+            r.error(Level::Crit, format_args!("realpath() \"{path}\" failed{}", Errno::of(&e)));
+            Val::None
+        }
+    }
+}
+
+/// `$request_body`: where it has been read and is in memory.
+pub fn body<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    match r.body.spool.memory() {
+        Some(bytes) if r.body.read && !bytes.is_empty() => Val::Bytes(bytes),
+        _ => Val::None,
+    }
+}
+
+/// `$request_body_file`.
+pub fn body_file<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    Val::from_option(r.body.spool.path().map(|p| p.as_os_str().as_bytes()))
+}
+
+/// `$request_id`: 32 hexadecimal digits that nobody can foresee.
+pub fn id<'r>(_: &'r Request, _: &'r [u8]) -> Val<'r> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let n = COUNTER.fetch_add(2, Ordering::Relaxed);
+    let mut text = crate::module::Small::default();
+    let _ = write!(text, "{:016x}{:016x}", KEY.hash_one(n), KEY.hash_one(n + 1));
+    Val::Small(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn cookies() {
+        let find = |line: &str, name: &str| cookie_in(line.as_bytes(), name.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned());
+        assert_eq!(find("a=1; bb=2;c=3", "bb").as_deref(), Some("2"));
+        assert_eq!(find("a=1; bb=2;c=3", "C").as_deref(), Some("3"));
+        assert_eq!(find("a=1, b=2; c", "b"), None);
+        assert_eq!(find("a=1,2; c", "a").as_deref(), Some("1,2"));
+        assert_eq!(find("a  =  1 ; c", "a").as_deref(), Some("1 "));
+        assert_eq!(find("xa=1; a", "a"), None);
+        assert_eq!(find("a=", "a").as_deref(), Some(""));
+        assert_eq!(find("", "a"), None);
+    }
+
+    #[test]
+    fn users() {
+        let user = |v: &str| basic_user(v.as_bytes()).map(|u| String::from_utf8_lossy(&u).into_owned());
+        assert_eq!(user("Basic dXNlcjpwYXNz").as_deref(), Some("user"));
+        assert_eq!(user("basic   dTo=").as_deref(), Some("u"));
+        assert_eq!(user("Basic dTo").as_deref(), Some("u"));
+        for bad in ["", "Basic", "Basic ", "Basic =", "Bearer dTo=", "Basic Onh4", "Basic dXNlcg==", "Basic d!"] {
+            assert_eq!(user(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in "[aA=;, \\PC]{0,20}", name in "[ab]{1,2}") {
+            let _ = (cookie_in(text.as_bytes(), name.as_bytes()), basic_user(text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! One try at one peer.
+
+use super::target::Found;
+use super::{body, head, tunnel};
+use crate::engine::phases::Outcome;
+use crate::exchange::h1::response::{Parser, Progress};
+use crate::log::Level;
+use crate::module::{BodyLength, Pass, Request, next};
+use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
+use bytes::{Buf, BytesMut};
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+
+/// A try that brought no response for the client.
+pub(super) struct Failure {
+    /// Which condition of `proxy_next_upstream` it is.
+    pub kind: u32,
+    /// The status if no other peer is asked.
+    pub status: u16,
+    /// Whether anything of the request was sent.
+    pub sent: bool,
+    /// Whether the connection was a kept one.
+    pub cached: bool,
+    /// The client went away.
+    pub client_gone: bool,
+    /// What to do instead of ending with `status`.
+    pub outcome: Option<Outcome>,
+}
+
+impl Failure {
+    fn new(kind: u32, status: u16) -> Failure {
+        Failure { kind, status, sent: false, cached: false, client_gone: false, outcome: None }
+    }
+
+    /// A failure of which the next peer may be asked.
+    pub fn plain(self) -> Failure {
+        Failure { outcome: None, ..self }
+    }
+
+    /// The client went away.
+    pub fn gone() -> Failure {
+        Failure { client_gone: true, ..Failure::new(0, 499) }
+    }
+
+    /// The request ends with a status that is no fault of the peer.
+    pub fn end(status: u16) -> Failure {
+        Failure { outcome: Some(Outcome::Status(status)), ..Failure::new(next::OFF, status) }
+    }
+}
+
+/// What a try needs to know.
+pub(super) struct Attempt<'a> {
+    pub pass: &'a Arc<Pass>,
+    pub target: &'a Found,
+    pub group: &'a Group,
+    pub peer: &'a Peer,
+    pub length: BodyLength,
+    pub streaming: bool,
+    pub start: Instant,
+    pub sent: bool,
+    pub cached: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(pass: &'a Arc<Pass>, target: &'a Found, group: &'a Group, peer: &'a Peer, length: BodyLength, streaming: bool) -> Self {
+        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false }
+    }
+
+    /// Milliseconds since the try began.
+    pub fn elapsed(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// The whole try; `Ok` once a response has begun or the request ends otherwise.
+    pub async fn run(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+        let result = self.exchange(r, request, own_body).await;
+        result.map_err(|f| Failure { sent: self.sent, cached: self.cached, ..f })
+    }
+
+    async fn exchange(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+        let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
+        let mut conn = self.connect(r, connector).await?;
+        self.cached = conn.reused;
+        if let Some(s) = r.upstream.states.last_mut() {
+            s.connect_time = Some(self.start.elapsed().as_millis() as u64);
+        }
+        conn.rbuf = take_buffer();
+        let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
+        let consumed = self.read_head(r, &mut conn, early).await?;
+        conn.rbuf.advance(consumed);
+        if let Some(s) = r.upstream.states.last_mut() {
+            s.header_time = Some(self.start.elapsed().as_millis() as u64);
+            s.status = r.upstream.head.status;
+            s.bytes_received += consumed as u64;
+        }
+        self.respond(r, conn, connector).await
+    }
+
+    async fn connect(&self, r: &mut Request, connector: &Connector) -> Result<UpConn, Failure> {
+        let tag = Arc::as_ptr(self.pass) as usize as u64;
+        if let Some(conn) = pool::take(self.group, self.peer, tag) {
+            return Ok(conn);
+        }
+        let conf = &self.pass.conf;
+        let mut options = ConnectOptions {
+            timeout: Duration::from_millis(conf.connect_timeout),
+            bind: None,
+            keepalive: conf.socket_keepalive,
+            tls: None,
+        };
+        if let Some((t, _)) = &conf.bind {
+            let text = t.eval(r);
+            if let Some((ip, port)) = crate::config::addr::parse_ip_port(&text) {
+                options.bind = Some(std::net::SocketAddr::new(ip, port.unwrap_or(0)));
+            } else if !text.is_empty() && &*text != b"off" {
+                r.error(Level::Error, format_args!("invalid local address \"{}\"", String::from_utf8_lossy(&text)));
+            }
+        }
+        if self.target.tls {
+            options.tls = Some(head::tls_options(r, self.pass, self.target));
+        }
+        let down = r.down.clone();
+        let watch = !conf.ignore_client_abort;
+        let result = tokio::select! {
+            biased;
+            c = pool::get(connector, self.group, self.peer, tag, &options) => c,
+            () = poll_fn(|cx| down.poll_closed(cx)), if watch => {
+                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
+                return Err(Failure::gone());
+            }
+        };
+        result.map_err(|e: ConnectError| {
+            let level = if e.is_crit() { Level::Crit } else { Level::Error };
+            r.error(level, format_args!("{e}"));
+            if e.is_timeout() { Failure::new(next::TIMEOUT, 504) } else { Failure::new(next::ERROR, 502) }
+        })
+    }
+
+    /// Reads until the response head is whole; returns its length.
+    async fn read_head(&self, r: &mut Request, conn: &mut UpConn, mut early: bool) -> Result<usize, Failure> {
+        let conf = &self.pass.conf;
+        let mut parser = Parser::default();
+        loop {
+            if !conn.rbuf.is_empty() || early {
+                early = false;
+                match parser.parse(&conn.rbuf, conf.buffer_size, &mut r.upstream.head) {
+                    Progress::Need => {}
+                    Progress::EarlyHints { consumed } => {
+                        conn.rbuf.advance(consumed);
+                        continue;
+                    }
+                    Progress::Done { consumed } if matches!(r.upstream.head.status, 100 | 102..=199) => {
+                        conn.rbuf.advance(consumed);
+                        continue;
+                    }
+                    Progress::Done { consumed } => {
+                        r.upstream.has_head = true;
+                        if r.upstream.head.is_http09() {
+                            r.error(Level::Error, format_args!("upstream sent no valid HTTP/1.0 header while reading response header from upstream"));
+                        }
+                        for text in std::mem::take(&mut r.upstream.head.ignored) {
+                            r.error(Level::Warn, format_args!("{text} while reading response header from upstream"));
+                        }
+                        return Ok(consumed);
+                    }
+                    Progress::Bad(e) => {
+                        r.error(Level::Error, format_args!("{e} while reading response header from upstream"));
+                        return Err(Failure::new(next::INVALID_HEADER, 502));
+                    }
+                }
+            }
+            match self.read(r, conn, "while reading response header from upstream").await? {
+                0 => {
+                    r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
+                    return Err(Failure::new(next::ERROR, 502));
+                }
+                n => {
+                    if let Some(s) = r.upstream.states.last_mut() {
+                        let _ = (s, n);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads more from the origin; watches the client and the clock.
+    pub async fn read(&self, r: &mut Request, conn: &mut UpConn, doing: &str) -> Result<usize, Failure> {
+        let conf = &self.pass.conf;
+        let down = r.down.clone();
+        let watch = !conf.ignore_client_abort && !self.streaming;
+        let UpConn { rbuf, .. } = conn;
+        let mut buf = std::mem::take(rbuf);
+        buf.reserve(4096);
+        let read = async {
+            tokio::select! {
+                biased;
+                n = conn.read_buf(&mut buf) => Some(n),
+                () = poll_fn(|cx| down.poll_closed(cx)), if watch => None,
+            }
+        };
+        let result = tokio::time::timeout(Duration::from_millis(conf.read_timeout), read).await;
+        conn.rbuf = buf;
+        match result {
+            Ok(Some(Ok(n))) => Ok(n),
+            Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
+            Ok(None) => {
+                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too (104: Connection reset by peer) {doing}"));
+                Err(Failure::gone())
+            }
+            Err(_) => {
+                r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) {doing}"));
+                Err(Failure::new(next::TIMEOUT, 504))
+            }
+        }
+    }
+
+    /// Logs a broken connection.
+    pub fn broken(&self, r: &mut Request, e: &io::Error, call: &str, doing: &str) -> Failure {
+        let text = e.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        r.error(Level::Error, format_args!("{call} failed ({}: {text}) {doing}", e.raw_os_error().unwrap_or(0)));
+        Failure::new(next::ERROR, 502)
+    }
+
+    /// The head is whole: asks the next peer, redirects, intercepts, or passes the response on.
+    async fn respond(&mut self, r: &mut Request, conn: UpConn, connector: &Connector) -> Result<Outcome, Failure> {
+        let conf = &self.pass.conf;
+        let status = r.upstream.head.status;
+        let kind = head::condition(status);
+        if kind != 0 && conf.next_upstream & kind != 0 {
+            // the last peer's own answer is passed on, so the response must be kept for that case
+            let more = self.more_peers(r);
+            if more {
+                return Err(Failure::new(kind, status));
+            }
+        }
+        if status == 101 && r.head.headers.contains(b"upgrade") && conf.allow_upgrade {
+            head::copy(self, r);
+            return Ok(tunnel::run(self, r, conn).await);
+        }
+        if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
+            if status == 401
+                && let Some(v) = r.upstream.head.headers.get(b"www-authenticate").map(<[u8]>::to_vec)
+            {
+                r.out.headers.set(b"WWW-Authenticate", &v);
+            }
+            return Ok(Outcome::Status(status));
+        }
+        if let Some(redirect) = head::accel_redirect(self, r) {
+            return Ok(redirect);
+        }
+        head::copy(self, r);
+        Ok(body::pass_on(self, r, conn, connector).await)
+    }
+
+    /// Whether another peer could be asked.
+    fn more_peers(&self, r: &Request) -> bool {
+        let conf = &self.pass.conf;
+        let tried = r.upstream.states.iter().rev().take_while(|s| !s.new_group).count().max(1) as u32;
+        let limit = conf.next_upstream_tries;
+        let left = self.group.start().tries > tried && (limit == 0 || tried < limit);
+        use crate::http::method::Method;
+        let safe = conf.next_upstream & next::NON_IDEMPOTENT != 0 || !matches!(r.method, Method::Post | Method::Lock | Method::Patch);
+        let timeout = conf.next_upstream_timeout;
+        let late = timeout > 0 && self.start.elapsed() >= Duration::from_millis(timeout);
+        left && safe && !late && !self.streaming
+    }
+}
+
+/// Size of one read from an origin.
+const BUFFER: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFERS: std::cell::RefCell<Vec<BytesMut>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// A read buffer: idle connections hold none.
+pub(super) fn take_buffer() -> BytesMut {
+    BUFFERS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+}
+
+/// Gives a read buffer back.
+pub(super) fn give_buffer(mut b: BytesMut) {
+    b.clear();
+    // a buffer whose front was consumed gets its room back here
+    if !b.try_reclaim(BUFFER) {
+        return;
+    }
+    BUFFERS.with(|list| {
+        let mut list = list.borrow_mut();
+        if list.len() < 64 {
+            list.push(b);
+        }
+    });
+}

@@ -1,0 +1,304 @@
+//! The origin's body on its way to the client: straight through, or by way of memory and a file.
+
+use super::attempt::{Attempt, Failure, give_buffer};
+use crate::engine::output;
+use crate::engine::phases::Outcome;
+use crate::exchange::h1::chunked::Decoder;
+use crate::exchange::h1::response::BodyLength;
+use crate::log::Level;
+use crate::module::{Request, Spool};
+use crate::upstream::{Connector, UpConn, pool};
+use bytes::{Buf, BytesMut};
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+const DOING: &str = "while reading upstream";
+
+/// How the end of the origin's body is found.
+enum Framing {
+    Length(u64),
+    Chunked(Box<Decoder>),
+    Close,
+}
+
+/// What a piece of the origin's bytes came to.
+struct Piece {
+    /// Bytes of the buffer that were used up.
+    used: usize,
+    done: bool,
+}
+
+/// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
+pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, connector: &Connector) -> Outcome {
+    let head_only = &*a.pass.protocol.method(r).as_bytes() == b"HEAD";
+    let length = r.upstream.head.body(head_only);
+    let mut framing = match length {
+        BodyLength::None => Framing::Length(0),
+        BodyLength::Bytes(n) => Framing::Length(n),
+        BodyLength::Chunked => {
+            let d = if a.pass.conf.pass_trailers { Decoder::with_trailers(a.pass.conf.buffer_size) } else { Decoder::new() };
+            Framing::Chunked(Box::new(d))
+        }
+        BodyLength::UntilClose => Framing::Close,
+    };
+    if r.upstream.head.is_http09() {
+        r.out.http09 = true;
+    }
+    if a.pass.conf.pass_trailers && matches!(framing, Framing::Chunked(_)) && r.upstream.head.headers.contains(b"trailer") {
+        r.out.expect_trailers = true;
+    }
+    if let Some(t) = &a.pass.conf.limit_rate {
+        r.upstream.limit_rate = crate::config::value::parse_size(&t.eval(r)).unwrap_or(0);
+    }
+    if let Err(status) = output::start(r) {
+        give_buffer(std::mem::take(&mut conn.rbuf));
+        return Outcome::Status(status);
+    }
+    let result = transfer(a, r, &mut conn, &mut framing).await;
+    match result {
+        Ok(()) => {
+            let clean = conn.rbuf.is_empty() && !matches!(framing, Framing::Close);
+            give_buffer(std::mem::take(&mut conn.rbuf));
+            let unsent = a.streaming && !r.body.read;
+            if clean && !unsent && !r.upstream.head.connection_close {
+                pool::park(connector, a.group, conn);
+            }
+        }
+        Err(Broken::Origin) => {
+            r.aborted = true;
+            r.keepalive = false;
+            // what has come is sent, but it must not look complete
+            let _ = output::flush(r).await;
+            r.down.abort();
+        }
+        Err(Broken::Client(e)) => output::broken(r, &e),
+    }
+    Outcome::Done
+}
+
+/// Which side broke.
+enum Broken {
+    Origin,
+    Client(io::Error),
+}
+
+async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: &mut Framing) -> Result<(), Broken> {
+    let conf = &a.pass.conf;
+    let buffered = r.upstream.buffered.unwrap_or(conf.buffering);
+    let memory = conf.buffers.0.saturating_mul(conf.buffers.1).max(conf.buffer_size);
+    let mut backlog = Backlog::default();
+    let mut body = BytesMut::new();
+    let begun = std::time::Instant::now();
+    let mut received = 0u64;
+    loop {
+        // what has been read is decoded and handed on
+        body.clear();
+        let piece = decode(framing, &conn.rbuf, &mut body).map_err(|e| {
+            r.error(Level::Error, format_args!("{e} {DOING}"));
+            Broken::Origin
+        })?;
+        let (used, done) = (piece.used, piece.done);
+        received += used as u64;
+        if let Some(s) = r.upstream.states.last_mut() {
+            s.response_length += if matches!(framing, Framing::Chunked(_)) { body.len() as u64 } else { used as u64 };
+            s.bytes_received += used as u64;
+        }
+        let direct = !matches!(framing, Framing::Chunked(_));
+        if backlog.is_empty() && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0) {
+            let buf = std::mem::take(&mut conn.rbuf);
+            let data = if direct { buf.get(..used).unwrap_or_default() } else { &body[..] };
+            let sent = if r.out.header_only {
+                Ok(())
+            } else if buffered && r.limit_rate == 0 && r.output.is_plain() && conf.max_temp_file_size > 0 {
+                // the client's socket takes what it takes; the rest waits in memory or the file
+                r.down.write(data);
+                r.body_sent += data.len() as u64;
+                Ok(())
+            } else {
+                output::write(r, data, false).await
+            };
+            conn.rbuf = buf;
+            sent.map_err(Broken::Client)?;
+        } else {
+            let data = if direct { conn.rbuf.get(..used).unwrap_or_default() } else { &body[..] };
+            if let Err(e) = backlog.spool.append(data, 0, &conf.temp_path) {
+                r.error(Level::Crit, format_args!("writing an upstream response to a temporary file failed: {e} {DOING}"));
+                return Err(Broken::Origin);
+            }
+            if !std::mem::replace(&mut backlog.told, true)
+                && let Some(p) = backlog.spool.path()
+            {
+                r.error(Level::Warn, format_args!("an upstream response is buffered to a temporary file {} {DOING}", p.display()));
+            }
+        }
+        conn.rbuf.advance(used);
+        if done {
+            if let Framing::Chunked(d) = framing
+                && let Some(t) = d.trailers()
+            {
+                r.upstream.trailers = t.clone();
+                if conf.pass_trailers {
+                    for (n, v) in t.iter() {
+                        r.out.trailers.append(n, v);
+                    }
+                }
+            }
+            backlog.drain(r).await.map_err(Broken::Client)?;
+            output::write(r, b"", true).await.map_err(Broken::Client)?;
+            return Ok(());
+        }
+        if r.upstream.limit_rate > 0 {
+            pace(r.upstream.limit_rate, received, begun).await;
+        }
+        match more(a, r, conn, &mut backlog, buffered, memory).await? {
+            0 if matches!(framing, Framing::Close) => {
+                backlog.drain(r).await.map_err(Broken::Client)?;
+                output::write(r, b"", true).await.map_err(Broken::Client)?;
+                return Ok(());
+            }
+            0 => {
+                r.error(Level::Error, format_args!("upstream prematurely closed connection {DOING}"));
+                let _ = backlog.drain(r).await;
+                return Err(Broken::Origin);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `proxy_limit_rate`: waits until so many bytes may have been read.
+async fn pace(rate: u64, received: u64, begun: std::time::Instant) {
+    let due = Duration::from_millis(received.saturating_mul(1000) / rate.max(1));
+    let elapsed = begun.elapsed();
+    if due > elapsed {
+        tokio::time::sleep(due - elapsed).await;
+    }
+}
+
+/// Part of a response that the client has not taken yet, in a temporary file.
+#[derive(Default)]
+struct Backlog {
+    spool: Spool,
+    read: u64,
+    told: bool,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.read >= self.spool.len()
+    }
+
+    /// Hands the next piece on.
+    async fn step(&mut self, r: &mut Request) -> io::Result<()> {
+        let mut buf = vec![0; 32 * 1024];
+        let n = self.spool.read_at(&mut buf, self.read)?;
+        self.read += n as u64;
+        if self.is_empty() {
+            self.spool.clear();
+            self.read = 0;
+        }
+        if r.out.header_only {
+            return Ok(());
+        }
+        output::write(r, buf.get(..n).unwrap_or_default(), false).await
+    }
+
+    /// Hands everything on.
+    async fn drain(&mut self, r: &mut Request) -> io::Result<()> {
+        while !self.is_empty() {
+            self.step(r).await?;
+        }
+        Ok(())
+    }
+}
+
+fn decode(framing: &mut Framing, buf: &[u8], body: &mut BytesMut) -> Result<Piece, String> {
+    match framing {
+        Framing::Length(left) => {
+            let n = (*left).min(buf.len() as u64);
+            *left -= n;
+            Ok(Piece { used: n as usize, done: *left == 0 })
+        }
+        Framing::Close => Ok(Piece { used: buf.len(), done: false }),
+        Framing::Chunked(d) => {
+            let decoded = d.decode(buf, |range| body.extend_from_slice(buf.get(range).unwrap_or_default()));
+            decoded.map(|d| Piece { used: d.consumed, done: d.done }).map_err(|e| e.to_string())
+        }
+    }
+}
+
+/// Reads more from the origin, while the client takes what is queued for it.
+async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut Backlog, buffered: bool, memory: usize) -> Result<usize, Broken> {
+    use tokio::io::AsyncReadExt;
+    let conf = &a.pass.conf;
+    let failed = |f: Failure| if f.client_gone { Broken::Client(io::ErrorKind::ConnectionAborted.into()) } else { Broken::Origin };
+    let mut buf = std::mem::take(&mut conn.rbuf);
+    buf.reserve(if buffered { 16 * 1024 } else { 4096 });
+    // what is there already costs neither a timer nor a flush
+    let now = poll_fn(|cx| Poll::Ready(std::pin::pin!(conn.read_buf(&mut buf)).poll(cx))).await;
+    conn.rbuf = buf;
+    match now {
+        Poll::Ready(Ok(n)) if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() => return Ok(n),
+        Poll::Ready(Ok(n)) => {
+            backlog.step(r).await.map_err(Broken::Client)?;
+            return Ok(n);
+        }
+        Poll::Ready(Err(e)) => {
+            a.broken(r, &e, "recv()", DOING);
+            return Err(Broken::Origin);
+        }
+        Poll::Pending => {}
+    }
+    if !buffered || backlog.is_empty() && r.down.queued() <= memory {
+        let down = r.down.clone();
+        if let Poll::Ready(Err(e)) = poll_fn(|cx| Poll::Ready(down.poll_flush(cx))).await {
+            return Err(Broken::Client(e));
+        }
+        if r.down.queued() == 0 {
+            return a.read(r, conn, DOING).await.map_err(failed);
+        }
+    }
+    // both sides at once: whichever is ready first
+    let down = r.down.clone();
+    let read_limit = Duration::from_millis(conf.read_timeout);
+    let mut buf = std::mem::take(&mut conn.rbuf);
+    let full = !backlog.is_empty() && backlog.spool.len() >= conf.max_temp_file_size;
+    let queued = r.down.queued();
+    let either = poll_fn(|cx| {
+        if !full && let Poll::Ready(n) = std::pin::pin!(conn.read_buf(&mut buf)).poll(cx) {
+            return Poll::Ready(Either::Read(n));
+        }
+        match down.poll_flush(cx) {
+            Poll::Ready(x) => Poll::Ready(Either::Sent(x)),
+            Poll::Pending if down.queued() < queued => Poll::Ready(Either::Sent(Ok(()))),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    let result = tokio::time::timeout(read_limit, either).await;
+    conn.rbuf = buf;
+    match result {
+        Ok(Either::Read(Ok(n))) => Ok(n),
+        Ok(Either::Read(Err(e))) => {
+            a.broken(r, &e, "recv()", DOING);
+            Err(Broken::Origin)
+        }
+        Ok(Either::Sent(Err(e))) => Err(Broken::Client(e)),
+        Ok(Either::Sent(Ok(()))) => {
+            if !backlog.is_empty() && r.down.queued() <= memory {
+                backlog.step(r).await.map_err(Broken::Client)?;
+            }
+            Box::pin(more(a, r, conn, backlog, buffered, memory)).await
+        }
+        Err(_) => {
+            r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) {DOING}"));
+            Err(Broken::Origin)
+        }
+    }
+}
+
+enum Either {
+    Read(io::Result<usize>),
+    Sent(io::Result<()>),
+}

@@ -1,0 +1,163 @@
+//! The origin's head on its way to the client.
+
+use super::attempt::Attempt;
+use super::target::Found;
+use crate::engine::phases::{Outcome, split_uri};
+use crate::http::headers::Known;
+use crate::log::Level;
+use crate::module::{Destination, Pass, Request, ignore, next};
+use std::sync::Arc;
+
+/// Which condition of `proxy_next_upstream` a status is.
+pub(super) fn condition(status: u16) -> u32 {
+    match status {
+        500 => next::HTTP_500,
+        502 => next::HTTP_502,
+        503 => next::HTTP_503,
+        504 => next::HTTP_504,
+        403 => next::HTTP_403,
+        404 => next::HTTP_404,
+        429 => next::HTTP_429,
+        _ => 0,
+    }
+}
+
+/// Whether `error_page` of the location names a status.
+pub(super) fn has_error_page(r: &Request, status: u16) -> bool {
+    r.core().error_pages.iter().any(|p| p.status == status)
+}
+
+/// X-Accel-Redirect: the origin leaves the response to another location.
+pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome> {
+    if a.pass.conf.ignore & ignore::ACCEL_REDIRECT != 0 {
+        return None;
+    }
+    let target = r.upstream.head.headers.get_id(Known::XAccelRedirect)?.to_vec();
+    let head = std::mem::take(&mut r.upstream.head);
+    for (known, name, value) in head.headers.entries() {
+        // what nginx lets through in a redirect
+        match known {
+            Known::ContentType => r.out.content_type = value.to_vec(),
+            Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => r.out.append(name, value),
+            Known::XAccelLimitRate => limit_rate(a, r, value),
+            _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
+            _ => {}
+        }
+    }
+    r.upstream.head = head;
+    match split_uri(&target) {
+        Some(to) => {
+            if !r.is_head() && !matches!(to, crate::module::RedirectTo::Named(_)) {
+                r.method = crate::http::method::Method::Get;
+            }
+            Some(Outcome::Redirect(to))
+        }
+        None => {
+            r.error(Level::Error, format_args!("unsafe URI \"{}\" was detected while reading response header from upstream", String::from_utf8_lossy(&target)));
+            Some(Outcome::Status(404))
+        }
+    }
+}
+
+fn limit_rate(a: &Attempt<'_>, r: &mut Request, value: &[u8]) {
+    if a.pass.conf.ignore & ignore::ACCEL_LIMIT_RATE != 0 {
+        return;
+    }
+    if let Some(n) = crate::config::value::parse_number(value) {
+        r.limit_rate = n;
+        r.limit_rate_set = true;
+    }
+}
+
+/// Copies the head to `r.out`: hides, rewrites, and obeys what is meant for us.
+pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
+    let conf = &a.pass.conf;
+    let head = std::mem::take(&mut r.upstream.head);
+    r.out.status = head.status;
+    r.out.status_line.clear();
+    r.out.status_line.extend_from_slice(&head.status_line);
+    r.out.content_length = if head.chunked { None } else { head.content_length };
+    r.out.content_type.clear();
+    let rewrites = a.pass.protocol.rewrites();
+    let mut buffered = None;
+    for (known, name, value) in head.headers.entries() {
+        match known {
+            Known::Connection | Known::KeepAlive | Known::TransferEncoding | Known::ContentLength | Known::XAccelRedirect => continue,
+            Known::XAccelLimitRate => limit_rate(a, r, value),
+            Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
+                buffered = Some(value.eq_ignore_ascii_case(b"yes"));
+            }
+            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.charset = value.to_vec(),
+            Known::Upgrade if head.status == 101 => {
+                r.out.headers.append(name, value);
+                continue;
+            }
+            _ => {}
+        }
+        if hidden(conf, name) {
+            continue;
+        }
+        match known {
+            Known::Location | Known::SetCookie | Known::Refresh if rewrites => rewrite(a, r, known, name, value),
+            Known::ContentType => {
+                r.out.content_type.extend_from_slice(value);
+            }
+            Known::Location => r.out.location = value.to_vec(),
+            Known::Date => r.out.date = value.to_vec(),
+            Known::Server => r.out.server = value.to_vec(),
+            Known::LastModified => {
+                r.out.last_modified_text.clear();
+                r.out.last_modified_text.extend_from_slice(value);
+            }
+            _ => r.out.headers.append(name, value),
+        }
+    }
+    r.out.allow_ranges = conf.force_ranges;
+    r.upstream.head = head;
+    r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
+}
+
+/// Whether a header stays with us (`proxy_hide_header` and the defaults).
+fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
+    let mut small = [0u8; 64];
+    match small.get_mut(..name.len()) {
+        Some(s) => {
+            s.copy_from_slice(name);
+            s.make_ascii_lowercase();
+            conf.hide.contains(&*s)
+        }
+        None => conf.hide.contains(&*name.to_ascii_lowercase()),
+    }
+}
+
+fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
+    let t = a.target;
+    let to = Destination { host: &t.host, port: &t.port, uri: t.uri.as_deref(), tls: t.tls };
+    let mut out = Vec::new();
+    let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
+    let value = if changed { &out[..] } else { value };
+    if known == Known::Location {
+        r.out.location = value.to_vec();
+    } else {
+        r.out.headers.append(name, value);
+    }
+}
+
+/// TLS towards the origin: name and verification.
+pub(super) fn tls_options(r: &Request, pass: &Pass, target: &Found) -> Arc<crate::upstream::connect::UpstreamTls> {
+    let mut options = pingora_core::upstreams::peer::PeerOptions::new();
+    let conf = pass.conf.tls.clone().unwrap_or_default();
+    options.verify_cert = conf.verify;
+    options.verify_hostname = conf.verify;
+    let name = match &conf.name {
+        Some(t) => String::from_utf8_lossy(&t.eval(r)).into_owned(),
+        None if target.host.is_empty() => String::from_utf8_lossy(&r.upstream.host).into_owned(),
+        None => String::from_utf8_lossy(&target.host).into_owned(),
+    };
+    let name = name.rsplit_once(':').map_or(name.as_str(), |(n, _)| n).to_owned();
+    if let Some(t) = &conf.trusted {
+        options.ca = Some(Arc::new(t.iter().cloned().collect::<Vec<_>>().into_boxed_slice()));
+    }
+    let sni = if conf.send_name || conf.verify { name } else { String::new() };
+    Arc::new(crate::upstream::connect::UpstreamTls { sni, options })
+}

@@ -1,0 +1,64 @@
+//! Which group of peers a request goes to.
+
+use crate::config::addr::Address;
+use crate::log::Level;
+use crate::module::{Pass, PassTarget, Request};
+use crate::upstream::{Group, PeerAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The group and what the protocol needs to know of the target.
+pub(super) struct Found {
+    pub group: Arc<Group>,
+    pub host: Vec<u8>,
+    pub port: Vec<u8>,
+    pub uri: Option<Vec<u8>>,
+    pub tls: bool,
+}
+
+/// Evaluates the target where it has variables, and resolves its name.
+///
+/// # Errors
+/// The status with which the request ends.
+pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
+    let (template, groups) = match &pass.target {
+        PassTarget::Group(group, tls) => {
+            let Some(group) = group.get().cloned() else { return Err(500) };
+            return Ok(Found { group, host: Vec::new(), port: Vec::new(), uri: None, tls: *tls });
+        }
+        PassTarget::Dynamic(template, groups) => (template, groups),
+    };
+    let mut url = Vec::with_capacity(128);
+    template.write(r, &mut url);
+    let t = pass.protocol.target(&url).map_err(|e| {
+        r.error(Level::Error, format_args!("{e}"));
+        500u16
+    })?;
+    let name = String::from_utf8_lossy(&t.host).into_owned();
+    let single = |addrs: Vec<PeerAddr>| Group::single(&name, addrs).map(Arc::new).map_err(|_| 502u16);
+    let group = match &t.address {
+        Address::Unix(path) => single(vec![PeerAddr::Unix(path.clone())])?,
+        Address::Inet(a) => match groups.get().and_then(|g| g.find(&a.host, a.port, a.port_given)) {
+            Some(g) => g.clone(),
+            None => match a.ip {
+                Some(ip) => single(vec![PeerAddr::Inet(SocketAddr::new(ip, a.port))])?,
+                None => single(resolve(r, &a.host, a.port).await?)?,
+            },
+        },
+    };
+    Ok(Found { group, host: t.host, port: t.port, uri: (!t.uri.is_empty()).then_some(t.uri), tls: t.tls })
+}
+
+async fn resolve(r: &mut Request, host: &str, port: u16) -> Result<Vec<PeerAddr>, u16> {
+    let Some(resolver) = r.core().resolver.clone() else {
+        r.error(Level::Error, format_args!("no resolver defined to resolve {host}"));
+        return Err(502);
+    };
+    match resolver.resolve(host).await {
+        Ok(list) => Ok(list.into_iter().map(|ip| PeerAddr::Inet(SocketAddr::new(ip, port))).collect()),
+        Err(e) => {
+            r.error(Level::Error, format_args!("{e}"));
+            Err(502)
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The request as the origin sees it: [`Protocol`] for HTTP/1.
+
+use super::cookies::{self, FlagsRule};
+use super::pass;
+use super::redirect::{self, Rule};
+use crate::http::escape::{Escape, escape};
+use crate::http::headers::Known;
+use crate::log::Level;
+use crate::module::*;
+use std::sync::Arc;
+
+/// HTTP/1 towards an origin.
+pub struct HttpProxy {
+    /// Whether a target without variables is `https://`.
+    pub tls: bool,
+    /// `$proxy_host` of a target without variables.
+    pub host: Box<[u8]>,
+    /// `$proxy_port` of a target without variables.
+    pub port: Box<[u8]>,
+    /// How the URI is made.
+    pub uri: Uri,
+    /// `proxy_http_version`.
+    pub http11: bool,
+    /// `proxy_method`.
+    pub method: Option<Template>,
+    /// `proxy_set_body`.
+    pub body: Option<Template>,
+    /// `proxy_set_header`.
+    pub headers: RequestHeaders,
+    /// `proxy_pass_request_headers`.
+    pub pass_headers: bool,
+    /// What is rewritten in responses.
+    pub rewrites: Rewrites,
+}
+
+/// How the URI of the request to the origin is made.
+pub enum Uri {
+    /// The client's.
+    Same,
+    /// The location's name is replaced.
+    Replace {
+        /// The location's name.
+        location: Box<[u8]>,
+        /// The URI in `proxy_pass`.
+        with: Box<[u8]>,
+    },
+    /// What the variables give, or the client's where that has no URI.
+    Dynamic,
+}
+
+/// `proxy_redirect` and `proxy_cookie_*`.
+pub struct Rewrites {
+    /// `proxy_redirect`.
+    pub redirects: Arc<[Rule]>,
+    /// `proxy_cookie_domain`.
+    pub domains: Arc<[Rule]>,
+    /// `proxy_cookie_path`.
+    pub paths: Arc<[Rule]>,
+    /// `proxy_cookie_flags`.
+    pub flags: Arc<[FlagsRule]>,
+}
+
+impl Protocol for HttpProxy {
+    fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+
+    fn target(&self, url: &[u8]) -> Result<Target, String> {
+        let Some((tls, rest)) = pass::scheme(url).filter(|(_, rest)| !rest.is_empty()) else {
+            return Err(format!("invalid URL prefix in \"{}\"", String::from_utf8_lossy(url)));
+        };
+        let mut target = pass::target(rest, tls)?;
+        if target.uri.first() == Some(&b'?') {
+            target.uri.insert(0, b'/');
+        }
+        Ok(target)
+    }
+
+    fn chunked(&self) -> bool {
+        self.http11
+    }
+
+    fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16> {
+        self.remember(r, to, body);
+        match &self.method {
+            Some(m) => m.write(r, out),
+            None => out.extend_from_slice(r.method_text()),
+        }
+        out.push(b' ');
+        let begin = out.len();
+        self.write_uri(r, to, out);
+        if out.len() == begin {
+            r.error(Level::Error, format_args!("zero length URI to proxy"));
+            return Err(500);
+        }
+        r.upstream.uri.extend_from_slice(out.get(begin..).unwrap_or_default());
+        out.extend_from_slice(if self.http11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+        self.write_host(r, out);
+        self.headers.write(r, body, out);
+        if self.pass_headers {
+            for (known, name, value) in r.head.headers.entries() {
+                if !self.headers.names.contains(known, name) {
+                    out.extend_from_slice(name);
+                    out.extend_from_slice(b": ");
+                    out.extend_from_slice(value);
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    fn rewrites(&self) -> bool {
+        let Rewrites { redirects, domains, paths, flags } = &self.rewrites;
+        !(redirects.is_empty() && domains.is_empty() && paths.is_empty() && flags.is_empty())
+    }
+
+    fn rewrite(&self, r: &mut Request, _to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+        let Rewrites { redirects, domains, paths, flags } = &self.rewrites;
+        match name.len() {
+            8 if name.eq_ignore_ascii_case(b"location") => redirect::first(redirects, r, value, 0, out),
+            7 if name.eq_ignore_ascii_case(b"refresh") => redirect::first(redirects, r, value, redirect::refresh_url(value), out),
+            10 if name.eq_ignore_ascii_case(b"set-cookie") => {
+                let none = domains.is_empty() && paths.is_empty() && flags.is_empty();
+                !none && cookies::rewrite(domains, paths, flags, r, value, out)
+            }
+            _ => false,
+        }
+    }
+
+    fn body(&self, r: &Request) -> Option<Vec<u8>> {
+        self.body.as_ref().map(|b| b.eval(r).into_owned())
+    }
+
+    fn method<'r>(&'r self, r: &'r Request) -> Val<'r> {
+        match &self.method {
+            Some(m) => match m.as_literal() {
+                Some(l) => Val::Bytes(l),
+                None => Val::Owned(m.eval(r).into_owned()),
+            },
+            None => Val::Bytes(r.method_text()),
+        }
+    }
+}
+
+impl HttpProxy {
+    /// Notes what `$proxy_host` and its kin are, before the headers that may name them are written.
+    fn remember(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength) {
+        let up = &mut r.upstream;
+        let (host, port, tls) = match self.uri {
+            Uri::Dynamic => (to.host, to.port, to.tls),
+            _ => (&*self.host, &*self.port, self.tls),
+        };
+        up.scheme = if tls { "https" } else { "http" };
+        up.host.clear();
+        up.host.extend_from_slice(host);
+        up.port.clear();
+        up.port.extend_from_slice(port);
+        up.body = Some(body);
+        up.uri.clear();
+    }
+
+    fn write_uri(&self, r: &Request, to: &Destination<'_>, out: &mut Vec<u8>) {
+        let (replaced, with) = match &self.uri {
+            Uri::Dynamic => match to.uri.filter(|u| !u.is_empty()) {
+                Some(uri) => return out.extend_from_slice(uri),
+                None => (0, &b""[..]),
+            },
+            Uri::Same => (0, &b""[..]),
+            Uri::Replace { location, with } => (if r.valid_location { location.len().min(r.uri.len()) } else { 0 }, &**with),
+        };
+        if with.is_empty() && r.valid_unparsed_uri {
+            return out.extend_from_slice(r.unparsed_uri());
+        }
+        if r.valid_location {
+            out.extend_from_slice(with);
+        }
+        let rest = r.uri.get(replaced..).unwrap_or_default();
+        if r.internal || is_quoted(r.unparsed_uri()) {
+            escape(Escape::Uri, rest, out);
+        } else {
+            out.extend_from_slice(rest);
+        }
+        if !r.args.is_empty() {
+            out.push(b'?');
+            out.extend_from_slice(&r.args);
+        }
+    }
+
+    fn write_host(&self, r: &Request, out: &mut Vec<u8>) {
+        let begin = out.len();
+        out.extend_from_slice(b"Host: ");
+        let name_end = out.len();
+        if let Some(host) = &self.headers.host {
+            host.write(r, out);
+        }
+        // HTTP/1.1 asks for a Host whatever the directive says
+        if out.len() == name_end && (self.headers.host.is_none() || self.http11) {
+            out.extend_from_slice(&r.upstream.host);
+        }
+        if out.len() == name_end {
+            out.truncate(begin);
+        } else {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Whether the client wrote its path with `%`.
+fn is_quoted(raw: &[u8]) -> bool {
+    matches!(memchr::memchr2(b'%', b'?', raw).and_then(|at| raw.get(at)), Some(b'%'))
+}
+
+/// The headers that `proxy_set_header` and nginx's defaults write, and the client's ones that they keep out.
+pub struct RequestHeaders {
+    host: Option<Template>,
+    list: Box<[(Box<[u8]>, Value)]>,
+    names: Names,
+}
+
+enum Value {
+    /// A whole line, its name included.
+    Line,
+    /// Text with variables.
+    Text(Template),
+    /// `Content-Length`, where it is known.
+    Length,
+    /// `Transfer-Encoding`, where the length is not known.
+    Chunked,
+}
+
+impl RequestHeaders {
+    /// From what `proxy_set_header` wrote.
+    pub fn new(set: &[(Box<[u8]>, Template)]) -> RequestHeaders {
+        const DEFAULT: [&[u8]; 9] = [
+            b"Host", b"Connection", b"Proxy-Connection", b"Content-Length", b"Transfer-Encoding", b"TE", b"Keep-Alive",
+            b"Expect", b"Upgrade",
+        ];
+        let mut host = None;
+        let mut list = Vec::new();
+        let mut names = Names::default();
+        for (name, value) in set {
+            if name.eq_ignore_ascii_case(b"host") {
+                host = Some(value.clone());
+                continue;
+            }
+            names.add(name);
+            match value.as_literal() {
+                Some(b"") => {}
+                Some(text) => list.push(([name, &b": "[..], text, b"\r\n"].concat().into(), Value::Line)),
+                None => list.push(([name, &b": "[..]].concat().into(), Value::Text(value.clone()))),
+            }
+        }
+        for name in DEFAULT {
+            if names.contains(Known::of(name), name) {
+                continue;
+            }
+            names.add(name);
+            match name {
+                b"Content-Length" => list.push(((*b"Content-Length: ").into(), Value::Length)),
+                b"Transfer-Encoding" => list.push(((*b"Transfer-Encoding: chunked\r\n").into(), Value::Chunked)),
+                _ => {}
+            }
+        }
+        RequestHeaders { host, list: list.into(), names }
+    }
+
+    fn write(&self, r: &Request, body: BodyLength, out: &mut Vec<u8>) {
+        for (name, value) in &self.list {
+            match value {
+                Value::Line => out.extend_from_slice(name),
+                Value::Text(t) => {
+                    let begin = out.len();
+                    out.extend_from_slice(name);
+                    let name_end = out.len();
+                    t.write(r, out);
+                    if out.len() == name_end {
+                        out.truncate(begin);
+                    } else {
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+                Value::Length => {
+                    if let BodyLength::Known(n) = body {
+                        out.extend_from_slice(name);
+                        out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+                Value::Chunked => {
+                    if body == BodyLength::Chunked {
+                        out.extend_from_slice(name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A set of header names that is asked for every header of every request.
+#[derive(Default)]
+struct Names {
+    /// A bit for each known name.
+    known: u128,
+    /// The others, in lower case.
+    other: Vec<Box<[u8]>>,
+}
+
+impl Names {
+    fn add(&mut self, name: &[u8]) {
+        match Known::of(name) {
+            Known::Other => self.other.push(name.to_ascii_lowercase().into()),
+            known => self.known |= 1 << known as u8,
+        }
+    }
+
+    fn contains(&self, known: Known, name: &[u8]) -> bool {
+        match known {
+            Known::Other => self.other.iter().any(|n| n.eq_ignore_ascii_case(name)),
+            known => self.known & (1 << known as u8) != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_both_kinds() {
+        let mut names = Names::default();
+        names.add(b"HOST");
+        names.add(b"X-Mine");
+        let has = |n: &[u8]| names.contains(Known::of(n), n);
+        assert!(has(b"host") && has(b"x-MINE"));
+        assert!(!has(b"X-Other") && !has(b"Connection"));
+    }
+
+    #[test]
+    fn defaults_stand_unless_overridden() {
+        let set = [
+            ((*b"content-length").into(), Template::literal(b"")),
+            ((*b"Host").into(), Template::literal(b"x")),
+            ((*b"Connection").into(), Template::literal(b"close")),
+        ];
+        let h = RequestHeaders::new(&set);
+        let lines: Vec<_> = h.list.iter().map(|(n, _)| String::from_utf8_lossy(n).into_owned()).collect();
+        assert_eq!(lines, ["Connection: close\r\n", "Transfer-Encoding: chunked\r\n"]);
+        assert!(h.host.is_some_and(|t| t.is(b"x")));
+        for name in ["Host", "TE", "Keep-Alive", "Expect", "Upgrade", "Proxy-Connection", "Content-Length"] {
+            assert!(h.names.contains(Known::of(name.as_bytes()), name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn quoted_is_about_the_path() {
+        assert!(is_quoted(b"/a%20b?x"));
+        assert!(!is_quoted(b"/a?x=%20"));
+        assert!(!is_quoted(b"/a"));
+    }
+}

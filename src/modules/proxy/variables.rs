@@ -1,0 +1,127 @@
+//! `$proxy_*` and `$upstream_*`.
+
+use crate::module::*;
+use std::io::Write;
+
+/// The variables of this module.
+pub const VARIABLES: &[Variable] = &[
+    Variable::new("proxy_host", |r, _| noted(r, &r.upstream.host)).changeable(),
+    Variable::new("proxy_port", |r, _| noted(r, &r.upstream.port)).changeable(),
+    Variable::new("proxy_add_x_forwarded_for", forwarded_for),
+    Variable::new("proxy_internal_body_length", |r, _| match r.upstream.body {
+        Some(BodyLength::Known(n)) => Val::number(n),
+        _ => Val::None,
+    }),
+    Variable::new("proxy_internal_chunked", |r, _| match r.upstream.body {
+        Some(BodyLength::Chunked) => Val::Bytes(b"chunked"),
+        _ => Val::None,
+    }),
+    Variable::new("upstream_addr", |r, _| list(r, |s| Val::Bytes(s.addr.as_bytes()))),
+    Variable::new("upstream_status", |r, _| {
+        list(r, |s| if s.status == 0 { Val::Bytes(b"-") } else { Val::number(s.status.into()) })
+    }),
+    Variable::new("upstream_connect_time", |r, _| list(r, |s| time(s.connect_time))),
+    Variable::new("upstream_header_time", |r, _| list(r, |s| time(s.header_time))),
+    Variable::new("upstream_response_time", |r, _| list(r, |s| time(s.response_time))),
+    Variable::new("upstream_response_length", |r, _| list(r, |s| Val::number(s.response_length))),
+    Variable::new("upstream_bytes_received", |r, _| list(r, |s| Val::number(s.bytes_received))),
+    Variable::new("upstream_bytes_sent", |r, _| list(r, |s| Val::number(s.bytes_sent))),
+    // without a cache there is never a status
+    Variable::new("upstream_cache_status", |_, _| Val::None),
+    Variable::prefix("upstream_http_", |r, name| header(answer(r), name)),
+    Variable::prefix("upstream_trailer_", |r, name| header(Some(&r.upstream.trailers), name)),
+    Variable::prefix("upstream_cookie_", |r, name| {
+        let set = answer(r).map(|h| h.get_all(b"Set-Cookie").find_map(|line| cookie(line, name)));
+        Val::from_option(set.flatten())
+    }),
+];
+
+/// A value that exists once a request to an origin has been written.
+fn noted<'r>(r: &'r Request, value: &'r [u8]) -> Val<'r> {
+    if r.upstream.body.is_some() { Val::Bytes(value) } else { Val::None }
+}
+
+fn forwarded_for<'r>(r: &'r Request, _: &[u8]) -> Val<'r> {
+    let address = r.remote.text.as_bytes();
+    let mut list = Vec::new();
+    for value in r.head.headers.get_all(b"X-Forwarded-For") {
+        list.extend_from_slice(value);
+        list.extend_from_slice(b", ");
+    }
+    if list.is_empty() {
+        return Val::Bytes(address);
+    }
+    list.extend_from_slice(address);
+    Val::Owned(list)
+}
+
+/// A value of each try: `, ` between tries, ` : ` where an internal redirect led to another group.
+fn list<'r>(r: &'r Request, of: impl Fn(&'r UpstreamState) -> Val<'r>) -> Val<'r> {
+    match r.upstream.states.as_slice() {
+        [] => Val::None,
+        [one] => of(one),
+        [first, rest @ ..] => {
+            let mut out = of(first).as_bytes().to_vec();
+            for s in rest {
+                out.extend_from_slice(if s.new_group { b" : " } else { b", " });
+                out.extend_from_slice(of(s).as_bytes());
+            }
+            Val::Owned(out)
+        }
+    }
+}
+
+/// Seconds with milliseconds; `-` where it never came to that.
+fn time(ms: Option<u64>) -> Val<'static> {
+    let Some(ms) = ms else { return Val::Bytes(b"-") };
+    let mut text = Small::default();
+    let _ = write!(text, "{}.{:03}", ms / 1000, ms % 1000);
+    Val::Small(text)
+}
+
+fn answer(r: &Request) -> Option<&crate::http::headers::Headers> {
+    r.upstream.has_head.then_some(&r.upstream.head.headers)
+}
+
+/// A header by the spelling of a variable; several are joined.
+fn header<'r>(headers: Option<&'r crate::http::headers::Headers>, name: &[u8]) -> Val<'r> {
+    let Some(headers) = headers else { return Val::None };
+    let mut all = headers.all_by_variable(name);
+    match (all.next(), all.next()) {
+        (Some(_), Some(_)) => {
+            let mut out = Vec::new();
+            headers.joined_by_variable(name, b", ", &mut out);
+            Val::Owned(out)
+        }
+        (one, _) => Val::from_option(one),
+    }
+}
+
+/// The cookie's value in one `Set-Cookie`.
+fn cookie<'r>(line: &'r [u8], name: &[u8]) -> Option<&'r [u8]> {
+    let (start, rest) = line.split_at_checked(name.len())?;
+    if !start.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
+    value.split(|b| *b == b';').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_of_set_cookie() {
+        assert_eq!(cookie(b"foo = bar; path=/", b"FOO"), Some(&b"bar"[..]));
+        assert_eq!(cookie(b"foo=", b"foo"), Some(&b""[..]));
+        assert_eq!(cookie(b"food=bar", b"foo"), None);
+        assert_eq!(cookie(b"foo", b"foo"), None);
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(time(Some(1042)).as_bytes(), b"1.042");
+        assert_eq!(time(None).as_bytes(), b"-");
+    }
+}

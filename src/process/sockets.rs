@@ -1,0 +1,556 @@
+//! Listening sockets: opened before anything is changed, kept by every reload that still names them.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::watch;
+
+use crate::log::{self, ErrorLog, Level, Record};
+use crate::module::{ListenAddr, ListenOptions, Listener};
+use crate::serve::Listening;
+
+/// The open sockets of a process.
+#[derive(Default)]
+pub(super) struct Sockets {
+    open: Vec<Open>,
+}
+
+/// One address; with `reuseport` a socket for each thread, otherwise one for all.
+struct Open {
+    addr: ListenAddr,
+    options: ListenOptions,
+    fds: Vec<Arc<OwnedFd>>,
+    /// Ends the accept loops.
+    stop: watch::Sender<bool>,
+}
+
+/// Sockets opened for a configuration that is not in force yet; dropped, they are closed and their files removed.
+#[derive(Default)]
+pub(super) struct Prepared {
+    new: Vec<Open>,
+    /// Files of UNIX-domain sockets among them.
+    files: Vec<ListenAddr>,
+}
+
+impl Prepared {
+    /// Leaves the files to another process that has the same sockets.
+    pub fn disown(mut self) {
+        self.files.clear();
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.files.iter().for_each(|addr| unlink(addr, None));
+    }
+}
+
+impl Sockets {
+    /// Opens what `listeners` name and is not open yet.
+    ///
+    /// An address in use is tried five times within 2.5 s, as a process that is about to end may still hold it.
+    ///
+    /// # Errors
+    /// They have been logged, in nginx's words.
+    pub fn prepare(
+        &self,
+        listeners: &[Listener],
+        threads: usize,
+        log: &ErrorLog,
+    ) -> Result<Prepared, ()> {
+        const TRIES: u32 = 5;
+        let mut prepared = Prepared::default();
+        for _ in 0..TRIES {
+            let mut in_use = false;
+            for l in listeners.iter().filter(|l| has_socket(l, listeners)) {
+                let kept = self.find(&l.addr);
+                if prepared.new.iter().any(|o| o.addr == l.addr)
+                    || kept.is_some_and(|o| o.options.reuseport == l.options.reuseport)
+                {
+                    continue;
+                }
+                match Open::new(l, kept, threads, log) {
+                    Ok(open) => {
+                        if kept.is_none() {
+                            prepared.files.extend(
+                                Some(l.addr.clone()).filter(|a| matches!(a, ListenAddr::Unix(_))),
+                            );
+                        }
+                        prepared.new.push(open);
+                    }
+                    Err(Failed::InUse) => in_use = true,
+                    Err(Failed::Otherwise) => return Err(()),
+                }
+            }
+            if !in_use {
+                return Ok(prepared);
+            }
+            log.write(
+                Level::Notice,
+                None,
+                format_args!("try again to bind() after 500ms"),
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        log.write(Level::Emerg, None, format_args!("still could not bind()"));
+        Err(())
+    }
+
+    /// Puts prepared sockets in force: closes those that `listeners` no longer name, and gives what is new to `give`
+    /// with the number of the thread that it is for.
+    pub fn commit(
+        &mut self,
+        mut prepared: Prepared,
+        listeners: &[Listener],
+        threads: usize,
+        log: &ErrorLog,
+        give: impl Fn(usize, Listening),
+    ) {
+        let before = std::mem::take(&mut self.open);
+        for open in before {
+            let wanted = listeners
+                .iter()
+                .find(|l| l.addr == open.addr && has_socket(l, listeners));
+            match wanted {
+                Some(_) if prepared.new.iter().any(|o| o.addr == open.addr) => {
+                    drop(open.stop.send_replace(true))
+                }
+                Some(l) => {
+                    if open.options != l.options {
+                        open.configure(&l.options, log);
+                    }
+                    self.open.push(open);
+                }
+                None => {
+                    open.stop.send_replace(true);
+                    unlink(&open.addr, Some(log));
+                }
+            }
+        }
+        prepared.files.clear();
+        for open in std::mem::take(&mut prepared.new) {
+            open.configure(&open.options, log);
+            for thread in 0..threads {
+                let own = open
+                    .fds
+                    .get(if open.options.reuseport { thread } else { 0 });
+                let Some(Ok(fd)) = own.map(|fd| fd.try_clone()) else {
+                    log.write(
+                        Level::Alert,
+                        None,
+                        format_args!("dup() of the socket of {} failed", open.addr),
+                    );
+                    continue;
+                };
+                give(
+                    thread,
+                    Listening {
+                        addr: open.addr.clone(),
+                        fd,
+                        stop: open.stop.subscribe(),
+                    },
+                );
+            }
+            self.open.push(open);
+        }
+    }
+
+    /// Closes all; files of UNIX-domain sockets are removed.
+    pub fn close(&mut self) {
+        for open in self.open.drain(..) {
+            open.stop.send_replace(true);
+            unlink(&open.addr, None);
+        }
+    }
+
+    fn find(&self, addr: &ListenAddr) -> Option<&Open> {
+        self.open.iter().find(|o| o.addr == *addr)
+    }
+}
+
+impl Open {
+    /// `kept` is the same address without the `reuseport` that it now has, or with one that it now lacks: its first
+    /// socket stays, so that connections that wait in its queue are not lost.
+    fn new(
+        l: &Listener,
+        kept: Option<&Open>,
+        threads: usize,
+        log: &ErrorLog,
+    ) -> Result<Open, Failed> {
+        let mut fds = Vec::new();
+        if let Some(fd) = kept.and_then(|o| o.fds.first()) {
+            if l.options.reuseport
+                && let Err(errno) = set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+            {
+                report(
+                    log,
+                    Level::Alert,
+                    errno,
+                    &format!("setsockopt(SO_REUSEPORT) {} failed, ignored", l.addr),
+                );
+            }
+            fds.push(fd.clone());
+        }
+        let wanted = if l.options.reuseport { threads } else { 1 };
+        while fds.len() < wanted {
+            fds.push(Arc::new(listen(&l.addr, &l.options, false, log)?));
+        }
+        Ok(Open {
+            addr: l.addr.clone(),
+            options: l.options.clone(),
+            fds,
+            stop: watch::Sender::new(false),
+        })
+    }
+}
+
+impl Open {
+    /// Sets what may be changed while a socket listens; failures are logged and nothing more.
+    fn configure(&self, options: &ListenOptions, log: &ErrorLog) {
+        let addr = &self.addr;
+        let tcp = matches!(addr, ListenAddr::Inet(_));
+        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let seconds = |n: Option<u32>| n.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+        let k = options.keepalive.filter(|_| tcp);
+        let defer = options
+            .deferred
+            .then_some(1)
+            .or_else(|| self.options.deferred.then_some(0))
+            .filter(|_| tcp);
+        let list: [(&str, i32, i32, Option<i32>); 8] = [
+            (
+                "SO_RCVBUF",
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUF,
+                options.rcvbuf.map(number),
+            ),
+            (
+                "SO_SNDBUF",
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUF,
+                options.sndbuf.map(number),
+            ),
+            (
+                "SO_KEEPALIVE",
+                libc::SOL_SOCKET,
+                libc::SO_KEEPALIVE,
+                k.map(|k| i32::from(k.on)),
+            ),
+            (
+                "TCP_KEEPIDLE",
+                libc::IPPROTO_TCP,
+                libc::TCP_KEEPIDLE,
+                k.and_then(|k| seconds(k.idle)),
+            ),
+            (
+                "TCP_KEEPINTVL",
+                libc::IPPROTO_TCP,
+                libc::TCP_KEEPINTVL,
+                k.and_then(|k| seconds(k.interval)),
+            ),
+            (
+                "TCP_KEEPCNT",
+                libc::IPPROTO_TCP,
+                libc::TCP_KEEPCNT,
+                k.and_then(|k| seconds(k.count)),
+            ),
+            (
+                "TCP_FASTOPEN",
+                libc::IPPROTO_TCP,
+                libc::TCP_FASTOPEN,
+                options.fastopen.filter(|_| tcp),
+            ),
+            (
+                "TCP_DEFER_ACCEPT",
+                libc::IPPROTO_TCP,
+                libc::TCP_DEFER_ACCEPT,
+                defer,
+            ),
+        ];
+        for fd in &self.fds {
+            for (name, level, option, value) in list {
+                if let Some(value) = value
+                    && let Err(errno) = set(fd, level, option, value)
+                {
+                    report(
+                        log,
+                        Level::Alert,
+                        errno,
+                        &format!("setsockopt({name}, {value}) {addr} failed, ignored"),
+                    );
+                }
+            }
+            // changes the backlog of a socket that listens already
+            if options.backlog != self.options.backlog
+                && let Err(error) = socket2::SockRef::from(&**fd).listen(options.backlog)
+            {
+                let message = format!(
+                    "listen() to {addr}, backlog {} failed, ignored",
+                    options.backlog
+                );
+                report(log, Level::Alert, errno_of(&error), &message);
+            }
+        }
+    }
+}
+
+/// `-t`: whether every address can be bound; one in use is taken for that of the running process.
+///
+/// # Errors
+/// They have been logged.
+pub(super) fn rehearse(listeners: &[Listener], log: &ErrorLog) -> Result<(), ()> {
+    for l in listeners.iter().filter(|l| has_socket(l, listeners)) {
+        match listen(&l.addr, &l.options, true, log) {
+            Ok(_) => unlink(&l.addr, None),
+            Err(Failed::InUse) => {}
+            Err(Failed::Otherwise) => return Err(()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether an address has a socket of its own. As in nginx one that is covered by a wildcard of its port has not, unless
+/// socket options were written for it: the wildcard's socket takes its connections.
+fn has_socket(l: &Listener, all: &[Listener]) -> bool {
+    let ListenAddr::Inet(addr) = l.addr else {
+        return true;
+    };
+    if addr.ip().is_unspecified() || l.options != ListenOptions::default() {
+        return true;
+    }
+    !all.iter().any(|other| {
+        matches!(other.addr, ListenAddr::Inet(o)
+            if o.ip().is_unspecified() && o.port() == addr.port() && o.is_ipv4() == addr.is_ipv4())
+    })
+}
+
+/// Why a socket was not opened; the log has the details.
+enum Failed {
+    InUse,
+    Otherwise,
+}
+
+fn listen(
+    addr: &ListenAddr,
+    options: &ListenOptions,
+    testing: bool,
+    log: &ErrorLog,
+) -> Result<OwnedFd, Failed> {
+    let failed = |what: String, error: io::Error| {
+        let errno = errno_of(&error);
+        let in_use = errno == Errno::EADDRINUSE;
+        if !(in_use && testing) {
+            report(log, Level::Emerg, errno, &what);
+        }
+        if in_use {
+            Failed::InUse
+        } else {
+            Failed::Otherwise
+        }
+    };
+    let (domain, sockaddr) = match addr {
+        ListenAddr::Inet(a) => (Domain::for_address(*a), Ok(SockAddr::from(*a))),
+        ListenAddr::Unix(path) => (Domain::UNIX, SockAddr::unix(path)),
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)
+        .map_err(|e| failed(format!("socket() {addr} failed"), e))?;
+    let option = |name: &str, level: i32, option: i32, value: i32| {
+        set(&socket, level, option, value)
+            .map_err(|e| failed(format!("setsockopt({name}) {addr} failed"), e.into()))
+    };
+    option("SO_REUSEADDR", libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if options.reuseport && !testing {
+        option("SO_REUSEPORT", libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    if domain == Domain::IPV6 {
+        option(
+            "IPV6_V6ONLY",
+            libc::IPPROTO_IPV6,
+            libc::IPV6_V6ONLY,
+            i32::from(options.ipv6only),
+        )?;
+    }
+    socket
+        .set_nonblocking(true)
+        .map_err(|e| failed(format!("fcntl(O_NONBLOCK) {addr} failed"), e))?;
+    let sockaddr = sockaddr.map_err(|e| failed(format!("bind() to {addr} failed"), e))?;
+    socket
+        .bind(&sockaddr)
+        .map_err(|e| failed(format!("bind() to {addr} failed"), e))?;
+    if let ListenAddr::Unix(path) = addr
+        && let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+    {
+        report(
+            log,
+            Level::Emerg,
+            errno_of(&error),
+            &format!("chmod() \"{}\" failed", path.display()),
+        );
+    }
+    let backlog = options.backlog;
+    let listening = socket.listen(backlog);
+    listening.map_err(|e| failed(format!("listen() to {addr}, backlog {backlog} failed"), e))?;
+    Ok(socket.into())
+}
+
+/// Removes the file of a UNIX-domain socket.
+fn unlink(addr: &ListenAddr, log: Option<&ErrorLog>) {
+    let ListenAddr::Unix(path) = addr else { return };
+    if let Some(log) = log {
+        log.write(
+            Level::Warn,
+            None,
+            format_args!("deleting socket {}", path.display()),
+        );
+    }
+    if let Err(error) = remove(path)
+        && let Some(log) = log
+    {
+        report(
+            log,
+            Level::Emerg,
+            errno_of(&error),
+            &format!("unlink() {} failed", path.display()),
+        );
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
+
+fn set(fd: &impl AsRawFd, level: i32, option: i32, value: i32) -> Result<(), Errno> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the value lives through the call, and its length is told
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL))
+}
+
+fn report(log: &ErrorLog, level: Level, errno: Errno, message: &str) {
+    log.record(&Record {
+        errno: Some(log::Errno::from(errno)),
+        ..Record::new(level, format_args!("{message}"))
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module::Names;
+    use std::cell::RefCell;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    fn listener(addr: ListenAddr) -> Listener {
+        Listener {
+            addr,
+            options: ListenOptions::default(),
+            default_server: 0,
+            names: Arc::new(Names::default()),
+            tls: None,
+            proxy_protocol: false,
+            http2: false,
+        }
+    }
+
+    fn inet(text: &str) -> Listener {
+        listener(ListenAddr::Inet(text.parse().unwrap()))
+    }
+
+    fn free_port() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    }
+
+    fn log() -> ErrorLog {
+        ErrorLog::new([])
+    }
+
+    #[test]
+    fn wildcards_cover_addresses_of_their_port() {
+        let all = ["0.0.0.0:80", "127.0.0.1:80", "127.0.0.1:81", "[::1]:80"].map(inet);
+        let own: Vec<bool> = all.iter().map(|l| has_socket(l, &all)).collect();
+        assert_eq!(own, [true, false, true, true]);
+        let mut bound = all;
+        bound[1].options.backlog = 1;
+        assert!(has_socket(&bound[1], &bound));
+    }
+
+    #[test]
+    fn kept_over_a_reload_and_closed_when_not_named() {
+        let (a, b) = (free_port(), free_port());
+        let dir = tempfile::tempdir().unwrap();
+        let unix = ListenAddr::Unix(dir.path().join("s"));
+        let first = [listener(ListenAddr::Inet(a)), listener(unix)];
+        let mut sockets = Sockets::default();
+        let given = RefCell::new(Vec::new());
+        let commit = |sockets: &mut Sockets, listeners: &[Listener]| {
+            let prepared = sockets.prepare(listeners, 2, &log()).unwrap();
+            sockets.commit(prepared, listeners, 2, &log(), |thread, l| {
+                given.borrow_mut().push((thread, l))
+            });
+        };
+        commit(&mut sockets, &first);
+        assert_eq!(given.borrow().len(), 4);
+        assert!(dir.path().join("s").exists());
+        TcpStream::connect(a).unwrap();
+
+        let second = [listener(ListenAddr::Inet(a)), listener(ListenAddr::Inet(b))];
+        commit(&mut sockets, &second);
+        // only what is new is given to the threads
+        assert_eq!(given.borrow().len(), 6);
+        assert!(!dir.path().join("s").exists());
+        let stopped: Vec<bool> = given
+            .borrow()
+            .iter()
+            .map(|(_, l)| *l.stop.borrow())
+            .collect();
+        assert_eq!(stopped, [false, false, true, true, false, false]);
+        TcpStream::connect(b).unwrap();
+        sockets.close();
+        given.borrow_mut().clear();
+        assert!(TcpStream::connect(a).is_err());
+    }
+
+    #[test]
+    fn reuseport_has_a_socket_for_each_thread() {
+        let mut l = [listener(ListenAddr::Inet(free_port()))];
+        let mut sockets = Sockets::default();
+        for (reuseport, expected) in [(false, 1), (true, 3), (false, 1)] {
+            l[0].options.reuseport = reuseport;
+            let prepared = sockets.prepare(&l, 3, &log()).unwrap();
+            sockets.commit(prepared, &l, 3, &log(), |_, _| ());
+            assert_eq!(sockets.open[0].fds.len(), expected);
+        }
+    }
+
+    #[test]
+    fn a_test_takes_an_address_in_use_for_good() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let busy = listener(ListenAddr::Inet(taken.local_addr().unwrap()));
+        assert!(rehearse(std::slice::from_ref(&busy), &log()).is_ok());
+        let foreign = inet("192.0.2.1:80");
+        assert!(rehearse(&[foreign], &log()).is_err());
+    }
+}

@@ -1,0 +1,579 @@
+//! One client connection of HTTP/1: reads bodies, gathers what is written into few sends.
+
+use super::head_writer;
+use crate::exchange::h1::chunked::{self, Decoder};
+use crate::http::headers::Headers;
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A stream that is neither plain TCP nor a UNIX-domain socket: TLS.
+pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> AnyStream for T {}
+
+/// What carries a connection.
+pub enum Transport {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A UNIX-domain socket.
+    Unix(UnixStream),
+    /// TLS over either; the descriptor is that of the socket below.
+    Other(Box<dyn AnyStream>, RawFd),
+}
+
+impl Transport {
+    fn fd(&self) -> RawFd {
+        match self {
+            Transport::Tcp(s) => s.as_raw_fd(),
+            Transport::Unix(s) => s.as_raw_fd(),
+            Transport::Other(_, fd) => *fd,
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Transport::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Transport::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Transport::Other(s, _) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Other(s, _) => Pin::new(s).poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Sends what the socket takes at once; 0 where it takes nothing now.
+    fn try_write(&mut self, a: &[u8], b: &[u8]) -> io::Result<usize> {
+        let slices = [IoSlice::new(a), IoSlice::new(b)];
+        let sent = match self {
+            Transport::Tcp(s) => s.try_write_vectored(&slices),
+            Transport::Unix(s) => s.try_write_vectored(&slices),
+            Transport::Other(..) => return Ok(0),
+        };
+        match sent {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Tcp(s) => s.poll_read_ready(cx),
+            Transport::Unix(s) => s.poll_read_ready(cx),
+            Transport::Other(..) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// How the present request's body is told apart from what follows it.
+enum BodyIn {
+    None,
+    Length(u64),
+    Chunked(Box<Decoder>),
+    /// An upgraded connection: everything belongs to it.
+    Raw,
+    Done,
+}
+
+struct Inner {
+    transport: Transport,
+    /// Read and not yet consumed.
+    rbuf: BytesMut,
+    /// Written and not yet sent.
+    wbuf: BytesMut,
+    body: BodyIn,
+    framing: Framing,
+    trailers: Option<Headers>,
+    /// Bytes of the present response, head included.
+    sent: u64,
+    eof: bool,
+    error: Option<io::ErrorKind>,
+    close: bool,
+}
+
+/// A connection of HTTP/1. Shared by the loop that reads heads, Pingora's session and the request.
+pub struct Conn {
+    info: ConnInfo,
+    fd: RawFd,
+    inner: Mutex<Inner>,
+    /// The request that is being handed through Pingora.
+    pub(super) parked: Mutex<Option<Box<Request>>>,
+}
+
+/// Small writes are gathered up to this size.
+const COALESCE: usize = 16 * 1024;
+/// Above this much unsent, a writer waits.
+const HIGH_WATER: usize = 64 * 1024;
+/// One read of a head or of a body.
+const READ: usize = 16 * 1024;
+
+impl Conn {
+    /// A connection that has just been accepted.
+    pub fn new(transport: Transport, info: ConnInfo) -> Conn {
+        Conn {
+            fd: transport.fd(),
+            info,
+            inner: Mutex::new(Inner {
+                transport,
+                rbuf: BytesMut::new(),
+                wbuf: BytesMut::new(),
+                body: BodyIn::None,
+                framing: Framing::None,
+                trailers: None,
+                sent: 0,
+                eof: false,
+                error: None,
+                close: false,
+            }),
+            parked: Mutex::new(None),
+        }
+    }
+
+    /// The socket's descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// Ready when bytes can be read, the end included; holds no buffer while it waits.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        if !inner.rbuf.is_empty() || inner.eof {
+            return Poll::Ready(Ok(()));
+        }
+        if let Transport::Other(..) = inner.transport {
+            // a TLS stream cannot tell readiness without reading
+            return inner.fill(cx, 4096).map_ok(drop);
+        }
+        inner.transport.poll_readable(cx)
+    }
+
+    /// Reads more into the buffer; 0 at the end.
+    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let inner = &mut *self.inner.lock();
+        inner.fill(cx, 4096)
+    }
+
+    /// Gives the unread bytes to `f`, which says how many it used.
+    pub(super) fn with_read<T>(&self, f: impl FnOnce(&[u8]) -> (usize, T)) -> T {
+        let inner = &mut *self.inner.lock();
+        let (used, value) = f(&inner.rbuf);
+        inner.rbuf.advance(used.min(inner.rbuf.len()));
+        value
+    }
+
+    /// Whether bytes of a further request have been read.
+    pub(super) fn has_input(&self) -> bool {
+        !self.inner.lock().rbuf.is_empty()
+    }
+
+    /// Sets the framing of the next request's body.
+    pub(super) fn begin(&self, length: Option<u64>, chunked: bool, keep_trailers: usize) {
+        let inner = &mut *self.inner.lock();
+        inner.body = match (chunked, length) {
+            (true, _) => BodyIn::Chunked(Box::new(if keep_trailers > 0 { Decoder::with_trailers(keep_trailers) } else { Decoder::new() })),
+            (false, Some(n)) if n > 0 => BodyIn::Length(n),
+            _ => BodyIn::None,
+        };
+        inner.trailers = None;
+        inner.sent = 0;
+        inner.framing = Framing::None;
+    }
+
+    /// Whether the request's body has been read to its end.
+    pub(super) fn body_done(&self) -> bool {
+        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done)
+    }
+
+    /// Whether the connection must be closed after the present response.
+    pub(super) fn must_close(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.close || inner.eof || inner.error.is_some()
+    }
+
+    /// Frees the buffers of an idle connection.
+    pub(super) fn rest(&self) {
+        let inner = &mut *self.inner.lock();
+        if inner.rbuf.is_empty() {
+            inner.rbuf = BytesMut::new();
+        }
+        if inner.wbuf.is_empty() && inner.wbuf.capacity() > 4096 {
+            inner.wbuf = BytesMut::new();
+        }
+    }
+
+    /// Closes our side; the client still may send.
+    pub(super) fn shutdown_write(&self) {
+        let _ = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Write);
+    }
+
+    /// Ends a TLS session politely: sends close_notify as far as the socket takes it.
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        match &mut inner.transport {
+            Transport::Other(s, _) => Pin::new(s).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Makes closing the socket reset the connection (`reset_timedout_connection`, 444).
+    pub(super) fn reset_on_close(&self) {
+        if let Transport::Tcp(s) = &self.inner.lock().transport {
+            let _ = socket2::SockRef::from(s).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Reads and forgets, for a lingering close; 0 at the end.
+    pub(super) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let inner = &mut *self.inner.lock();
+        if !inner.rbuf.is_empty() {
+            let n = inner.rbuf.len();
+            inner.rbuf.clear();
+            return Poll::Ready(Ok(n));
+        }
+        let n = ready!(inner.fill(cx, READ))?;
+        inner.rbuf.clear();
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl Inner {
+    fn fill(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        let Inner { transport, rbuf, .. } = self;
+        let n = ready!(read_into(transport, cx, rbuf, size))?;
+        self.eof |= n == 0;
+        Poll::Ready(Ok(n))
+    }
+
+    fn fail(&mut self, e: &io::Error) {
+        self.error.get_or_insert(e.kind());
+        self.close = true;
+        self.wbuf.clear();
+    }
+
+    /// Queues bytes as they are.
+    fn push(&mut self, data: &[u8]) {
+        if self.error.is_some() {
+            return;
+        }
+        self.sent += data.len() as u64;
+        if self.wbuf.len() + data.len() <= COALESCE {
+            self.wbuf.extend_from_slice(data);
+            return;
+        }
+        match self.transport.try_write(&self.wbuf, data) {
+            Ok(n) => {
+                let old = self.wbuf.len();
+                if n < old {
+                    self.wbuf.advance(n);
+                    self.wbuf.extend_from_slice(data);
+                } else {
+                    self.wbuf.clear();
+                    self.wbuf.extend_from_slice(data.get(n - old..).unwrap_or_default());
+                }
+            }
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, down_to: usize) -> Poll<io::Result<()>> {
+        while self.wbuf.len() > down_to {
+            match ready!(self.transport.poll_write(cx, &self.wbuf)) {
+                Ok(0) => {
+                    let e = io::Error::from(io::ErrorKind::WriteZero);
+                    self.fail(&e);
+                    return Poll::Ready(Err(e));
+                }
+                Ok(n) => self.wbuf.advance(n),
+                Err(e) => {
+                    self.fail(&e);
+                    return Poll::Ready(Err(e));
+                }
+            }
+        }
+        match self.error {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Reads up to `size` bytes into the spare room of `buf`.
+fn read_into(t: &mut Transport, cx: &mut Context<'_>, buf: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+    use tokio::io::AsyncReadExt;
+    buf.reserve(size);
+    // a fresh future for each poll: `read_buf` keeps nothing between polls
+    match t {
+        Transport::Tcp(s) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+        Transport::Unix(s) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+        Transport::Other(s, _) => std::pin::pin!(s.read_buf(buf)).poll(cx),
+    }
+}
+
+impl Downstream for Conn {
+    fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    fn head(&self, head: &ResponseHead, framing: Framing) {
+        let inner = &mut *self.inner.lock();
+        if inner.error.is_some() {
+            return;
+        }
+        let old = inner.wbuf.len();
+        head_writer::write(head, framing, &mut inner.wbuf);
+        inner.sent += (inner.wbuf.len() - old) as u64;
+        if head.status >= 200 || head.status == 101 {
+            inner.framing = framing;
+        }
+        match framing {
+            Framing::Tunnel => {
+                inner.body = BodyIn::Raw;
+                inner.close = true;
+            }
+            Framing::Close => inner.close = true,
+            _ => {}
+        }
+    }
+
+    fn write(&self, data: &[u8]) {
+        let inner = &mut *self.inner.lock();
+        if data.is_empty() || inner.framing == Framing::None {
+            return;
+        }
+        if inner.framing == Framing::Chunked {
+            let mut size = Vec::with_capacity(16);
+            chunked::write_chunk_head(data.len() as u64, &mut size);
+            inner.push(&size);
+            inner.push(data);
+            inner.push(chunked::CHUNK_END);
+        } else {
+            inner.push(data);
+        }
+    }
+
+    fn finish(&self, trailers: Option<&Headers>) {
+        let inner = &mut *self.inner.lock();
+        if inner.framing == Framing::Chunked {
+            match trailers.filter(|t| !t.is_empty()) {
+                Some(t) => {
+                    let mut end = Vec::with_capacity(128);
+                    chunked::write_last_chunk(t, &mut end);
+                    inner.push(&end);
+                }
+                None => inner.push(chunked::LAST_CHUNK),
+            }
+            inner.framing = Framing::None;
+        }
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        if inner.wbuf.len() <= HIGH_WATER && inner.error.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        inner.poll_send(cx, HIGH_WATER / 2)
+    }
+
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        ready!(inner.poll_send(cx, 0))?;
+        inner.transport.poll_flush(cx)
+    }
+
+    fn poll_file(&self, cx: &mut Context<'_>, file: &File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+        let inner = &mut *self.inner.lock();
+        let plain = matches!(inner.framing, Framing::Length(_) | Framing::Close);
+        if let (Transport::Tcp(s), true) = (&inner.transport, plain) {
+            if !inner.wbuf.is_empty() {
+                // head and file may leave in one packet: MSG_MORE is what tcp_nopush does for nginx
+                ready!(inner.poll_send(cx, 0))?;
+                return Poll::Ready(Ok(0));
+            }
+            loop {
+                ready!(s.poll_write_ready(cx))?;
+                let mut at = offset as i64;
+                let count = len.min(2 << 20) as usize;
+                let sent = s.try_io(Interest::WRITABLE, || {
+                    nix::sys::sendfile::sendfile(s, file, Some(&mut at), count).map_err(io::Error::from)
+                });
+                match sent {
+                    Ok(n) => {
+                        inner.sent += n as u64;
+                        return Poll::Ready(Ok(n as u64));
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => {
+                        inner.fail(&e);
+                        return Poll::Ready(Err(e));
+                    }
+                }
+            }
+        }
+        ready!(inner.poll_send(cx, COALESCE))?;
+        let mut buf = vec![0; len.min(32 * 1024) as usize];
+        let n = file.read_at(&mut buf, offset)?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let data = buf.get(..n).unwrap_or_default();
+        if inner.framing == Framing::Chunked {
+            let mut size = Vec::with_capacity(16);
+            chunked::write_chunk_head(n as u64, &mut size);
+            inner.push(&size);
+            inner.push(data);
+            inner.push(chunked::CHUNK_END);
+        } else if inner.framing != Framing::None {
+            inner.push(data);
+        }
+        Poll::Ready(Ok(n as u64))
+    }
+
+    fn poll_body(&self, cx: &mut Context<'_>, out: &mut BytesMut, max: usize) -> Poll<io::Result<BodyRead>> {
+        let inner = &mut *self.inner.lock();
+        // the interim response must leave before its answer is waited for
+        if !inner.wbuf.is_empty()
+            && let Poll::Ready(Err(e)) = inner.poll_send(cx, 0)
+        {
+            return Poll::Ready(Err(e));
+        }
+        loop {
+            match &mut inner.body {
+                BodyIn::None | BodyIn::Done => return Poll::Ready(Ok(BodyRead::End)),
+                BodyIn::Length(left) => {
+                    if *left == 0 {
+                        inner.body = BodyIn::Done;
+                        continue;
+                    }
+                    if inner.rbuf.is_empty() {
+                        if inner.eof {
+                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        let size = (*left).min(max as u64) as usize;
+                        let Inner { transport, .. } = inner;
+                        let n = ready!(read_exactly_into(transport, cx, out, size))?;
+                        if n == 0 {
+                            inner.eof = true;
+                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        *left -= n as u64;
+                        return Poll::Ready(Ok(BodyRead::Data(n)));
+                    }
+                    let n = (*left).min(inner.rbuf.len() as u64).min(max as u64) as usize;
+                    out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
+                    inner.rbuf.advance(n);
+                    *left -= n as u64;
+                    return Poll::Ready(Ok(BodyRead::Data(n)));
+                }
+                BodyIn::Chunked(decoder) => {
+                    if !inner.rbuf.is_empty() {
+                        let old = out.len();
+                        let input = &inner.rbuf;
+                        let decoded = decoder.decode(input, |r| out.extend_from_slice(input.get(r).unwrap_or_default()));
+                        match decoded {
+                            Ok(d) => {
+                                if d.done {
+                                    inner.trailers = decoder.trailers().cloned();
+                                    inner.body = BodyIn::Done;
+                                }
+                                inner.rbuf.advance(d.consumed);
+                                if out.len() > old {
+                                    return Poll::Ready(Ok(BodyRead::Data(out.len() - old)));
+                                }
+                                if d.done {
+                                    continue;
+                                }
+                            }
+                            Err(_) => {
+                                inner.close = true;
+                                return Poll::Ready(Ok(BodyRead::Bad(400)));
+                            }
+                        }
+                    }
+                    if ready!(inner.fill(cx, READ))? == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                BodyIn::Raw => {
+                    if inner.rbuf.is_empty() {
+                        let Inner { transport, .. } = inner;
+                        let n = ready!(read_exactly_into(transport, cx, out, max))?;
+                        return Poll::Ready(Ok(if n == 0 { BodyRead::End } else { BodyRead::Data(n) }));
+                    }
+                    let n = inner.rbuf.len().min(max);
+                    out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
+                    inner.rbuf.advance(n);
+                    return Poll::Ready(Ok(BodyRead::Data(n)));
+                }
+            }
+        }
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.inner.lock();
+        loop {
+            if inner.eof || inner.error.is_some() {
+                return Poll::Ready(());
+            }
+            // what a client pipelines hides its end until it is read
+            if inner.rbuf.len() >= READ || !matches!(inner.body, BodyIn::None | BodyIn::Done) {
+                return Poll::Pending;
+            }
+            match ready!(inner.fill(cx, 2048)) {
+                Ok(0) | Err(_) => {
+                    inner.eof = true;
+                    return Poll::Ready(());
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn queued(&self) -> usize {
+        self.inner.lock().wbuf.len()
+    }
+
+    fn sent(&self) -> u64 {
+        self.inner.lock().sent
+    }
+
+    fn trailers(&self) -> Option<Headers> {
+        self.inner.lock().trailers.clone()
+    }
+
+    fn abort(&self) {
+        let inner = &mut *self.inner.lock();
+        inner.framing = Framing::None;
+        inner.close = true;
+    }
+
+    fn close_after(&self) {
+        self.inner.lock().close = true;
+    }
+}
+
+/// Reads at most `size` bytes, so that nothing beyond the body is taken.
+fn read_exactly_into(t: &mut Transport, cx: &mut Context<'_>, out: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+    use bytes::BufMut;
+    use tokio::io::AsyncReadExt;
+    out.reserve(size);
+    let mut out = out.limit(size);
+    match t {
+        Transport::Tcp(s) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+        Transport::Unix(s) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+        Transport::Other(s, _) => std::pin::pin!(s.read_buf(&mut out)).poll(cx),
+    }
+}

@@ -1,0 +1,301 @@
+//! The border: reads request heads with one deadline each, and keeps connections alive or lets them go.
+
+use super::conn::Conn;
+use super::pingora_io::Handle;
+use super::thread::Thread;
+use crate::engine::phases;
+use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
+use crate::log::Level;
+use crate::module::{ListenAddr, Lingering, Request};
+use bytes::BytesMut;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::SocketDigest;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// What Pingora reads in place of the head that we have read: framing and headers stay with us.
+const HANDED_OVER: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// How waiting for a request ended.
+enum Waited {
+    Readable,
+    TimedOut,
+    Drained,
+}
+
+/// How reading a head ended.
+enum Head {
+    Whole,
+    Refused(HeadError),
+    /// The client went away; true if a part of a head had come.
+    Closed(bool),
+    /// The deadline passed; true if a part of a head had come.
+    TimedOut(bool),
+}
+
+/// Serves the requests of a connection, one after the other.
+pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
+    let digest = Arc::new(digest(conn));
+    let mut parser = Parser::default();
+    let mut idle: Option<Duration> = None;
+    let mut epoch = u64::MAX;
+    loop {
+        let site = thread.site();
+        let now = thread.shared.epoch.load(Ordering::Relaxed);
+        if now != epoch {
+            // a reload may have moved or removed the address
+            let Some(index) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
+            crate::module::Downstream::info(&**conn).listener.store(index, Ordering::Relaxed);
+            epoch = now;
+        }
+        let index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
+        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
+        let header_timeout = Duration::from_millis(server.conf.client_header_timeout);
+        match wait(thread, conn, idle.unwrap_or(header_timeout)).await {
+            Waited::Readable => {}
+            Waited::TimedOut | Waited::Drained => return,
+        }
+        let limits = Limits {
+            header_buffer: server.conf.client_header_buffer_size,
+            large: server.conf.large_client_header_buffers,
+            ignore_invalid: server.conf.ignore_invalid_headers,
+            underscores: server.conf.underscores_in_headers,
+            max_headers: server.conf.max_headers,
+            allow_connect: server.conf.allow_connect,
+        };
+        let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
+        let default_location = server.default_location;
+        drop(site);
+
+        let mut r = thread.request(conn);
+        r.server = default_server;
+        r.location = default_location;
+        match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
+            Head::Whole => {}
+            Head::Closed(false) | Head::TimedOut(false) => {
+                thread.recycle(r);
+                return;
+            }
+            Head::Closed(true) => {
+                log_only(&mut r, 400, "client prematurely closed connection while reading client request headers");
+                thread.recycle(r);
+                return;
+            }
+            Head::TimedOut(true) => {
+                let reset = r.core().reset_timedout_connection;
+                log_only(&mut r, 408, "client timed out (110: Connection timed out) while reading client request headers");
+                thread.recycle(r);
+                if reset {
+                    conn.reset_on_close();
+                }
+                return;
+            }
+            Head::Refused(e) => {
+                refuse(conn, &mut r, &e).await;
+                let lingering = Linger::of(&r);
+                thread.recycle(r);
+                linger(conn, lingering).await;
+                return;
+            }
+        }
+        begin(conn, &mut r);
+        *conn.parked.lock() = Some(r);
+        let handle = Handle { conn: conn.clone(), digest: digest.clone() };
+        let mut session = ServerSession::new_http1(Box::new(handle));
+        session.set_pipelined_prefix(BytesMut::from(HANDED_OVER));
+        let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
+        let Some(mut r) = conn.parked.lock().take() else { return };
+
+        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !*thread.shared.draining.borrow();
+        let lingering = Linger::of(&r);
+        let timeout = Duration::from_millis(r.core().keepalive_timeout);
+        if r.aborted && r.core().reset_timedout_connection && r.timed_out {
+            conn.reset_on_close();
+        }
+        r.keepalive = keepalive;
+        thread.recycle(r);
+        if !conn.body_done() && !discard(conn, &lingering).await {
+            conn.shutdown_write();
+            return;
+        }
+        if !keepalive {
+            linger(conn, lingering).await;
+            return;
+        }
+        if !conn.has_input() {
+            conn.rest();
+        }
+        idle = Some(timeout);
+    }
+}
+
+fn digest(conn: &Conn) -> SocketDigest {
+    let d = SocketDigest::from_raw_fd(conn.fd());
+    let info = crate::module::Downstream::info(conn);
+    let _ = d.peer_addr.set(info.remote.addr.map(L4Addr::Inet));
+    let _ = d.local_addr.set(info.local.addr.map(L4Addr::Inet));
+    d
+}
+
+/// Waits for the first byte of a request without holding a buffer for it.
+async fn wait(thread: &'static Thread, conn: &Conn, limit: Duration) -> Waited {
+    let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
+    let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
+    if now {
+        return Waited::Readable;
+    }
+    if *thread.shared.draining.borrow() {
+        return Waited::Drained;
+    }
+    tokio::select! {
+        biased;
+        _ = readable => Waited::Readable,
+        () = thread.drain.notified() => Waited::Drained,
+        () = tokio::time::sleep(limit) => Waited::TimedOut,
+    }
+}
+
+async fn read_head(conn: &Conn, parser: &mut Parser, r: &mut Request, limits: &Limits, limit: Duration) -> Head {
+    r.start = Instant::now();
+    let (sec, msec) = crate::http::date::time();
+    r.start_msec = sec as u64 * 1000 + u64::from(msec);
+    *parser = Parser::default();
+    let reading = async {
+        loop {
+            let ignored = r.log_enabled(Level::Info);
+            let mut dropped = Vec::new();
+            let progress = conn.with_read(|buf| {
+                let progress = parser.parse(buf, limits, &mut r.head);
+                let used = match progress {
+                    Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
+                    _ => 0,
+                };
+                if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
+                    let text = |x: &std::ops::Range<usize>| String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned();
+                    dropped = r.head.ignored.iter().map(text).collect();
+                }
+                (used, progress)
+            });
+            for line in dropped {
+                r.error(Level::Info, format_args!("client sent invalid header line: \"{line}\" while reading client request headers"));
+            }
+            match progress {
+                Progress::Done { .. } => return Head::Whole,
+                Progress::Bad(e) => return Head::Refused(e),
+                Progress::Blank { .. } | Progress::Need => {}
+            }
+            match poll_fn(|cx| conn.poll_fill(cx)).await {
+                Ok(0) | Err(_) => return Head::Closed(conn.has_input()),
+                Ok(_) => {}
+            }
+        }
+    };
+    // most heads are there at once: only those that are not pay for a timer
+    let mut reading = pin!(reading);
+    if let Poll::Ready(head) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+        return head;
+    }
+    match timeout(limit, reading).await {
+        Ok(head) => head,
+        Err(_) => Head::TimedOut(conn.has_input()),
+    }
+}
+
+/// What is settled by the head alone.
+fn begin(conn: &Conn, r: &mut Request) {
+    let info = crate::module::Downstream::info(conn);
+    info.requests.fetch_add(1, Ordering::Relaxed);
+    r.method = r.head.method;
+    r.out.http11 = r.head.version == Version::V11;
+    r.keepalive = match r.head.version {
+        Version::V11 => !r.head.connection.close,
+        Version::V10 => r.head.connection.keep_alive,
+        Version::V09 => false,
+    };
+    conn.begin(r.head.content_length, r.head.chunked, 8192);
+}
+
+/// Answers a head that is refused, and logs why.
+async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
+    crate::module::Downstream::info(conn).requests.fetch_add(1, Ordering::Relaxed);
+    conn.begin(None, false, 0);
+    let level = if e.status == 494 || e.status == 414 { Level::Info } else { Level::Info };
+    let what = if e.line_known { "headers" } else { "line" };
+    r.error(level, format_args!("{e} while reading client request {what}"));
+    r.method = if e.line_known { r.head.method } else { Default::default() };
+    r.out.http11 = true;
+    phases::refuse(r, e.status).await;
+}
+
+/// A request that gets no answer is in the access log all the same.
+fn log_only(r: &mut Request, status: u16, why: &str) {
+    r.error(Level::Info, format_args!("{why}"));
+    r.out.status = status;
+    phases::log(r);
+}
+
+/// What closing a connection needs to know of its last request.
+struct Linger {
+    mode: Lingering,
+    time: Duration,
+    each: Duration,
+    body: bool,
+}
+
+impl Linger {
+    fn of(r: &Request) -> Linger {
+        let core = r.core();
+        Linger {
+            mode: core.lingering_close,
+            time: Duration::from_millis(core.lingering_time),
+            each: Duration::from_millis(core.lingering_timeout),
+            body: r.has_body(),
+        }
+    }
+}
+
+/// Reads the rest of a body that nobody wanted; true if its end was found.
+async fn discard(conn: &Conn, l: &Linger) -> bool {
+    use crate::module::{BodyRead, Downstream};
+    let end = Instant::now() + l.time;
+    let mut sink = BytesMut::new();
+    while !conn.body_done() {
+        if Instant::now() >= end {
+            return false;
+        }
+        sink.clear();
+        match timeout(l.each, poll_fn(|cx| conn.poll_body(cx, &mut sink, 16 * 1024))).await {
+            Ok(Ok(BodyRead::Data(_) | BodyRead::End)) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Closes our side and reads on for a while, so that no reset destroys what the client has not read yet.
+async fn linger(conn: &Conn, l: Linger) {
+    let _ = timeout(Duration::from_millis(500), poll_fn(|cx| conn.poll_shutdown(cx))).await;
+    let wanted = match l.mode {
+        Lingering::Off => false,
+        Lingering::Always => true,
+        Lingering::On => l.body || conn.has_input(),
+    };
+    if !wanted {
+        return;
+    }
+    conn.shutdown_write();
+    let end = Instant::now() + l.time;
+    while Instant::now() < end {
+        match timeout(l.each, poll_fn(|cx| conn.poll_drain(cx))).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
+
+mod conn;
+mod front;
+mod head_writer;
+mod pingora_io;
+mod proxy;
+mod thread;
+
+pub use conn::{AnyStream, Conn, Transport};
+pub use head_writer::SERVER;
+pub use proxy::Front;
+pub use thread::connector;
+pub use thread::{Listening, Shared, run_thread};

@@ -1,0 +1,305 @@
+//! A serving thread: its own runtime, accept loops and connections.
+
+use super::conn::{Conn, Transport};
+use super::front;
+use super::proxy::Front;
+use crate::log::Level;
+use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site};
+use arc_swap::ArcSwap;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+
+/// What all threads share.
+pub struct Shared {
+    /// The configuration that new requests are served from.
+    pub site: ArcSwap<Site>,
+    /// Changes with every new site.
+    pub epoch: AtomicU64,
+    /// True once the process stops accepting and closes idle connections.
+    pub draining: watch::Sender<bool>,
+    /// Open client connections.
+    pub connections: AtomicUsize,
+    /// The next `$connection`.
+    pub serial: AtomicU64,
+    /// Makes connections to origins.
+    pub connector: crate::upstream::Connector,
+}
+
+impl Shared {
+    /// State of a process that serves `site` on so many threads.
+    pub fn new(site: Site, threads: usize) -> Shared {
+        Shared {
+            site: ArcSwap::from_pointee(site),
+            epoch: AtomicU64::new(0),
+            draining: watch::Sender::new(false),
+            connections: AtomicUsize::new(0),
+            serial: AtomicU64::new(1),
+            connector: crate::upstream::Connector::new(threads as u32),
+        }
+    }
+
+    /// Serves new requests from another site; those that are under way end on theirs.
+    pub fn replace(&self, site: Site) {
+        self.site.store(Arc::new(site));
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A listening socket for one thread; accepting ends when `stop` becomes true.
+pub struct Listening {
+    /// The address, by which the site's listener is found (its index may change with a reload).
+    pub addr: ListenAddr,
+    /// The socket, non-blocking.
+    pub fd: OwnedFd,
+    /// Tells that the address is no longer configured.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What one thread holds.
+pub(super) struct Thread {
+    pub shared: Arc<Shared>,
+    pub proxy: Arc<HttpProxy<Front>>,
+    /// Pingora's own shutdown flag; never raised, because the front closes idle connections itself.
+    pub shutdown: ShutdownWatch,
+    /// Raised for this thread's idle connections when the process drains.
+    pub drain: tokio::sync::Notify,
+    pub connections: AtomicUsize,
+    site: Mutex<(u64, Arc<Site>)>,
+    pool: Mutex<Vec<Box<Request>>>,
+}
+
+thread_local! {
+    static THREAD: OnceLock<&'static Thread> = const { OnceLock::new() };
+}
+
+/// Requests kept for reuse by a thread.
+const POOLED: usize = 256;
+
+impl Thread {
+    /// The site in force.
+    pub fn site(&self) -> Arc<Site> {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        let mut held = self.site.lock();
+        if held.0 != epoch {
+            *held = (epoch, self.shared.site.load_full());
+            self.pool.lock().clear();
+        }
+        held.1.clone()
+    }
+
+    /// A request object for a connection: a used one where there is one.
+    pub fn request(&self, conn: &Arc<Conn>) -> Box<Request> {
+        let site = self.site();
+        let pooled = self.pool.lock().pop();
+        match pooled {
+            Some(mut r) => {
+                r.reset(&site, conn.clone());
+                r
+            }
+            None => {
+                let mut r = Box::new(Request::new(site.clone(), conn.clone()));
+                r.reset(&site, conn.clone());
+                r
+            }
+        }
+    }
+
+    /// Keeps a request object for later.
+    pub fn recycle(&self, mut r: Box<Request>) {
+        r.release();
+        let fresh = Arc::ptr_eq(&r.site, &self.site.lock().1);
+        let mut pool = self.pool.lock();
+        if fresh && pool.len() < POOLED {
+            pool.push(r);
+        }
+    }
+}
+
+/// The thread's own state; `None` outside of a serving thread.
+pub(super) fn current() -> Option<&'static Thread> {
+    THREAD.with(|t| t.get().copied())
+}
+
+/// The connector of the process, from within a serving thread.
+pub fn connector() -> Option<&'static crate::upstream::Connector> {
+    current().map(|t| &t.shared.connector)
+}
+
+/// Runs a serving thread until `listeners` is closed and every connection has ended.
+///
+/// # Errors
+/// What creating the runtime gives.
+pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::UnboundedReceiver<Listening>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (never, shutdown) = watch::channel(false);
+    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
+    // threads live as long as the process: leaking their state once makes it reachable without counting
+    let thread: &'static Thread = Box::leak(Box::new(Thread {
+        site: Mutex::new((shared.epoch.load(Ordering::Acquire), shared.site.load_full())),
+        shared,
+        drain: tokio::sync::Notify::new(),
+        proxy: Arc::new(proxy),
+        shutdown,
+        pool: Mutex::default(),
+        connections: AtomicUsize::new(0),
+    }));
+    THREAD.with(|t| {
+        let _ = t.set(thread);
+    });
+    runtime.block_on(async move {
+        let mut draining = thread.shared.draining.subscribe();
+        loop {
+            tokio::select! {
+                l = listeners.recv() => match l {
+                    Some(listening) => drop(tokio::spawn(accept_loop(thread, listening))),
+                    None => break,
+                },
+                _ = draining.wait_for(|d| *d) => break,
+            }
+        }
+        // idle connections close at once, busy ones when their response is complete
+        while thread.connections.load(Ordering::Relaxed) > 0 {
+            thread.drain.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        crate::upstream::pool::clear();
+    });
+    drop(never);
+    Ok(())
+}
+
+/// Accepts connections of one address until it is told to stop.
+async fn accept_loop(thread: &'static Thread, mut l: Listening) {
+    let mut draining = thread.shared.draining.subscribe();
+    let socket = match Socket::new(&l) {
+        Ok(s) => s,
+        Err(e) => {
+            let site = thread.site();
+            site.error_log.write(Level::Emerg, None, format_args!("listening on {} failed: {e}", l.addr));
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = l.stop.wait_for(|s| *s) => return,
+            _ = draining.wait_for(|d| *d) => return,
+            a = socket.accept() => a,
+        };
+        match accepted {
+            Ok((transport, peer)) => open(thread, &l.addr, transport, peer),
+            Err(e) => {
+                let site = thread.site();
+                site.error_log.write(Level::Alert, None, format_args!("accept4() failed: {e}"));
+                // out of descriptors: what is open must end first
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socket {
+    fn new(l: &Listening) -> std::io::Result<Socket> {
+        let fd = l.fd.try_clone()?;
+        Ok(match l.addr {
+            ListenAddr::Inet(_) => Socket::Tcp(TcpListener::from_std(fd.into())?),
+            ListenAddr::Unix(_) => Socket::Unix(UnixListener::from_std(fd.into())?),
+        })
+    }
+
+    async fn accept(&self) -> std::io::Result<(Transport, Option<SocketAddr>)> {
+        match self {
+            Socket::Tcp(s) => s.accept().await.map(|(s, a)| (Transport::Tcp(s), Some(a))),
+            Socket::Unix(s) => s.accept().await.map(|(s, _)| (Transport::Unix(s), None)),
+        }
+    }
+}
+
+fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: Option<SocketAddr>) {
+    let site = thread.site();
+    let Some(index) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
+    let Some(listener) = site.listeners.get(index) else { return };
+    if thread.connections.load(Ordering::Relaxed) >= site.main.worker_connections {
+        site.error_log.write(Level::Alert, None, format_args!("{} worker_connections are not enough", site.main.worker_connections));
+        return;
+    }
+    let mut local = None;
+    if let Transport::Tcp(s) = &transport {
+        let _ = s.set_nodelay(true);
+        if let Some(k) = listener.options.keepalive {
+            keepalive(s, k);
+        }
+        local = match addr {
+            ListenAddr::Inet(a) if !a.ip().is_unspecified() => Some(*a),
+            _ => s.local_addr().ok(),
+        };
+    }
+    let info = ConnInfo {
+        serial: thread.shared.serial.fetch_add(1, Ordering::Relaxed),
+        remote: peer.map_or_else(Remote::unix, Remote::new),
+        local: local.map_or_else(Remote::unix, Remote::new),
+        listener: AtomicUsize::new(index),
+        start: Instant::now(),
+        requests: AtomicU64::new(0),
+        tls: OnceLock::new(),
+        proxy: OnceLock::new(),
+    };
+    let conn = Arc::new(Conn::new(transport, info));
+    let counted = Counted::new(thread);
+    let addr = addr.clone();
+    tokio::spawn(async move {
+        front::serve(thread, &conn, &addr).await;
+        drop(conn);
+        drop(counted);
+    });
+}
+
+fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
+    let socket = socket2::SockRef::from(s);
+    let _ = socket.set_keepalive(k.on);
+    if k.on {
+        let mut t = socket2::TcpKeepalive::new();
+        if let Some(n) = k.idle {
+            t = t.with_time(Duration::from_secs(n.into()));
+        }
+        if let Some(n) = k.interval {
+            t = t.with_interval(Duration::from_secs(n.into()));
+        }
+        if let Some(n) = k.count {
+            t = t.with_retries(n);
+        }
+        let _ = socket.set_tcp_keepalive(&t);
+    }
+}
+
+/// Counts a connection for as long as it lives, a panic of its task included.
+struct Counted(&'static Thread);
+
+impl Counted {
+    fn new(thread: &'static Thread) -> Counted {
+        thread.connections.fetch_add(1, Ordering::Relaxed);
+        thread.shared.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(thread)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
