@@ -78,14 +78,14 @@ pub struct Request {
     pub limit_rate_after: u64,
     /// Whether the response ended in the middle: no keepalive, no success.
     pub aborted: bool,
-    /// The parent's URI where this is a subrequest.
+    /// Whether this is a subrequest.
     pub subrequest: bool,
     /// How the response's body passes on its way out.
     pub output: crate::engine::output::Output,
     /// Bytes of the response head.
     pub head_size: u64,
-    /// Whether `auth_delay` has been waited for.
-    pub auth_delayed: bool,
+    /// How many requests this subrequest is inside of.
+    pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
@@ -150,7 +150,7 @@ impl Request {
             subrequest: false,
             output: Default::default(),
             head_size: 0,
-            auth_delayed: false,
+            depth: 0,
             timed_out: false,
             client_closed: false,
             values: Vec::new(),
@@ -212,7 +212,7 @@ impl Request {
         self.subrequest = false;
         self.output.clear();
         self.head_size = 0;
-        self.auth_delayed = false;
+        self.depth = 0;
         self.timed_out = false;
         self.client_closed = false;
         self.shared.clear();
