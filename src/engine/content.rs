@@ -21,10 +21,8 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
         }
     }
     if r.uri.ends_with(b"/") {
-        if location.core.log_not_found {
-            let path = super::redirect::map_path(r);
-            r.error(Level::Error, format_args!("directory index of \"{}\" is forbidden", String::from_utf8_lossy(&path)));
-        }
+        let path = super::redirect::map_path(r);
+        r.error(Level::Error, format_args!("directory index of \"{}\" is forbidden", String::from_utf8_lossy(&path)));
         return Outcome::Status(403);
     }
     r.error(Level::Error, format_args!("no handler found"));

@@ -4,6 +4,7 @@
 pub mod content;
 pub mod core;
 pub mod error_page;
+pub mod files;
 pub mod load;
 mod listeners;
 pub mod lookup;

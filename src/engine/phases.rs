@@ -133,6 +133,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
             Some(id) => {
                 r.location = *id;
                 r.uri_changed = false;
+                r.add_uri_to_alias = false;
                 Ok(Entry::Location)
             }
             None => {

@@ -71,6 +71,11 @@ fn inherit_all(b: &mut Build) {
                     module.inherit(&mut *w, &*module.new_conf());
                     Some(Arc::from(w))
                 }
+                (None, Some(o)) if !module.inherited() => {
+                    let mut w = module.new_conf();
+                    module.inherit(&mut *w, &*o);
+                    Some(Arc::from(w))
+                }
                 (None, o) => o,
             };
             if let Some(slot) = b.blocks.get_mut(i).and_then(|b| b.effective.get_mut(m)) {
@@ -370,7 +375,7 @@ impl Assembly<'_> {
             }
             None => None,
         };
-        let default_root = || Root { path: Template::literal(self.b.prefixed("html").to_string_lossy().as_bytes()), alias: false };
+        let default_root = || Root { path: Template::literal(self.b.prefixed("html").to_string_lossy().as_bytes()), alias: false, replaces: 0 };
         let temp = || Arc::new(TempPath { path: self.b.prefixed("client_body_temp"), levels: Vec::new() });
         let (keepalive_timeout, keepalive_header) = w.keepalive_timeout.unwrap_or((75_000, 0));
         Ok(CoreConf {

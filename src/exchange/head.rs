@@ -156,8 +156,8 @@ pub(super) fn tls_options(r: &Request, pass: &Pass, target: &Found) -> Arc<crate
     };
     let name = name.rsplit_once(':').map_or(name.as_str(), |(n, _)| n).to_owned();
     if let Some(t) = &conf.trusted {
-        options.ca = Some(Arc::new(t.iter().cloned().collect::<Vec<_>>().into_boxed_slice()));
+        options.ca = Some(t.clone());
     }
     let sni = if conf.send_name || conf.verify { name } else { String::new() };
-    Arc::new(crate::upstream::connect::UpstreamTls { sni, options })
+    Arc::new(crate::upstream::connect::UpstreamTls { sni, options, client: conf.client.clone() })
 }

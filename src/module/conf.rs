@@ -7,6 +7,12 @@ use std::any::Any;
 /// Fields are `Option`s: `None` is "not written here". [`Conf::inherit`] fills them from the
 /// enclosing block after everything has been read, which is how nginx merges.
 pub trait Conf: Default + Clone + Send + Sync + 'static {
+    /// Whether a block that writes none of the module's directives has the enclosing block's settings as they are.
+    ///
+    /// `false` where something is not inherited (`try_files`, `proxy_pass`): such a block then starts empty,
+    /// and [`Conf::inherit`] takes over what is.
+    const INHERITED: bool = true;
+
     /// Fills what this block did not write from the enclosing block's effective settings.
     fn inherit(&mut self, outer: &Self);
 }

@@ -51,6 +51,13 @@ pub struct Root {
     pub path: Template,
     /// `alias`: the path replaces the location's prefix instead of preceding the URI.
     pub alias: bool,
+    /// How much of the URI an `alias` replaces, bytes: the length of its location's name, or [`Root::WHOLE`].
+    pub replaces: usize,
+}
+
+impl Root {
+    /// [`Root::replaces`] of an `alias` in a regular expression's location.
+    pub const WHOLE: usize = usize::MAX;
 }
 
 /// One status of `error_page`.

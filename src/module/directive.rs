@@ -138,3 +138,15 @@ impl Args {
         }
     }
 }
+
+/// Stores a value that may be given only once in a block.
+///
+/// # Errors
+/// nginx's `"…" directive is duplicate`.
+pub fn once<T>(slot: &mut Option<T>, s: &Statement, value: T) -> Result<()> {
+    if slot.is_some() {
+        return Err(s.duplicate());
+    }
+    *slot = Some(value);
+    Ok(())
+}

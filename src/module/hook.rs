@@ -85,6 +85,12 @@ pub trait Handler: Send + Sync + 'static {
 pub trait HeadFilter: Send + Sync + 'static {
     /// Called once a response, before the head (`r.out`) is sent.
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>>;
+
+    /// The charset that this filter is going to name, for content that is laid out by it (`autoindex`).
+    fn charset(&self, r: &Request) -> Option<Vec<u8>> {
+        let _ = r;
+        None
+    }
 }
 
 /// Changes a response body as it passes.
@@ -182,6 +188,11 @@ impl Hooks {
     /// Passes response heads through `filter`, in the order of the modules.
     pub fn response(&mut self, filter: impl HeadFilter) {
         self.response.push(Arc::new(filter));
+    }
+
+    /// The charset that a response of this location is going to be marked with.
+    pub fn charset(&self, r: &Request) -> Option<Vec<u8>> {
+        self.response.iter().find_map(|f| f.charset(r))
     }
 
     /// Calls `logger` when a request has ended here.

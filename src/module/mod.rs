@@ -18,6 +18,7 @@ mod response;
 mod site;
 mod slot;
 mod spool;
+mod stats;
 mod template;
 mod tls;
 mod value;
@@ -27,7 +28,7 @@ pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub(crate) use build::IfBlocks;
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
-pub use directive::{Args, Directive, Place};
+pub use directive::{Args, Directive, Place, once};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
@@ -40,6 +41,7 @@ pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
+pub use stats::Stat;
 pub use template::Template;
 pub use tls::{SharedTls, TlsListener, TlsServer};
 pub use value::{Small, Val};

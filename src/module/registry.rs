@@ -121,6 +121,8 @@ pub trait AnyModule: Send + Sync {
     fn variables(&self) -> &'static [Variable];
     /// Default settings.
     fn new_conf(&self) -> Box<AnyConf>;
+    /// [`Conf::INHERITED`].
+    fn inherited(&self) -> bool;
     /// Fills what is not written from the outer settings.
     fn inherit(&self, conf: &mut AnyConf, outer: &AnyConf);
     /// Calls a directive's setter.
@@ -163,6 +165,10 @@ impl<M: Module> AnyModule for Erased<M> {
 
     fn new_conf(&self) -> Box<AnyConf> {
         Box::new(M::Conf::default())
+    }
+
+    fn inherited(&self) -> bool {
+        M::Conf::INHERITED
     }
 
     fn inherit(&self, conf: &mut AnyConf, outer: &AnyConf) {

@@ -36,8 +36,10 @@ pub struct Request {
     pub args: Vec<u8>,
     /// Whether the URI is still the client's, so that its raw form may be passed on.
     pub valid_unparsed_uri: bool,
-    /// Whether the URI still begins with the location's name; `rewrite … break` ends it.
+    /// Whether the URI begins as its location says; false after `rewrite … break`, where `alias` has no meaning.
     pub valid_location: bool,
+    /// `try_files` found a file below the `alias` of a regular expression's location: the URI follows the alias.
+    pub add_uri_to_alias: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -127,6 +129,7 @@ impl Request {
             args: Vec::new(),
             valid_unparsed_uri: true,
             valid_location: true,
+            add_uri_to_alias: false,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -187,6 +190,7 @@ impl Request {
         self.args.clear();
         self.valid_unparsed_uri = true;
         self.valid_location = true;
+        self.add_uri_to_alias = false;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;
@@ -418,6 +422,8 @@ impl Request {
         self.uri = uri;
         self.args = args;
         self.valid_unparsed_uri = false;
+        self.valid_location = true;
+        self.add_uri_to_alias = false;
     }
 
     /// The extension of the URI's last segment, without the dot.

@@ -1,7 +1,7 @@
 //! `access_log`, `log_format` and `open_log_file_cache`.
 
 use crate::config::{Result, Statement, value};
-use crate::engine::core::once;
+use crate::module::once;
 use crate::http::{date, escape};
 use crate::log::{AccessLogError, AccessLogs, AccessWriter, Buffering, CacheLimits, FileCache, LogFiles, SyslogConfig, SyslogPeer};
 use crate::module::*;

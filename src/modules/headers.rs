@@ -1,7 +1,7 @@
 //! `add_header`, `add_trailer`, their inheritance, and `expires`.
 
 use crate::config::{Result, Statement, value};
-use crate::engine::core::once;
+use crate::module::once;
 use crate::http::date;
 use crate::module::*;
 use std::io::Write;

@@ -4,26 +4,42 @@ pub mod access;
 pub mod access_log;
 pub mod auth_basic;
 pub mod auth_request;
+pub mod autoindex;
 mod crypt_ffi;
+pub mod empty_gif;
+pub mod geo;
 pub mod headers;
+pub mod index;
 mod leaky;
 pub mod limit_conn;
 pub mod limit_req;
+pub mod map;
 mod password;
 pub mod proxy;
+pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod rewrite;
 pub mod secure_link;
+pub mod split_clients;
+pub mod static_files;
+pub mod stub_status;
+pub mod try_files;
 pub mod upstream;
 pub mod zones;
 
 use crate::engine::core::{Core, HttpCore, HttpServer};
-use crate::module::Registry;
+use crate::module::{Registry, once};
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    // variables
+    r.add::<map::Map>();
+    r.add::<geo::Geo>();
+    r.add::<split_clients::SplitClients>();
+    r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
@@ -36,7 +52,18 @@ pub fn builtin() -> Registry {
     r.add::<auth_request::AuthRequest>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    // content of a location's own
+    r.add::<empty_gif::EmptyGif>();
+    r.add::<stub_status::StubStatus>();
+    // before content
+    r.add::<try_files::TryFiles>();
+    // who is offered content where the location has none of its own, in nginx's order
+    r.add::<random_index::RandomIndex>();
+    r.add::<index::Index>();
+    r.add::<autoindex::Autoindex>();
+    r.add::<static_files::StaticFiles>();
     r
 }

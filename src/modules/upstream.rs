@@ -2,7 +2,7 @@
 
 use crate::config::addr::{Address, parse_server};
 use crate::config::value::{parse_number, parse_size, parse_time_sec};
-use crate::engine::core::once;
+use crate::module::once;
 use crate::module::*;
 use crate::upstream::round_robin::RoundRobin;
 use crate::upstream::{Clock, Group, KeepaliveConf, PeerAddr, ServerSpec, resolve_at_load};

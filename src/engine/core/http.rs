@@ -69,7 +69,7 @@ impl Conf for HttpWritten {
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
             limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay, uninitialized_variable_warn);
-        // `internal` is not inherited by nested locations in nginx's own merge
+        self.internal |= o.internal;
     }
 }
 

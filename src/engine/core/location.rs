@@ -144,5 +144,11 @@ fn set_root(c: &mut HttpWritten, s: &Statement, b: &mut Build, alias: bool) -> R
         text.pop();
     }
     let path = b.template_of(s, &text)?;
-    once(&mut c.root, s, Root { path, alias })
+    let replaces = match b.kind() {
+        _ if !alias => 0,
+        BlockKind::Location(LocationName::Pattern(_)) => Root::WHOLE,
+        BlockKind::Location(name) => name.text().len(),
+        _ => 0,
+    };
+    once(&mut c.root, s, Root { path, alias, replaces })
 }

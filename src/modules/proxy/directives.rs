@@ -5,7 +5,7 @@ use super::redirect::{Match, Rule, default_rule};
 use super::{ProxyConf, Rewriting};
 use crate::config::addr::parse_ip_port;
 use crate::config::value::parse_size;
-use crate::engine::core::once;
+use crate::module::once;
 use crate::module::*;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! `proxy_ssl_*`: TLS towards origins, as far as Pingora's connector lets it be chosen.
 
 use super::ProxyConf;
-use crate::engine::core::once;
+use crate::module::once;
 use crate::module::*;
 use pingora::tls::pkey::{PKey, Private};
 use pingora::tls::x509::X509;

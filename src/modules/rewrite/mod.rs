@@ -6,7 +6,7 @@ mod condition;
 mod program;
 
 use crate::config::value::parse_number;
-use crate::engine::core::once;
+use crate::module::once;
 use crate::inherit;
 use crate::module::*;
 use bytes::Bytes;

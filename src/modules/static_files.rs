@@ -1,0 +1,120 @@
+//! Files below `root` or `alias`: nginx's ngx_http_static_module.
+
+use crate::config::Result;
+use crate::engine::files::{self, Info, Kind};
+use crate::engine::redirect;
+use crate::http::escape::{Escape, escape};
+use crate::http::headers::Known;
+use crate::http::method::Method;
+use crate::log::Level;
+use crate::module::*;
+use bytes::Bytes;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+/// Static files.
+pub struct StaticFiles;
+
+impl Module for StaticFiles {
+    const NAME: &'static str = "http_static";
+    type Conf = ();
+    const ALWAYS: bool = true;
+    const DIRECTIVES: &'static [Directive<()>] = &[];
+
+    fn attach(_conf: &Arc<()>, on: &mut Hooks) -> Result<()> {
+        on.offer_content(Serve);
+        Ok(())
+    }
+}
+
+struct Serve;
+
+impl Handler for Serve {
+    fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
+        if !matches!(r.method, Method::Get | Method::Head | Method::Post) {
+            return Next::Status(405);
+        }
+        if r.uri.ends_with(b"/") {
+            return Next::Continue;
+        }
+        let mut path = r.scratch();
+        let next = serve(r, &mut path);
+        r.put_scratch(path);
+        next
+    }
+}
+
+fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
+    if let Err(status) = redirect::write_path(r, &r.uri, path) {
+        return Next::Status(status);
+    }
+    let (file, info) = match files::open(r, path) {
+        Ok(found) => found,
+        Err(e) => {
+            let (level, status) = match () {
+                () if e.is_missing() => (Level::Error, 404),
+                () if e.is_denied() || e.is_link() => (Level::Error, 403),
+                () => (Level::Crit, 500),
+            };
+            if status != 404 || r.core().log_not_found {
+                e.log(r, level, path);
+            }
+            return Next::Status(status);
+        }
+    };
+    match info.kind {
+        Kind::Directory => {
+            let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
+            escape(Escape::Uri, &r.uri, &mut location);
+            location.push(b'/');
+            if !r.args.is_empty() {
+                location.push(b'?');
+                location.extend_from_slice(&r.args);
+            }
+            r.out.location = location;
+            return Next::Status(301);
+        }
+        Kind::Other => {
+            r.error(Level::Crit, format_args!("\"{}\" is not a regular file", String::from_utf8_lossy(path)));
+            return Next::Status(404);
+        }
+        Kind::File => {}
+    }
+    if r.method == Method::Post {
+        return Next::Status(405);
+    }
+    send(r, file, &info, path)
+}
+
+/// Answers with a file: its length, times, tag and type go into the head. `buf` is a buffer to work in.
+pub(super) fn send(r: &mut Request, file: File, info: &Info, buf: &mut Vec<u8>) -> Next<'static> {
+    r.out.status = 200;
+    r.out.content_length = Some(info.size);
+    r.out.last_modified = Some(info.mtime);
+    if r.core().etag {
+        buf.clear();
+        crate::http::etag::make(info.mtime, info.size, buf);
+        r.out.headers.set_id(Known::ETag, buf);
+    }
+    r.set_content_type();
+    r.out.allow_ranges = true;
+    Next::Respond(body(r, file, info.size))
+}
+
+/// Small files are read at once, which spares `sendfile`, unless it may turn out that only the head is sent.
+fn body(r: &Request, file: File, len: u64) -> Body {
+    const SMALL: u64 = 16 * 1024;
+    const CONDITIONS: [Known; 2] = [Known::IfNoneMatch, Known::IfModifiedSince];
+    if len == 0 {
+        return Body::Empty;
+    }
+    if len <= SMALL && !r.is_head() && !CONDITIONS.iter().any(|c| r.headers().contains_id(*c)) {
+        let mut data = Vec::with_capacity(len as usize);
+        // a file that shrank meanwhile is left to the sender, who knows what to do about it
+        if matches!((&file).take(len).read_to_end(&mut data), Ok(n) if n as u64 == len) {
+            return Body::Bytes(Bytes::from(data));
+        }
+    }
+    Body::File { file: Arc::new(file), offset: 0, len }
+}
