@@ -40,6 +40,8 @@ pub struct Request {
     pub valid_location: bool,
     /// `try_files` found a file below the `alias` of a regular expression's location: the URI follows the alias.
     pub add_uri_to_alias: bool,
+    /// Whether the request was already there when the one before it ended: `$pipe`.
+    pub pipelined: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -130,6 +132,7 @@ impl Request {
             valid_unparsed_uri: true,
             valid_location: true,
             add_uri_to_alias: false,
+            pipelined: false,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -191,6 +194,7 @@ impl Request {
         self.valid_unparsed_uri = true;
         self.valid_location = true;
         self.add_uri_to_alias = false;
+        self.pipelined = false;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;

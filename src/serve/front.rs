@@ -45,6 +45,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
+    let mut pipelined = false;
     let mut epoch = u64::MAX;
     loop {
         let site = thread.site();
@@ -75,6 +76,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         drop(site);
 
         let mut r = thread.request(conn);
+        r.pipelined = pipelined;
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
@@ -129,7 +131,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             linger(conn, lingering).await;
             return;
         }
-        if !conn.has_input() {
+        pipelined = conn.has_input();
+        if !pipelined {
             conn.rest();
         }
         idle = Some(timeout);
