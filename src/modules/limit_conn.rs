@@ -252,7 +252,7 @@ fn limit_conn_zone(s: &Statement, b: &mut Build) -> Result<()> {
     if name.is_empty() {
         return Err(s.error(format!("\"{KIND}\" must have \"zone\" parameter")));
     }
-    let cell = zones::reference::<ConnZone>(b, s, KIND, &name)?;
+    let cell = zones::declare::<ConnZone>(b, s, KIND, &name, size)?;
     if let Some(z) = cell.get() {
         return Err(s.error(format!("{KIND} \"{name}\" is already bound to key \"{}\"", z.key_text)));
     }

@@ -100,9 +100,8 @@ impl Module for LimitReq {
 /// A status from 400 to 599.
 pub(super) fn bounded_status(s: &Statement) -> Result<u16> {
     match s.number(0)? {
-        n if n < 400 => Err(s.error_at(0, format!("\"{}\" directive value must be equal to or greater than 400", s.name()))),
-        n if n > 599 => Err(s.error_at(0, format!("\"{}\" directive value must be equal to or less than 599", s.name()))),
-        n => Ok(n as u16),
+        n @ 400..=599 => Ok(n as u16),
+        _ => Err(s.error_at(0, "value must be between 400 and 599")),
     }
 }
 
@@ -250,7 +249,7 @@ fn limit_req_zone(s: &Statement, b: &mut Build) -> Result<()> {
     let Some(ZoneSpec { name, size }) = spec.filter(|z| !z.name.is_empty()) else {
         return Err(s.error(format!("\"{KIND}\" must have \"zone\" parameter")));
     };
-    let cell = zones::reference::<ReqZone>(b, s, KIND, &name)?;
+    let cell = zones::declare::<ReqZone>(b, s, KIND, &name, size)?;
     if let Some(z) = cell.get() {
         return Err(s.error(format!("{KIND} \"{name}\" is already bound to key \"{}\"", z.key_text)));
     }

@@ -69,6 +69,10 @@ impl Module for Referer {
                     server = b.parent_of(s);
                 }
                 names = server.and_then(|s| b.written::<HttpServer>(s)).map(|s| s.names.clone()).unwrap_or_default();
+                if names.is_empty() {
+                    // what a server without `server_name` is called
+                    names.push(ServerName::Exact(Box::default()));
+                }
             }
             let Some(c) = b.conf_of::<Referer>(id) else { continue };
             c.add_server_names(&names)?;

@@ -1,6 +1,6 @@
 //! Links that are only good with a hash, and only for a time: `secure_link`.
 
-use crate::config::Result;
+use crate::config::{Result, Statement};
 use crate::engine::core::once;
 use crate::http::date;
 use crate::module::*;
@@ -40,9 +40,18 @@ impl Module for SecureLink {
     const NAME: &'static str = "http_secure_link";
     type Conf = SecureLinkConf;
     const DIRECTIVES: &'static [Directive<SecureLinkConf>] = &[
-        Directive::new("secure_link", A, Args::Exactly(1), "`secure_link expression;` Base64url of an MD5 hash, then perhaps a comma and the end of its time.", |c, s, b| once(&mut c.link, s, b.template(s, 0)?)),
-        Directive::new("secure_link_md5", A, Args::Exactly(1), "`secure_link_md5 expression;` What the hash must be that of.", |c, s, b| once(&mut c.md5, s, b.template(s, 0)?)),
-        Directive::new("secure_link_secret", A, Args::Exactly(1), "`secure_link_secret word;` Links of the form /prefix/hash/link, whose hash is that of link and word.", |c, s, _| once(&mut c.secret, s, s.arg(0).into())),
+        Directive::new("secure_link", A, Args::Exactly(1), "`secure_link expression;` Base64url of an MD5 hash, then perhaps a comma and the end of its time.", |c, s, b| {
+            once(&mut c.link, s, b.template(s, 0)?)?;
+            c.unmixed(s)
+        }),
+        Directive::new("secure_link_md5", A, Args::Exactly(1), "`secure_link_md5 expression;` What the hash must be that of.", |c, s, b| {
+            once(&mut c.md5, s, b.template(s, 0)?)?;
+            c.unmixed(s)
+        }),
+        Directive::new("secure_link_secret", A, Args::Exactly(1), "`secure_link_secret word;` Links of the form /prefix/hash/link, whose hash is that of link and word.", |c, s, _| {
+            once(&mut c.secret, s, s.arg(0).into())?;
+            c.unmixed(s)
+        }),
     ];
     const VARIABLES: &'static [Variable] = &[
         Variable::new("secure_link", |r, _| match r.kept::<SecureLinkConf>() {
@@ -61,22 +70,26 @@ impl Module for SecureLink {
         .memo(),
     ];
 
-    fn configured(b: &mut Build) -> Result<()> {
-        let mixed = |c: &SecureLinkConf| c.secret.is_some() && (c.link.is_some() || c.md5.is_some());
-        if b.blocks_of(A).any(|id| b.written::<SecureLink>(id).is_some_and(mixed)) {
-            return Err(Diag::plain("\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\""));
-        }
-        Ok(())
-    }
-
     fn attach(conf: &Arc<SecureLinkConf>, on: &mut Hooks) -> Result<()> {
         on.keep(conf.clone());
         Ok(())
     }
 }
 
+impl SecureLinkConf {
+    fn unmixed(&self, s: &Statement) -> Result<()> {
+        if self.secret.is_some() && (self.link.is_some() || self.md5.is_some()) {
+            return Err(s.error("\"secure_link_secret\" cannot be mixed with \"secure_link\" and \"secure_link_md5\""));
+        }
+        Ok(())
+    }
+}
+
+/// What follows the comma of a link: the text, and the time that it means.
+type Expires<'l> = Option<(&'l [u8], i64)>;
+
 /// The hash and the time of a link; `None` where the time is no time.
-fn split(link: &[u8]) -> Option<(&[u8], Option<(&[u8], i64)>)> {
+fn split(link: &[u8]) -> Option<(&[u8], Expires<'_>)> {
     let Some(comma) = memchr::memchr(b',', link) else { return Some((link, None)) };
     let (hash, time) = (link.get(..comma)?, link.get(comma + 1..)?);
     let n = crate::config::value::parse_number(time).and_then(|n| i64::try_from(n).ok()).filter(|n| *n > 0)?;

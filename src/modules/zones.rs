@@ -46,9 +46,9 @@ impl<T> Default for Zones<T> {
     }
 }
 
-/// Which kind of zone has a name: a name may be used for one kind only.
+/// Which kind of zone has a name, and its size where it has been declared: a name is good for one kind only.
 #[derive(Default)]
-struct Kinds(HashMap<String, &'static str>);
+struct Kinds(HashMap<String, (&'static str, Option<u64>)>);
 
 /// Names a zone, which may be declared later. `kind` is the directive that declares it.
 ///
@@ -56,9 +56,9 @@ struct Kinds(HashMap<String, &'static str>);
 /// nginx's messages about a name that another kind has, or that nothing declares (when all has been read).
 pub fn reference<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &'static str, name: &str) -> Result<ZoneRef<T>> {
     if name.is_empty() {
-        return Err(s.error("zero size shared memory zone \"\""));
+        return Err(Diag::plain("zero size shared memory zone \"\""));
     }
-    if *b.shared::<Kinds>().0.entry(name.to_owned()).or_insert(kind) != kind {
+    if b.shared::<Kinds>().0.entry(name.to_owned()).or_insert((kind, None)).0 != kind {
         return Err(s.error(format!("the shared memory zone \"{name}\" is already declared for a different use")));
     }
     if let Some(zone) = b.shared::<Zones<T>>().0.get(name) {
@@ -71,6 +71,23 @@ pub fn reference<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &
         Some(_) => Ok(()),
         None => Err(Diag::plain(format!("zero size shared memory zone \"{name}\""))),
     });
+    Ok(zone)
+}
+
+/// Names a zone that the statement declares.
+///
+/// # Errors
+/// Those of [`reference`], and nginx's message about another size.
+pub fn declare<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &'static str, name: &str, size: u64) -> Result<ZoneRef<T>> {
+    let zone = reference(b, s, kind, name)?;
+    if let Some((_, known)) = b.shared::<Kinds>().0.get_mut(name) {
+        match *known {
+            Some(old) if old != size => {
+                return Err(s.error(format!("the size {size} of shared memory zone \"{name}\" conflicts with already declared size {old}")));
+            }
+            _ => *known = Some(size),
+        }
+    }
     Ok(zone)
 }
 
