@@ -70,6 +70,7 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     child.location = r.server().default_location;
     child.head = r.head.clone();
     // the body belongs to the parent
+    child.head.header_in_bytes = 0;
     child.head.content_length = None;
     child.head.chunked = false;
     child.head.expect_continue = false;

@@ -172,7 +172,7 @@ impl Writer {
         let outcome = match &self.entry.to {
             To::Syslog(peer) => {
                 if let Err(e) = peer.send_access(line) {
-                    r.error(crate::log::Level::Warn, format_args!("{e}"));
+                    r.error(crate::log::Level::Warn, format_args!("{e} while logging request"));
                 }
                 return;
             }
@@ -193,7 +193,7 @@ impl Writer {
             }
         };
         if let Err(e) = outcome {
-            r.error(e.level(), format_args!("{e}"));
+            r.error(e.level(), format_args!("{e} while logging request"));
         }
     }
 }
@@ -208,7 +208,7 @@ fn root_exists(r: &Request) -> bool {
         Err(e) => e,
     };
     let errno = crate::log::Errno::of(&error);
-    r.error(crate::log::Level::Error, format_args!("testing \"{}\" existence failed{errno}", path.display()));
+    r.error(crate::log::Level::Error, format_args!("testing \"{}\" existence failed{errno} while logging request", path.display()));
     false
 }
 

@@ -89,10 +89,10 @@ impl Handler for Check {
                 r.error(LogLevel::Error, format_args!("user \"{user}\" was not found in \"{}\"", shown.display()));
                 return ask(r, &realm, proxy);
             }
-            Err(e) => {
+            Err((call, e)) => {
                 let missing = e.kind() == io::ErrorKind::NotFound;
                 let (level, status) = if missing { (LogLevel::Error, 403) } else { (LogLevel::Crit, 500) };
-                r.error(level, format_args!("open() \"{}\" failed{}", shown.display(), Errno::of(&e)));
+                r.error(level, format_args!("{call}() \"{}\" failed{}", shown.display(), Errno::of(&e)));
                 return Next::Status(status);
             }
         };
@@ -165,13 +165,13 @@ fn credentials(field: &[u8]) -> Option<Given> {
     Some(Given { user, password })
 }
 
-/// The hash of a user in a user file.
-fn hash_of(path: &Path, user: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let mut file = BufReader::with_capacity(2048, File::open(path)?);
+/// The hash of a user in a user file; an error comes with the call that failed.
+fn hash_of(path: &Path, user: &[u8]) -> std::result::Result<Option<Vec<u8>>, (&'static str, io::Error)> {
+    let mut file = BufReader::with_capacity(2048, File::open(path).map_err(|e| ("open", e))?);
     let mut line = Vec::new();
     loop {
         line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
+        if file.read_until(b'\n', &mut line).map_err(|e| ("pread", e))? == 0 {
             return Ok(None);
         }
         if let Some(hash) = hash_in(&line, user) {

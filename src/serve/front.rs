@@ -233,6 +233,10 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     let what = if e.line_known { "headers" } else { "line" };
     r.error(level, format_args!("{e} while reading client request {what}"));
     r.method = if e.line_known { r.head.method } else { Default::default() };
+    if r.head.version == Version::V09 {
+        // nothing was settled yet: the answer has a head
+        r.head.version = Version::V10;
+    }
     r.out.http11 = true;
     phases::refuse(r, e.status).await;
 }
