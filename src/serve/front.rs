@@ -45,6 +45,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
+    let mut pipelined = false;
     let mut epoch = u64::MAX;
     let mut pipelined = false;
     loop {
@@ -76,6 +77,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         drop(site);
 
         let mut r = thread.request(conn);
+        r.pipelined = pipelined;
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
@@ -233,6 +235,10 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     let what = if e.line_known { "headers" } else { "line" };
     r.error(level, format_args!("{e} while reading client request {what}"));
     r.method = if e.line_known { r.head.method } else { Default::default() };
+    if r.head.version == Version::V09 {
+        // nothing was settled yet: the answer has a head
+        r.head.version = Version::V10;
+    }
     r.out.http11 = true;
     phases::refuse(r, e.status).await;
 }
