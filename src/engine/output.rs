@@ -148,6 +148,9 @@ fn write_head(r: &mut Request) {
         r.out.http09 = true;
         r.keepalive = false;
     }
+    if r.keepalive && crate::serve::draining() {
+        r.keepalive = false;
+    }
     r.out.tokens = core.server_tokens;
     r.out.keepalive_header = core.keepalive_header;
     r.out.keepalive = r.keepalive;
