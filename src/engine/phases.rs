@@ -6,6 +6,7 @@ use crate::http::uri;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What ends a pass through the phases.
 pub enum Outcome {
@@ -38,6 +39,7 @@ pub async fn serve(r: &mut Request) {
     finish(r, outcome).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
 }
 
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
@@ -46,6 +48,17 @@ pub async fn refuse(r: &mut Request, status: u16) {
     finish(r, Some(Outcome::Status(status))).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
+}
+
+/// Serves a subrequest, whose URI and server are known.
+pub(crate) async fn subrequest(r: &mut Request) {
+    let first = pass(r, Entry::Server).await;
+    finish(r, Some(first)).await;
+    output::end(r).await;
+    if r.core().log_subrequest {
+        log(r);
+    }
 }
 
 /// Calls the loggers of the request's location.
@@ -304,15 +317,17 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
         match settle(step.handle(r)).await {
             Next::Continue => {}
             Next::Allow if satisfy == Satisfy::Any => {
-                r.out.headers.remove(b"WWW-Authenticate");
+                let proxy = r.method == crate::http::method::Method::Connect;
+                r.out.headers.remove(if proxy { b"Proxy-Authenticate" } else { b"WWW-Authenticate" });
                 return None;
             }
             Next::Allow => {}
-            Next::Status(s @ (401 | 403)) if satisfy == Satisfy::Any => {
-                if refused != Some(401) {
+            Next::Status(s @ (401 | 403 | 407)) if satisfy == Satisfy::Any => {
+                if !matches!(refused, Some(401 | 407)) {
                     refused = Some(s);
                 }
             }
+            Next::Status(s) => return Some(refuse_access(r, s).await),
             next => {
                 if let Some(o) = outcome(r, next).await {
                     return Some(o);
@@ -324,7 +339,31 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
     if status == 403 {
         r.error(Level::Error, format_args!("access forbidden by rule"));
     }
-    Some(Outcome::Status(status))
+    Some(refuse_access(r, status).await)
+}
+
+/// `auth_delay`: who has no access waits, so that passwords cannot be tried fast.
+async fn refuse_access(r: &mut Request, status: u16) -> Outcome {
+    let delay = r.core().auth_delay;
+    if delay > 0 && matches!(status, 401 | 407) {
+        r.error(Level::Info, format_args!("delaying unauthorized request"));
+        if let Err(status) = pause(r, Duration::from_millis(delay)).await {
+            return Outcome::Status(status);
+        }
+    }
+    Outcome::Status(status)
+}
+
+/// Waits; ends early with 499 where the client goes away.
+async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
+    let down = r.down.clone();
+    let closed = std::future::poll_fn(move |cx| down.poll_closed(cx));
+    if tokio::time::timeout(delay, closed).await.is_err() {
+        return Ok(());
+    }
+    r.client_closed = true;
+    r.error(Level::Info, format_args!("client prematurely closed connection"));
+    Err(499)
 }
 
 async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
@@ -356,10 +395,7 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
             r.uri_changed = true;
             None
         }
-        Next::Sleep(d) => {
-            tokio::time::sleep(d).await;
-            None
-        }
+        Next::Sleep(d) => pause(r, d).await.err().map(Outcome::Status),
         Next::Done => Some(Outcome::Done),
         Next::Status(s) => Some(Outcome::Status(s)),
         Next::Respond(b) => Some(Outcome::Respond(b)),

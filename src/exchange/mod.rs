@@ -22,14 +22,22 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let conf = &pass.conf;
     let own_body = pass.protocol.body(r);
     let wanted = r.has_body() && conf.pass_request_body && own_body.is_none();
-    let streaming = wanted && !conf.request_buffering && !r.body.read && (r.head.content_length.is_some() || pass.protocol.chunked());
-    if streaming {
-        r.body.streaming = true;
-    } else if let Err(status) = r.read_body().await {
-        return Outcome::Status(status);
-    }
+    let unbuffered = wanted && !conf.request_buffering && !r.body.read && (r.head.content_length.is_some() || pass.protocol.chunked());
+    let streaming = match unbuffered {
+        // what has come at once is as good as buffered
+        true => match request_body::preread(r).await {
+            Ok(whole) => !whole,
+            Err(status) => return Outcome::Status(status),
+        },
+        false => match r.read_body().await {
+            Ok(()) => false,
+            Err(status) => return Outcome::Status(status),
+        },
+    };
+    r.body.streaming = streaming;
     let length = match (&own_body, wanted) {
         (Some(b), _) => BodyLength::Known(b.len() as u64),
+        (None, false) if r.head.content_length == Some(0) => BodyLength::Known(0),
         (None, false) => BodyLength::None,
         (None, true) if streaming => r.head.content_length.map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),

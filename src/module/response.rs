@@ -53,8 +53,6 @@ pub struct ResponseHead {
     pub upgrade: bool,
     /// HTTP/0.9: no head at all is written.
     pub http09: bool,
-    /// Whether a body, if there were one, would be sent in chunks (HEAD).
-    pub chunked_if_body: bool,
     /// `Vary: Accept-Encoding` (gzip_vary).
     pub vary_encoding: bool,
 }
@@ -75,7 +73,6 @@ impl ResponseHead {
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;
-        self.chunked_if_body = false;
         self.vary_encoding = false;
         self.expect_trailers = false;
         self.absolute_location = false;

@@ -67,7 +67,7 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     if head.absolute_location {
         put(&[b"Location: ", &head.location, b"\r\n"]);
     }
-    if framing == Framing::Chunked || (head.header_only && head.content_length.is_none() && head.chunked_if_body) {
+    if framing == Framing::Chunked {
         put(&[b"Transfer-Encoding: chunked\r\n"]);
     }
     if head.upgrade {
