@@ -92,8 +92,6 @@ pub struct Request {
     pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
-    /// Whether the request was there before the one before it had been answered.
-    pub pipelined: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -134,7 +132,6 @@ impl Request {
             valid_unparsed_uri: true,
             valid_location: true,
             add_uri_to_alias: false,
-            pipelined: false,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -197,7 +194,6 @@ impl Request {
         self.valid_unparsed_uri = true;
         self.valid_location = true;
         self.add_uri_to_alias = false;
-        self.pipelined = false;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;

@@ -45,7 +45,6 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
-    let mut pipelined = false;
     let mut epoch = u64::MAX;
     let mut pipelined = false;
     loop {
@@ -113,7 +112,6 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             }
         }
         begin(conn, &mut r);
-        r.pipelined = pipelined;
         *conn.parked.lock() = Some(r);
         let handle = Handle { conn: conn.clone(), digest: digest.clone() };
         let mut session = ServerSession::new_http1(Box::new(handle));
