@@ -31,7 +31,9 @@ pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
 pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
-pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
+#[cfg(test)]
+pub(crate) use downstream::Nobody;
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };

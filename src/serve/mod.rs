@@ -1,10 +1,12 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+pub mod buffers;
 mod conn;
 mod front;
 mod head_writer;
 mod pingora_io;
 mod proxy;
+mod tcp_info;
 mod thread;
 
 pub use conn::{AnyStream, Conn, Transport};
