@@ -13,6 +13,7 @@ pub mod output;
 pub mod phases;
 pub mod redirect;
 pub mod site;
+pub mod subrequest;
 pub mod target;
 mod tls;
 pub mod variables;

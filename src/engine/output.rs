@@ -122,12 +122,18 @@ fn write_head(r: &mut Request) {
             r.out.clear_last_modified();
         }
     }
+    // nginx's own Last-Modified is of the document, not of an error
+    if r.out.last_modified_text.is_empty() && !matches!(r.out.status, 200 | 206 | 304) {
+        r.out.last_modified = None;
+    }
     redirect::absolute(r);
     let site = r.site.clone();
     let Some(location) = site.locations.get(r.location as usize) else { return };
     let core = &location.core;
     let bodiless = matches!(r.out.status, 204 | 304);
-    if r.out.expect_trailers && !bodiless && r.out.http11 {
+    // a response to HEAD is not chunked: it has no body that could be
+    let bodiless = bodiless || r.is_head();
+    if r.out.expect_trailers && !bodiless && r.out.http11 && core.chunked_transfer_encoding {
         r.out.content_length = None;
     }
     let mut framing = match r.out.content_length {
@@ -140,11 +146,13 @@ fn write_head(r: &mut Request) {
         }
     };
     if r.out.header_only {
-        r.out.chunked_if_body = framing == Framing::Chunked;
         framing = Framing::None;
     }
     if r.head.version == Version::V09 && !r.head.line.is_empty() {
         r.out.http09 = true;
+        r.keepalive = false;
+    }
+    if r.keepalive && crate::serve::draining() {
         r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;

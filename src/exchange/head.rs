@@ -94,7 +94,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             }
             _ => {}
         }
-        if hidden(conf, name) {
+        if conf.hide.contains(known, name) {
             continue;
         }
         match known {
@@ -117,19 +117,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
 }
 
-/// Whether a header stays with us (`proxy_hide_header` and the defaults).
-fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
-    let mut small = [0u8; 64];
-    match small.get_mut(..name.len()) {
-        Some(s) => {
-            s.copy_from_slice(name);
-            s.make_ascii_lowercase();
-            conf.hide.contains(&*s)
-        }
-        None => conf.hide.contains(&*name.to_ascii_lowercase()),
-    }
-}
-
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
     let t = a.target;
     let to = Destination { host: &t.host, port: &t.port, uri: t.uri.as_deref(), tls: t.tls };
@@ -145,19 +132,7 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
 
 /// TLS towards the origin: name and verification.
 pub(super) fn tls_options(r: &Request, pass: &Pass, target: &Found) -> Arc<crate::upstream::connect::UpstreamTls> {
-    let mut options = pingora_core::upstreams::peer::PeerOptions::new();
     let conf = pass.conf.tls.clone().unwrap_or_default();
-    options.verify_cert = conf.verify;
-    options.verify_hostname = conf.verify;
-    let name = match &conf.name {
-        Some(t) => String::from_utf8_lossy(&t.eval(r)).into_owned(),
-        None if target.host.is_empty() => String::from_utf8_lossy(&r.upstream.host).into_owned(),
-        None => String::from_utf8_lossy(&target.host).into_owned(),
-    };
-    let name = name.rsplit_once(':').map_or(name.as_str(), |(n, _)| n).to_owned();
-    if let Some(t) = &conf.trusted {
-        options.ca = Some(t.clone());
-    }
-    let sni = if conf.send_name || conf.verify { name } else { String::new() };
-    Arc::new(crate::upstream::connect::UpstreamTls { sni, options, client: conf.client.clone() })
+    let host = if target.host.is_empty() { &r.upstream.host } else { &target.host };
+    Arc::new(conf.connect(r, host))
 }
