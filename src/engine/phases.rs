@@ -80,7 +80,7 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
     loop {
         outcome = match outcome {
             Outcome::Done => return,
-            Outcome::Respond(body) => match Box::pin(output::send(r, body)).await {
+            Outcome::Respond(body) => match Box::pin(respond(r, body)).await {
                 Ok(()) => return,
                 Err(status) => Outcome::Status(status),
             },
@@ -94,6 +94,29 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
             },
         };
     }
+}
+
+/// Sends a local response; what has come of a body that nobody wants is thrown away first.
+async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
+    if r.has_body() && !r.body.read && !std::mem::replace(&mut r.body.discarded, true) {
+        let down = r.down.clone();
+        let mut sink = bytes::BytesMut::new();
+        let bad = std::future::poll_fn(|cx| {
+            loop {
+                sink.clear();
+                match down.poll_body(cx, &mut sink, 16 * 1024) {
+                    std::task::Poll::Ready(Ok(BodyRead::Data(_))) => {}
+                    std::task::Poll::Ready(Ok(BodyRead::Bad(status))) => return std::task::Poll::Ready(Some(status)),
+                    _ => return std::task::Poll::Ready(None),
+                }
+            }
+        });
+        if let Some(status) = bad.await {
+            r.keepalive = false;
+            return Err(status);
+        }
+    }
+    output::send(r, body).await
 }
 
 /// Normalises the target and finds the server: what must be known before the first phase.
@@ -264,7 +287,7 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
         (false, false) => false,
         (msie6, safari) => {
             (msie6 && r.method == crate::http::method::Method::Post && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
-                || (safari && has(b"Macintosh") && has(b"Safari/") && !has(b"Chrome/"))
+                || (safari && has(b"Mac OS X") && has(b"Safari/") && !has(b"Gecko/") && !has(b"Chrome/"))
         }
     };
     if core.keepalive_timeout == 0 || used_up || disabled {

@@ -29,7 +29,10 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
             Ok(whole) => !whole,
             Err(status) => return Outcome::Status(status),
         },
-        false if !r.has_body() => false,
+        false if !r.has_body() => {
+            r.send_continue();
+            false
+        }
         false => match Box::pin(r.read_body()).await {
             Ok(()) => false,
             Err(status) => return Outcome::Status(status),

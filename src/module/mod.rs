@@ -45,7 +45,7 @@ pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
-pub use stats::Stat;
+pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{SharedTls, TlsListener, TlsServer};
 pub use value::{Small, Val};

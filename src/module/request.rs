@@ -492,6 +492,8 @@ impl Request {
         if self.body.read || self.body.discarded {
             return Ok(());
         }
+        // as in nginx, the expectation is met even where the body turns out to be empty
+        self.send_continue();
         if !self.has_body() {
             self.body.read = true;
             return Ok(());
@@ -546,7 +548,7 @@ impl Request {
             return;
         }
         self.body.continued = true;
-        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent && self.has_body() {
+        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
             let head = ResponseHead { status: 100, ..ResponseHead::default() };
             self.down.head(&head, super::Framing::None);
         }

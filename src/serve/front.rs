@@ -6,7 +6,7 @@ use super::thread::Thread;
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
 use crate::log::Level;
-use crate::module::{ListenAddr, Lingering, Request};
+use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::SocketDigest;
@@ -54,6 +54,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
     };
     let mut pipelined = false;
+    let mut state = Gauge::new(Stat::Waiting);
     loop {
         // no site is held while nothing is asked for, so that a reload frees the old one
         match wait(thread, conn, idle, header_timeout).await {
@@ -82,10 +83,12 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let mut r = thread.request(&site, conn);
         r.pipelined = pipelined;
         drop(site);
+        Stat::Requests.up();
+        state.set(Stat::Reading);
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
-            Head::Whole => {}
+            Head::Whole => state.set(Stat::Writing),
             Head::Closed(false) | Head::TimedOut(false) => {
                 thread.recycle(r);
                 return;
@@ -140,6 +143,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         if !pipelined {
             conn.rest();
         }
+        state.set(Stat::Waiting);
         idle = Some(timeout);
     }
 }
