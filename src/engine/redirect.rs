@@ -92,10 +92,7 @@ pub fn absolute(r: &mut Request) {
         local_address(r, &mut url);
     }
     if port {
-        let port = match r.head.host_port {
-            0 => r.conn().local.port(),
-            p => p,
-        };
+        let port = r.conn().local.port();
         let default = if tls { 443 } else { 80 };
         if port != default && port != 0 {
             url.push(b':');

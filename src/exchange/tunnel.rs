@@ -117,7 +117,6 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     if let Some(s) = r.upstream.states.last_mut() {
         s.bytes_sent += sent;
         s.bytes_received += received;
-        s.response_length += received;
     }
     give_buffer(up);
     Outcome::Done
