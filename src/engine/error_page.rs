@@ -6,7 +6,6 @@ use crate::http::{status, uri};
 use crate::log::Level;
 use crate::module::{Body, ErrorPage, RedirectTo, Request};
 use bytes::Bytes;
-use std::time::Duration;
 
 /// Decides how a request ends that was given a status; `None` where nothing more is to be sent.
 pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
@@ -23,10 +22,6 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
         r.keepalive = false;
         r.down.abort();
         return None;
-    }
-    if code == 401 && r.core().auth_delay > 0 && !r.auth_delayed {
-        r.auth_delayed = true;
-        tokio::time::sleep(Duration::from_millis(r.core().auth_delay)).await;
     }
     r.err_status = code;
     if matches!(code, 400 | 413 | 414 | 495 | 496 | 497 | 500 | 501) {

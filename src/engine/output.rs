@@ -127,7 +127,9 @@ fn write_head(r: &mut Request) {
     let Some(location) = site.locations.get(r.location as usize) else { return };
     let core = &location.core;
     let bodiless = matches!(r.out.status, 204 | 304);
-    if r.out.expect_trailers && !bodiless && r.out.http11 {
+    // a response to HEAD is not chunked: it has no body that could be
+    let bodiless = bodiless || r.is_head();
+    if r.out.expect_trailers && !bodiless && r.out.http11 && core.chunked_transfer_encoding {
         r.out.content_length = None;
     }
     let mut framing = match r.out.content_length {
@@ -140,7 +142,6 @@ fn write_head(r: &mut Request) {
         }
     };
     if r.out.header_only {
-        r.out.chunked_if_body = framing == Framing::Chunked;
         framing = Framing::None;
     }
     if r.head.version == Version::V09 && !r.head.line.is_empty() {
@@ -149,6 +150,9 @@ fn write_head(r: &mut Request) {
     if r.out.http09 {
         r.keepalive = false;
         framing = if r.out.header_only { Framing::None } else { Framing::Close };
+    }
+    if r.keepalive && crate::serve::draining() {
+        r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;
     r.out.keepalive_header = core.keepalive_header;

@@ -6,6 +6,7 @@ use crate::http::uri;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What ends a pass through the phases.
 pub enum Outcome {
@@ -38,6 +39,7 @@ pub async fn serve(r: &mut Request) {
     finish(r, outcome).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
 }
 
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
@@ -46,6 +48,17 @@ pub async fn refuse(r: &mut Request, status: u16) {
     finish(r, Some(Outcome::Status(status))).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
+}
+
+/// Serves a subrequest, whose URI and server are known.
+pub(crate) async fn subrequest(r: &mut Request) {
+    let first = pass(r, Entry::Server).await;
+    finish(r, Some(first)).await;
+    output::end(r).await;
+    if r.core().log_subrequest {
+        log(r);
+    }
 }
 
 /// Calls the loggers of the request's location.
@@ -92,6 +105,9 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
     r.location = server.default_location;
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
         r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
+        // the request ends with its first line: there is no URI
+        r.uri.clear();
+        r.head.uri = 0..0;
         return Err(400);
     }
     Ok(())
@@ -99,12 +115,16 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
 
 /// Prepares for another pass.
 fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
+    r.uri_changes = r.uri_changes.saturating_sub(1);
     if r.uri_changes == 0 {
-        let uri = String::from_utf8_lossy(&r.uri).into_owned();
-        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while internally redirecting to \"{uri}\""));
+        let (doing, target) = match &to {
+            RedirectTo::Uri(uri, _) => ("internally redirecting to", uri),
+            RedirectTo::Named(name) => ("redirect to named location", name),
+        };
+        let target = String::from_utf8_lossy(target);
+        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""));
         return Err(500);
     }
-    r.uri_changes -= 1;
     r.internal = true;
     r.valid_location = true;
     r.upstream.forget_target();
@@ -162,12 +182,12 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
             break;
         }
         r.uri_changed = false;
+        r.uri_changes = r.uri_changes.saturating_sub(1);
         if r.uri_changes == 0 {
-            let uri = String::from_utf8_lossy(&r.uri).into_owned();
+            let uri = String::from_utf8_lossy(&r.uri);
             r.error(Level::Error, format_args!("rewrite or internal redirection cycle while processing \"{uri}\""));
             return Outcome::Status(500);
         }
-        r.uri_changes -= 1;
         r.location = server.default_location;
         if let Some(o) = find_location(r) {
             return o;
@@ -298,15 +318,17 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
         match settle(step.handle(r)).await {
             Next::Continue => {}
             Next::Allow if satisfy == Satisfy::Any => {
-                r.out.headers.remove(b"WWW-Authenticate");
+                let proxy = r.method == crate::http::method::Method::Connect;
+                r.out.headers.remove(if proxy { b"Proxy-Authenticate" } else { b"WWW-Authenticate" });
                 return None;
             }
             Next::Allow => {}
-            Next::Status(s @ (401 | 403)) if satisfy == Satisfy::Any => {
-                if refused != Some(401) {
+            Next::Status(s @ (401 | 403 | 407)) if satisfy == Satisfy::Any => {
+                if !matches!(refused, Some(401 | 407)) {
                     refused = Some(s);
                 }
             }
+            Next::Status(s) => return Some(refuse_access(r, s).await),
             next => {
                 if let Some(o) = outcome(r, next).await {
                     return Some(o);
@@ -318,7 +340,31 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
     if status == 403 {
         r.error(Level::Error, format_args!("access forbidden by rule"));
     }
-    Some(Outcome::Status(status))
+    Some(refuse_access(r, status).await)
+}
+
+/// `auth_delay`: who has no access waits, so that passwords cannot be tried fast.
+async fn refuse_access(r: &mut Request, status: u16) -> Outcome {
+    let delay = r.core().auth_delay;
+    if delay > 0 && matches!(status, 401 | 407) {
+        r.error(Level::Info, format_args!("delaying unauthorized request"));
+        if let Err(status) = pause(r, Duration::from_millis(delay)).await {
+            return Outcome::Status(status);
+        }
+    }
+    Outcome::Status(status)
+}
+
+/// Waits; ends early with 499 where the client goes away.
+async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
+    let down = r.down.clone();
+    let closed = std::future::poll_fn(move |cx| down.poll_closed(cx));
+    if tokio::time::timeout(delay, closed).await.is_err() {
+        return Ok(());
+    }
+    r.client_closed = true;
+    r.error(Level::Info, format_args!("client prematurely closed connection"));
+    Err(499)
 }
 
 async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
@@ -350,10 +396,7 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
             r.uri_changed = true;
             None
         }
-        Next::Sleep(d) => {
-            tokio::time::sleep(d).await;
-            None
-        }
+        Next::Sleep(d) => pause(r, d).await.err().map(Outcome::Status),
         Next::Done => Some(Outcome::Done),
         Next::Status(s) => Some(Outcome::Status(s)),
         Next::Respond(b) => Some(Outcome::Respond(b)),

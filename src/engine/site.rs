@@ -421,6 +421,7 @@ impl Assembly<'_> {
             resolver,
             disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
             auth_delay: w.auth_delay.unwrap_or(0),
+            gzip: w.gzip.rules(),
             uninitialized_variable_warn: w.uninitialized_variable_warn.unwrap_or(true),
         })
     }

@@ -2,6 +2,7 @@
 
 use super::{BlockId, Pass, Request, Template};
 use bytes::Bytes;
+use std::any::Any;
 use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
@@ -136,6 +137,7 @@ pub struct Hooks {
     pub(crate) contents: Vec<Arc<dyn Handler>>,
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
+    pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
     pub(crate) level: Option<Level>,
     pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
@@ -196,6 +198,11 @@ impl Hooks {
     /// Calls `logger` when a request has ended here.
     pub fn log(&mut self, logger: impl Logger) {
         self.log.push(Arc::new(logger));
+    }
+
+    /// Keeps settings with the location for the module's variables: [`Request::kept`] finds them by their type.
+    pub fn keep<T: Send + Sync + 'static>(&mut self, settings: Arc<T>) {
+        self.kept.push(settings);
     }
 
     /// How many hooks there are.

@@ -8,6 +8,7 @@ mod build;
 mod conf;
 mod core_conf;
 mod directive;
+mod docs;
 mod downstream;
 mod hook;
 mod pass;
@@ -28,8 +29,9 @@ pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub(crate) use build::IfBlocks;
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
+pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
-pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
 #[cfg(test)]
 pub(crate) use downstream::Nobody;
 pub use hook::{

@@ -40,6 +40,8 @@ pub struct Request {
     pub valid_location: bool,
     /// `try_files` found a file below the `alias` of a regular expression's location: the URI follows the alias.
     pub add_uri_to_alias: bool,
+    /// Whether the request was already there when the one before it ended: `$pipe`.
+    pub pipelined: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -80,20 +82,21 @@ pub struct Request {
     pub limit_rate_after: u64,
     /// Whether the response ended in the middle: no keepalive, no success.
     pub aborted: bool,
-    /// The parent's URI where this is a subrequest.
+    /// Whether this is a subrequest.
     pub subrequest: bool,
     /// How the response's body passes on its way out.
     pub output: crate::engine::output::Output,
     /// Bytes of the response head.
     pub head_size: u64,
-    /// Whether `auth_delay` has been waited for.
-    pub auth_delayed: bool,
+    /// How many requests this subrequest is inside of.
+    pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    shared: Vec<Box<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
 }
 
@@ -152,11 +155,13 @@ impl Request {
             subrequest: false,
             output: Default::default(),
             head_size: 0,
-            auth_delayed: false,
+            depth: 0,
             timed_out: false,
+            pipelined: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
+            shared: Vec::new(),
             scratch: Vec::new(),
             site,
         };
@@ -214,9 +219,11 @@ impl Request {
         self.subrequest = false;
         self.output.clear();
         self.head_size = 0;
-        self.auth_delayed = false;
+        self.depth = 0;
         self.timed_out = false;
+        self.pipelined = false;
         self.client_closed = false;
+        self.shared.clear();
         if same {
             for v in &mut self.values {
                 v.take();
@@ -366,6 +373,35 @@ impl Request {
         if let Some(s) = self.slots.get_mut(slot.0 as usize) {
             *s = Some(Box::new(value));
         }
+    }
+
+    /// Settings that a module kept with the location ([`super::Hooks::keep`]).
+    pub fn kept<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.location().hooks.kept.iter().find_map(|k| k.downcast_ref())
+    }
+
+    /// What a module remembers for the whole request: internal redirects keep it, and subrequests see it too.
+    pub fn shared<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.shared.iter().find_map(|s| s.downcast_ref())
+    }
+
+    /// Remembers something for the whole request; it is dropped when the request ends.
+    pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: T) {
+        match self.shared.iter_mut().find_map(|s| s.downcast_mut::<T>()) {
+            Some(s) => *s = value,
+            None => self.shared.push(Box::new(value)),
+        }
+    }
+
+    /// Drops what modules remembered: the request has ended.
+    pub(crate) fn forget_shared(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Lends the values of variables and what modules remembered to a subrequest, and takes them back the same way.
+    pub(crate) fn lend(&mut self, other: &mut Request) {
+        std::mem::swap(&mut self.values, &mut other.values);
+        std::mem::swap(&mut self.shared, &mut other.shared);
     }
 
     /// An empty buffer to work in; give it back with [`Request::put_scratch`] so that it is allocated once.

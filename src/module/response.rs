@@ -29,6 +29,8 @@ pub struct ResponseHead {
     pub last_modified_text: Vec<u8>,
     /// `Location`; what begins with `/` is made absolute as `absolute_redirect` says.
     pub location: Vec<u8>,
+    /// Whether `location` was made absolute here: it then stands before `Connection`.
+    pub absolute_location: bool,
     /// Every other header, in order.
     pub headers: Headers,
     /// Trailers to be sent after a chunked body.
@@ -51,8 +53,6 @@ pub struct ResponseHead {
     pub upgrade: bool,
     /// HTTP/0.9: no head at all is written.
     pub http09: bool,
-    /// Whether a body, if there were one, would be sent in chunks (HEAD).
-    pub chunked_if_body: bool,
     /// `Vary: Accept-Encoding` (gzip_vary).
     pub vary_encoding: bool,
 }
@@ -73,9 +73,9 @@ impl ResponseHead {
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;
-        self.chunked_if_body = false;
         self.vary_encoding = false;
         self.expect_trailers = false;
+        self.absolute_location = false;
     }
 
     /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.

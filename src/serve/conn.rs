@@ -155,7 +155,13 @@ impl Conn {
             // a TLS stream cannot tell readiness without reading
             return inner.fill(cx, 4096).map_ok(drop);
         }
-        inner.transport.poll_readable(cx)
+        ready!(inner.transport.poll_readable(cx))?;
+        // readiness may be a guess: tokio gives it to every accepted socket
+        let filled = inner.fill(cx, 4096);
+        if filled.is_pending() {
+            inner.rbuf = BytesMut::new();
+        }
+        filled.map_ok(drop)
     }
 
     /// Reads more into the buffer; 0 at the end.
@@ -244,6 +250,11 @@ impl Conn {
         let n = ready!(inner.fill(cx, READ))?;
         inner.rbuf.clear();
         Poll::Ready(Ok(n))
+    }
+
+    /// Ends both directions at once: whoever reads or writes finds the connection closed.
+    pub(super) fn cut(&self) {
+        let _ = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Both);
     }
 }
 
@@ -552,6 +563,10 @@ impl Downstream for Conn {
 
     fn trailers(&self) -> Option<Headers> {
         self.inner.lock().trailers.clone()
+    }
+
+    fn tcp_info(&self) -> Option<crate::module::TcpInfo> {
+        super::tcp_info::of(self.fd)
     }
 
     fn abort(&self) {

@@ -46,6 +46,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
     let mut epoch = u64::MAX;
+    let mut pipelined = false;
     loop {
         let site = thread.site();
         let now = thread.shared.epoch.load(Ordering::Relaxed);
@@ -58,7 +59,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
         let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
         let header_timeout = Duration::from_millis(server.conf.client_header_timeout);
-        match wait(thread, conn, idle.unwrap_or(header_timeout)).await {
+        match wait(thread, conn, idle, header_timeout).await {
             Waited::Readable => {}
             Waited::TimedOut | Waited::Drained => return,
         }
@@ -72,9 +73,14 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
         let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
         let default_location = server.default_location;
-        drop(site);
-
         let mut r = thread.request(conn);
+        r.pipelined = pipelined;
+        if !Arc::ptr_eq(&r.site, &site) {
+            // a reload came between: what was looked up belongs to the old site
+            thread.recycle(r);
+            continue;
+        }
+        drop(site);
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
@@ -129,7 +135,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             linger(conn, lingering).await;
             return;
         }
-        if !conn.has_input() {
+        pipelined = conn.has_input();
+        if !pipelined {
             conn.rest();
         }
         idle = Some(timeout);
@@ -145,20 +152,22 @@ fn digest(conn: &Conn) -> SocketDigest {
 }
 
 /// Waits for the first byte of a request without holding a buffer for it.
-async fn wait(thread: &'static Thread, conn: &Conn, limit: Duration) -> Waited {
+///
+/// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
+async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Duration>, first: Duration) -> Waited {
     let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
     let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
     if now {
         return Waited::Readable;
     }
-    if *thread.shared.draining.borrow() {
+    if idle.is_some() && *thread.shared.draining.borrow() {
         return Waited::Drained;
     }
     tokio::select! {
         biased;
         _ = readable => Waited::Readable,
-        () = thread.drain.notified() => Waited::Drained,
-        () = tokio::time::sleep(limit) => Waited::TimedOut,
+        () = thread.drain.notified(), if idle.is_some() => Waited::Drained,
+        () = tokio::time::sleep(idle.unwrap_or(first)) => Waited::TimedOut,
     }
 }
 
@@ -230,6 +239,10 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     let what = if e.line_known { "headers" } else { "line" };
     r.error(level, format_args!("{e} while reading client request {what}"));
     r.method = if e.line_known { r.head.method } else { Default::default() };
+    if r.head.version == Version::V09 {
+        // nothing was settled yet: the answer has a head
+        r.head.version = Version::V10;
+    }
     r.out.http11 = true;
     phases::refuse(r, e.status).await;
 }

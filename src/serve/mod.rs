@@ -5,10 +5,11 @@ mod front;
 mod head_writer;
 mod pingora_io;
 mod proxy;
+mod tcp_info;
 mod thread;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;
 pub use proxy::Front;
-pub use thread::connector;
+pub use thread::{connector, draining};
 pub use thread::{Listening, Shared, run_thread};

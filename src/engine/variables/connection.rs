@@ -2,7 +2,7 @@
 
 use crate::http::date;
 use crate::log::Level;
-use crate::module::{ProxyProtocol, Request, Small, Val};
+use crate::module::{ProxyProtocol, Request, Small, TcpInfo, Val};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -25,6 +25,11 @@ pub fn binary_remote_addr<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 /// `$connection_requests`.
 pub fn requests<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
     Val::number(r.conn().requests.load(Ordering::Relaxed))
+}
+
+/// `$tcpinfo_…`.
+pub fn tcp_info(r: &Request, get: impl FnOnce(&TcpInfo) -> u32) -> Val<'_> {
+    r.down.tcp_info().map_or(Val::None, |i| Val::number(u64::from(get(&i))))
 }
 
 /// What a PROXY protocol header says, if there is one.

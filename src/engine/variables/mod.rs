@@ -64,7 +64,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection", |r, _| Val::number(r.conn().serial)),
     Variable::new("connection_requests", c::requests),
     Variable::new("connection_time", |r, _| Val::seconds(r.conn().start.elapsed().as_millis() as u64)),
-    Variable::new("pipe", |_, _| Val::Bytes(b".")),
+    Variable::new("pipe", |r, _| Val::Bytes(if r.pipelined { b"p" } else { b"." })),
+    Variable::new("tcpinfo_rtt", |r, _| c::tcp_info(r, |i| i.rtt)),
+    Variable::new("tcpinfo_rttvar", |r, _| c::tcp_info(r, |i| i.rttvar)),
+    Variable::new("tcpinfo_snd_cwnd", |r, _| c::tcp_info(r, |i| i.snd_cwnd)),
+    Variable::new("tcpinfo_rcv_space", |r, _| c::tcp_info(r, |i| i.rcv_space)),
     // the process and the clock
     Variable::new("nginx_version", |_, _| Val::Bytes(c::version())),
     Variable::new("hostname", |_, _| Val::Bytes(c::hostname())),
@@ -76,7 +80,7 @@ pub const VARIABLES: &[Variable] = &[
     // the response
     Variable::new("status", o::status),
     Variable::new("bytes_sent", |r, _| Val::number(r.down.sent())),
-    Variable::new("body_bytes_sent", |r, _| Val::number(r.body_sent)),
+    Variable::new("body_bytes_sent", |r, _| Val::number(r.down.sent().saturating_sub(r.head_size))),
     Variable::new("request_completion", o::completion),
     Variable::new("limit_rate", |r, _| Val::number(r.limit_rate)).setter(o::set_limit_rate),
     Variable::new("sent_http_content_type", |r, _| r.out.by_variable(b"content_type")),

@@ -1,13 +1,12 @@
 //! Variables of the request: its head, its URI, its body.
 
-use crate::log::{Errno, Level};
+use crate::engine::redirect;
 use crate::module::{Request, Val};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -93,24 +92,14 @@ pub fn document_root(r: &Request) -> Val<'_> {
     if let Some(text) = path.as_literal() {
         return Val::Bytes(text);
     }
-    let mut root = path.eval(r).into_owned();
-    if !root.starts_with(b"/") {
-        root = r.site.main.prefix.join(OsStr::from_bytes(&root)).into_os_string().into_vec();
-    }
+    let mut root = Vec::with_capacity(128);
+    redirect::write_root(r, &mut root);
     Val::Owned(root)
 }
 
 /// `$realpath_root`: the same without symbolic links.
 pub fn realpath_root<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    let root = document_root(r);
-    match std::fs::canonicalize(OsStr::from_bytes(root.as_bytes())) {
-        Ok(path) => Val::Owned(path.into_os_string().into_vec()),
-        Err(e) => {
-            let path = String::from_utf8_lossy(root.as_bytes());
-            r.error(Level::Crit, format_args!("realpath() \"{path}\" failed{}", Errno::of(&e)));
-            Val::None
-        }
-    }
+    redirect::realpath_root(r).map_or(Val::None, Val::Owned)
 }
 
 /// `$request_body`: where it has been read and is in memory.

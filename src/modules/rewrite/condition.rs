@@ -79,7 +79,7 @@ mod tests {
         assert!(matches!(read("($a ~ b)"), Ok(Test::Matches { not: false, .. })));
         assert!(matches!(read("($a ~* b)"), Ok(Test::Matches { not: false, .. })));
         assert!(matches!(read("($a !~ b)"), Ok(Test::Matches { not: true, .. })));
-        assert!(matches!(read("( $a !~* \"b)\" )"), Ok(Test::Matches { not: true, .. })));
+        assert!(matches!(read("( $a !~* \"b c\" )"), Ok(Test::Matches { not: true, .. })));
         assert!(matches!(read("(-f $a)"), Ok(Test::File { kind: FileTest::Plain, not: false, .. })));
         assert!(matches!(read("(!-d $a)"), Ok(Test::File { kind: FileTest::Dir, not: true, .. })));
         assert!(matches!(read("( -e /x )"), Ok(Test::File { kind: FileTest::Exists, not: false, .. })));
