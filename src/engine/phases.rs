@@ -80,16 +80,16 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
     loop {
         outcome = match outcome {
             Outcome::Done => return,
-            Outcome::Respond(body) => match output::send(r, body).await {
+            Outcome::Respond(body) => match Box::pin(output::send(r, body)).await {
                 Ok(()) => return,
                 Err(status) => Outcome::Status(status),
             },
-            Outcome::Status(status) => match error_page::special(r, status).await {
+            Outcome::Status(status) => match Box::pin(error_page::special(r, status)).await {
                 Some(o) => o,
                 None => return,
             },
             Outcome::Redirect(to) => match redirect(r, to) {
-                Ok(entry) => pass(r, entry).await,
+                Ok(entry) => Box::pin(pass(r, entry)).await,
                 Err(status) => Outcome::Status(status),
             },
         };
@@ -257,7 +257,7 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
     }
     let conn = r.conn();
     let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed) >= core.keepalive_requests
-        || conn.start.elapsed().as_millis() as u64 > core.keepalive_time;
+        || r.start.saturating_duration_since(conn.start).as_millis() as u64 > core.keepalive_time;
     let agent = r.head.headers.get_id(crate::http::headers::Known::UserAgent).unwrap_or_default();
     let has = |s: &[u8]| memchr::memmem::find(agent, s).is_some();
     let disabled = match core.keepalive_disable {
@@ -400,7 +400,7 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
         Next::Status(s) => Some(Outcome::Status(s)),
         Next::Respond(b) => Some(Outcome::Respond(b)),
         Next::Redirect(t) => Some(Outcome::Redirect(t)),
-        Next::Upstream(p) => Some(crate::exchange::run(r, &p).await),
+        Next::Upstream(p) => Some(Box::pin(crate::exchange::run(r, &p)).await),
         // a future never returns another one: `settle` has waited for it
         Next::Wait(f) => match Box::pin(f).await {
             Next::Status(s) => Some(Outcome::Status(s)),

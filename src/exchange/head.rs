@@ -94,7 +94,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             }
             _ => {}
         }
-        if hidden(conf, name) {
+        if conf.hide.contains(known, name) {
             continue;
         }
         match known {
@@ -115,19 +115,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.out.allow_ranges = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
-}
-
-/// Whether a header stays with us (`proxy_hide_header` and the defaults).
-fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
-    let mut small = [0u8; 64];
-    match small.get_mut(..name.len()) {
-        Some(s) => {
-            s.copy_from_slice(name);
-            s.make_ascii_lowercase();
-            conf.hide.contains(&*s)
-        }
-        None => conf.hide.contains(&*name.to_ascii_lowercase()),
-    }
 }
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {

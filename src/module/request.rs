@@ -1,7 +1,7 @@
 //! One request, from its head to its log line.
 
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, Site, Slot,
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, SiteRef, Slot,
     Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Requests are reused: [`Request::reset`] forgets all and keeps the memory.
 pub struct Request {
     /// The configuration that this request is served from, to its end.
-    pub site: Arc<Site>,
+    pub site: SiteRef,
     /// Index of the virtual server.
     pub server: u32,
     /// The location, or the settings that take its place.
@@ -119,7 +119,7 @@ pub struct BodyState {
 
 impl Request {
     /// A request of `site` on a connection, with nothing in it yet.
-    pub fn new(site: Arc<Site>, down: Arc<dyn Downstream>) -> Request {
+    pub fn new(site: SiteRef, down: Arc<dyn Downstream>) -> Request {
         let remote = down.info().remote.clone();
         let mut r = Request {
             server: 0,
@@ -179,8 +179,8 @@ impl Request {
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
-    pub fn reset(&mut self, site: &Arc<Site>, down: Arc<dyn Downstream>) {
-        let same = Arc::ptr_eq(&self.site, site);
+    pub fn reset(&mut self, site: &SiteRef, down: Arc<dyn Downstream>) {
+        let same = self.site.same(site);
         if !same {
             self.site = site.clone();
         }
