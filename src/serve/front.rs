@@ -45,7 +45,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
-    let mut epoch = u64::MAX;
+    // the site that `index` was looked up in
+    let mut known = 0;
     let mut index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
     let mut header_timeout = {
         let site = thread.site();
@@ -61,12 +62,11 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             Waited::TimedOut | Waited::Drained => return,
         }
         let site = thread.site();
-        let now = thread.shared.epoch.load(Ordering::Relaxed);
-        if now != epoch {
+        if site.serial != known {
             // a reload may have moved or removed the address
             let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
             crate::module::Downstream::info(&**conn).listener.store(found, Ordering::Relaxed);
-            (epoch, index) = (now, found);
+            (known, index) = (site.serial, found);
         }
         let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
         header_timeout = Duration::from_millis(server.conf.client_header_timeout);
