@@ -150,7 +150,10 @@ fn write_head(r: &mut Request) {
     }
     if r.head.version == Version::V09 && !r.head.line.is_empty() {
         r.out.http09 = true;
+    }
+    if r.out.http09 {
         r.keepalive = false;
+        framing = if r.out.header_only { Framing::None } else { Framing::Close };
     }
     if r.keepalive && crate::serve::draining() {
         r.keepalive = false;

@@ -150,6 +150,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
     }
     r.internal = true;
     r.valid_location = true;
+    r.upstream.forget_target();
     let site = r.site.clone();
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     match to {

@@ -63,11 +63,13 @@ pub(super) struct Attempt<'a> {
     pub start: Instant,
     pub sent: bool,
     pub cached: bool,
+    /// Bytes received up to the end of the head.
+    pub head_bytes: u64,
 }
 
 impl<'a> Attempt<'a> {
     pub fn new(pass: &'a Arc<Pass>, target: &'a Found, group: &'a Group, peer: &'a Peer, length: BodyLength, streaming: bool) -> Self {
-        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false }
+        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false, head_bytes: 0 }
     }
 
     /// Milliseconds since the try began.
@@ -95,12 +97,15 @@ impl<'a> Attempt<'a> {
         }
         conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
+        received(r, conn.rbuf.len());
         let consumed = self.read_head(r, &mut conn, early).await?;
         conn.rbuf.advance(consumed);
         if let Some(s) = r.upstream.states.last_mut() {
             s.header_time = Some(self.start.elapsed().as_millis() as u64);
             s.status = r.upstream.head.status;
-            s.bytes_received += consumed as u64;
+        }
+        if let Some(s) = r.upstream.states.last() {
+            self.head_bytes = s.bytes_received.saturating_sub(conn.rbuf.len() as u64);
         }
         self.respond(r, conn, connector).await
     }
@@ -179,11 +184,7 @@ impl<'a> Attempt<'a> {
                     r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
                     return Err(Failure::new(next::ERROR, 502));
                 }
-                n => {
-                    if let Some(s) = r.upstream.states.last_mut() {
-                        let _ = (s, n);
-                    }
-                }
+                _ => {}
             }
         }
     }
@@ -206,7 +207,10 @@ impl<'a> Attempt<'a> {
         let result = tokio::time::timeout(Duration::from_millis(conf.read_timeout), read).await;
         conn.rbuf = buf;
         match result {
-            Ok(Some(Ok(n))) => Ok(n),
+            Ok(Some(Ok(n))) => {
+                received(r, n);
+                Ok(n)
+            }
             Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
             Ok(None) => {
                 r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too (104: Connection reset by peer) {doing}"));
@@ -269,5 +273,12 @@ impl<'a> Attempt<'a> {
         let timeout = conf.next_upstream_timeout;
         let late = timeout > 0 && self.start.elapsed() >= Duration::from_millis(timeout);
         left && safe && !late && !self.streaming
+    }
+}
+
+/// Counts what was read from the origin.
+pub(super) fn received(r: &mut Request, n: usize) {
+    if let Some(s) = r.upstream.states.last_mut() {
+        s.bytes_received += n as u64;
     }
 }

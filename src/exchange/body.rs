@@ -1,6 +1,6 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
-use super::attempt::{Attempt, Failure};
+use super::attempt::{Attempt, Failure, received};
 use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
@@ -102,8 +102,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         let (used, done) = (piece.used, piece.done);
         received += used as u64;
         if let Some(s) = r.upstream.states.last_mut() {
-            s.response_length += if matches!(framing, Framing::Chunked(_)) { body.len() as u64 } else { used as u64 };
-            s.bytes_received += used as u64;
+            s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
         let direct = !matches!(framing, Framing::Chunked(_));
         if backlog.is_empty() && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0) {
@@ -239,6 +238,9 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
     // what is there already costs neither a timer nor a flush
     let now = poll_fn(|cx| Poll::Ready(std::pin::pin!(conn.read_buf(&mut buf)).poll(cx))).await;
     conn.rbuf = buf;
+    if let Poll::Ready(Ok(n)) = now {
+        received(r, n);
+    }
     match now {
         Poll::Ready(Ok(n)) if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() => return Ok(n),
         Poll::Ready(Ok(n)) => {
@@ -279,7 +281,10 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
     let result = tokio::time::timeout(read_limit, either).await;
     conn.rbuf = buf;
     match result {
-        Ok(Either::Read(Ok(n))) => Ok(n),
+        Ok(Either::Read(Ok(n))) => {
+            received(r, n);
+            Ok(n)
+        }
         Ok(Either::Read(Err(e))) => {
             a.broken(r, &e, "recv()", DOING);
             Err(Broken::Origin)

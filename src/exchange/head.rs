@@ -87,7 +87,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
             }
-            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.charset = value.to_vec(),
             Known::Upgrade if head.status == 101 => {
                 r.out.headers.append(name, value);
                 continue;
@@ -102,7 +101,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
             }
-            Known::Location => r.out.location = value.to_vec(),
             Known::Date => r.out.date = value.to_vec(),
             Known::Server => r.out.server = value.to_vec(),
             Known::LastModified => {
@@ -123,7 +121,8 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
     let mut out = Vec::new();
     let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
     let value = if changed { &out[..] } else { value };
-    if known == Known::Location {
+    // only what was rewritten is made absolute
+    if known == Known::Location && changed && value.starts_with(b"/") {
         r.out.location = value.to_vec();
     } else {
         r.out.headers.append(name, value);

@@ -39,6 +39,8 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
         r.error(Level::Error, format_args!("{e}"));
         500u16
     })?;
+    r.upstream.host.clone_from(&t.host);
+    r.upstream.port.clone_from(&t.port);
     let name = String::from_utf8_lossy(&t.host).into_owned();
     let single = |addrs: Vec<PeerAddr>| Group::single(&name, addrs).map(Arc::new).map_err(|_| 502u16);
     let group = match &t.address {

@@ -118,7 +118,6 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     if let Some(s) = r.upstream.states.last_mut() {
         s.bytes_sent += sent;
         s.bytes_received += received;
-        s.response_length += received;
     }
     buffers::give(up);
     Outcome::Done

@@ -51,6 +51,7 @@ pub use tls::{SharedTls, TlsListener, TlsServer};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
+pub use crate::engine::subrequest;
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 
 use std::sync::Arc;

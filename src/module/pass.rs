@@ -346,12 +346,17 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Forgets everything and keeps the memory.
-    pub fn clear(&mut self) {
-        self.uri.clear();
+    /// Forgets where the request was going: another location follows.
+    pub fn forget_target(&mut self) {
         self.host.clear();
         self.port.clear();
         self.body = None;
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.uri.clear();
+        self.forget_target();
         self.states.clear();
         self.has_head = false;
         self.buffered = None;

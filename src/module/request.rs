@@ -549,7 +549,7 @@ impl Request {
         }
         self.body.continued = true;
         if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
-            let head = ResponseHead { status: 100, ..ResponseHead::default() };
+            let head = ResponseHead { status: 100, status_line: b"100 Continue".to_vec(), ..ResponseHead::default() };
             self.down.head(&head, super::Framing::None);
         }
     }

@@ -202,7 +202,7 @@ impl Conn {
 
     /// Whether the request's body has been read to its end.
     pub(super) fn body_done(&self) -> bool {
-        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done)
+        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done | BodyIn::Raw)
     }
 
     /// Whether the connection must be closed after the present response.
