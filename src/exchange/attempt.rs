@@ -7,7 +7,8 @@ use crate::exchange::h1::response::{Parser, Progress};
 use crate::log::Level;
 use crate::module::{BodyLength, Pass, Request, next};
 use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
+use crate::serve::buffers;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -84,12 +85,17 @@ impl<'a> Attempt<'a> {
 
     async fn exchange(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
-        let mut conn = self.connect(r, connector).await?;
+        let tag = Arc::as_ptr(self.pass) as usize as u64;
+        let mut conn = match pool::take(self.group, self.peer, tag) {
+            Some(conn) => conn,
+            // making a connection is rare and its future large
+            None => Box::pin(self.connect(r, connector, tag)).await?,
+        };
         self.cached = conn.reused;
         if let Some(s) = r.upstream.states.last_mut() {
-            s.connect_time = Some(self.start.elapsed().as_millis() as u64);
+            s.connect_time = Some(if self.cached { 0 } else { self.start.elapsed().as_millis() as u64 });
         }
-        conn.rbuf = take_buffer();
+        conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
         received(r, conn.rbuf.len());
         let consumed = self.read_head(r, &mut conn, early).await?;
@@ -104,11 +110,7 @@ impl<'a> Attempt<'a> {
         self.respond(r, conn, connector).await
     }
 
-    async fn connect(&self, r: &mut Request, connector: &Connector) -> Result<UpConn, Failure> {
-        let tag = Arc::as_ptr(self.pass) as usize as u64;
-        if let Some(conn) = pool::take(self.group, self.peer, tag) {
-            return Ok(conn);
-        }
+    async fn connect(&self, r: &mut Request, connector: &Connector, tag: u64) -> Result<UpConn, Failure> {
         let conf = &self.pass.conf;
         let mut options = ConnectOptions {
             timeout: Duration::from_millis(conf.connect_timeout),
@@ -243,7 +245,7 @@ impl<'a> Attempt<'a> {
         }
         if status == 101 && r.head.headers.contains(b"upgrade") && conf.allow_upgrade {
             head::copy(self, r);
-            return Ok(tunnel::run(self, r, conn).await);
+            return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
             if status == 401
@@ -279,31 +281,4 @@ pub(super) fn received(r: &mut Request, n: usize) {
     if let Some(s) = r.upstream.states.last_mut() {
         s.bytes_received += n as u64;
     }
-}
-
-/// Size of one read from an origin.
-const BUFFER: usize = 16 * 1024;
-
-thread_local! {
-    static BUFFERS: std::cell::RefCell<Vec<BytesMut>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// A read buffer: idle connections hold none.
-pub(super) fn take_buffer() -> BytesMut {
-    BUFFERS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
-}
-
-/// Gives a read buffer back.
-pub(super) fn give_buffer(mut b: BytesMut) {
-    b.clear();
-    // a buffer whose front was consumed gets its room back here
-    if !b.try_reclaim(BUFFER) {
-        return;
-    }
-    BUFFERS.with(|list| {
-        let mut list = list.borrow_mut();
-        if list.len() < 64 {
-            list.push(b);
-        }
-    });
 }

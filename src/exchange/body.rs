@@ -1,6 +1,7 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
-use super::attempt::{Attempt, Failure, give_buffer, received};
+use super::attempt::{Attempt, Failure, received};
+use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::chunked::Decoder;
@@ -53,14 +54,14 @@ pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, 
         r.upstream.limit_rate = crate::config::value::parse_size(&t.eval(r)).unwrap_or(0);
     }
     if let Err(status) = output::start(r) {
-        give_buffer(std::mem::take(&mut conn.rbuf));
+        buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
     let result = transfer(a, r, &mut conn, &mut framing).await;
     match result {
         Ok(()) => {
             let clean = conn.rbuf.is_empty() && !matches!(framing, Framing::Close);
-            give_buffer(std::mem::take(&mut conn.rbuf));
+            buffers::give(std::mem::take(&mut conn.rbuf));
             let unsent = a.streaming && !r.body.read;
             if clean && !unsent && !r.upstream.head.connection_close {
                 pool::park(connector, a.group, conn);
@@ -90,7 +91,6 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
     let memory = conf.buffers.0.saturating_mul(conf.buffers.1).max(conf.buffer_size);
     let mut backlog = Backlog::default();
     let mut body = BytesMut::new();
-    let begun = std::time::Instant::now();
     let mut received = 0u64;
     loop {
         // what has been read is decoded and handed on
@@ -149,7 +149,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
             return Ok(());
         }
         if r.upstream.limit_rate > 0 {
-            pace(r.upstream.limit_rate, received, begun).await;
+            pace(r.upstream.limit_rate, received, a.start).await;
         }
         match more(a, r, conn, &mut backlog, buffered, memory).await? {
             0 if matches!(framing, Framing::Close) => {

@@ -93,7 +93,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             }
             _ => {}
         }
-        if hidden(conf, name) {
+        if conf.hide.contains(known, name) {
             continue;
         }
         match known {
@@ -101,8 +101,14 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
             }
-            Known::Date => r.out.date = value.to_vec(),
-            Known::Server => r.out.server = value.to_vec(),
+            Known::Date => {
+                r.out.no_date = value.is_empty();
+                r.out.date = value.to_vec();
+            }
+            Known::Server => {
+                r.out.no_server = value.is_empty();
+                r.out.server = value.to_vec();
+            }
             Known::LastModified => {
                 r.out.last_modified_text.clear();
                 r.out.last_modified_text.extend_from_slice(value);
@@ -113,19 +119,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.out.allow_ranges = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
-}
-
-/// Whether a header stays with us (`proxy_hide_header` and the defaults).
-fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
-    let mut small = [0u8; 64];
-    match small.get_mut(..name.len()) {
-        Some(s) => {
-            s.copy_from_slice(name);
-            s.make_ascii_lowercase();
-            conf.hide.contains(&*s)
-        }
-        None => conf.hide.contains(&*name.to_ascii_lowercase()),
-    }
 }
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {

@@ -1,7 +1,7 @@
 //! One request, from its head to its log line.
 
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, Site, Slot,
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, SiteRef, Slot,
     Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Requests are reused: [`Request::reset`] forgets all and keeps the memory.
 pub struct Request {
     /// The configuration that this request is served from, to its end.
-    pub site: Arc<Site>,
+    pub site: SiteRef,
     /// Index of the virtual server.
     pub server: u32,
     /// The location, or the settings that take its place.
@@ -92,6 +92,8 @@ pub struct Request {
     pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
+    /// Whether an `if` took the place of another one that named an origin: the request cannot be served.
+    pub lost_pass: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -119,7 +121,7 @@ pub struct BodyState {
 
 impl Request {
     /// A request of `site` on a connection, with nothing in it yet.
-    pub fn new(site: Arc<Site>, down: Arc<dyn Downstream>) -> Request {
+    pub fn new(site: SiteRef, down: Arc<dyn Downstream>) -> Request {
         let remote = down.info().remote.clone();
         let mut r = Request {
             server: 0,
@@ -158,6 +160,7 @@ impl Request {
             depth: 0,
             timed_out: false,
             pipelined: false,
+            lost_pass: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -179,8 +182,8 @@ impl Request {
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
-    pub fn reset(&mut self, site: &Arc<Site>, down: Arc<dyn Downstream>) {
-        let same = Arc::ptr_eq(&self.site, site);
+    pub fn reset(&mut self, site: &SiteRef, down: Arc<dyn Downstream>) {
+        let same = self.site.same(site);
         if !same {
             self.site = site.clone();
         }
@@ -222,6 +225,7 @@ impl Request {
         self.depth = 0;
         self.timed_out = false;
         self.pipelined = false;
+        self.lost_pass = false;
         self.client_closed = false;
         self.shared.clear();
         if same {
@@ -439,6 +443,15 @@ impl Request {
         }
     }
 
+    /// Puts the settings of an `if` in place of the location's.
+    ///
+    /// As in nginx an origin that an earlier `if` chose is lost in a later one that names none.
+    pub fn enter_if(&mut self, id: LocId) {
+        let passed = |l: Option<&Location>| matches!(l.map(|l| &l.hooks.content), Some(Some(super::Content::Upstream(_))));
+        self.lost_pass = (self.lost_pass || passed(Some(self.location()))) && !passed(self.site.locations.get(id as usize));
+        self.location = id;
+    }
+
     /// The media type of the URI by its extension (`types`, `default_type`).
     pub fn set_content_type(&mut self) {
         // X-Accel-Redirect brings the origin's type along
@@ -492,6 +505,8 @@ impl Request {
         if self.body.read || self.body.discarded {
             return Ok(());
         }
+        // as in nginx, the expectation is met even where the body turns out to be empty
+        self.send_continue();
         if !self.has_body() {
             self.body.read = true;
             return Ok(());
@@ -546,7 +561,7 @@ impl Request {
             return;
         }
         self.body.continued = true;
-        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent && self.has_body() {
+        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
             let head = ResponseHead { status: 100, status_line: b"100 Continue".to_vec(), ..ResponseHead::default() };
             self.down.head(&head, super::Framing::None);
         }

@@ -29,6 +29,30 @@ pub struct Site {
     pub var_names: HashMap<Box<str>, VarId>,
 }
 
+/// A thread's own reference to the site: counting it touches no memory that other threads count in.
+#[derive(Clone)]
+pub struct SiteRef(Arc<Arc<Site>>);
+
+impl SiteRef {
+    /// A reference of its own.
+    pub fn new(site: Arc<Site>) -> SiteRef {
+        SiteRef(Arc::new(site))
+    }
+
+    /// Whether both are the same reference.
+    pub fn same(&self, other: &SiteRef) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::ops::Deref for SiteRef {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.0
+    }
+}
+
 /// A location's number in its site.
 pub type LocId = u32;
 

@@ -46,23 +46,29 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
     let mut epoch = u64::MAX;
+    let mut index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
+    let mut header_timeout = {
+        let site = thread.site();
+        let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
+        Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
+    };
     let mut pipelined = false;
     loop {
-        let site = thread.site();
-        let now = thread.shared.epoch.load(Ordering::Relaxed);
-        if now != epoch {
-            // a reload may have moved or removed the address
-            let Some(index) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
-            crate::module::Downstream::info(&**conn).listener.store(index, Ordering::Relaxed);
-            epoch = now;
-        }
-        let index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
-        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
-        let header_timeout = Duration::from_millis(server.conf.client_header_timeout);
+        // no site is held while nothing is asked for, so that a reload frees the old one
         match wait(thread, conn, idle, header_timeout).await {
             Waited::Readable => {}
             Waited::TimedOut | Waited::Drained => return,
         }
+        let site = thread.site();
+        let now = thread.shared.epoch.load(Ordering::Relaxed);
+        if now != epoch {
+            // a reload may have moved or removed the address
+            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
+            crate::module::Downstream::info(&**conn).listener.store(found, Ordering::Relaxed);
+            (epoch, index) = (now, found);
+        }
+        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
+        header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
             header_buffer: server.conf.client_header_buffer_size,
             large: server.conf.large_client_header_buffers,
@@ -73,13 +79,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
         let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
         let default_location = server.default_location;
-        let mut r = thread.request(conn);
+        let mut r = thread.request(&site, conn);
         r.pipelined = pipelined;
-        if !Arc::ptr_eq(&r.site, &site) {
-            // a reload came between: what was looked up belongs to the old site
-            thread.recycle(r);
-            continue;
-        }
         drop(site);
         r.server = default_server;
         r.location = default_location;
@@ -104,10 +105,10 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
                 return;
             }
             Head::Refused(e) => {
-                refuse(conn, &mut r, &e).await;
+                Box::pin(refuse(conn, &mut r, &e)).await;
                 let lingering = Linger::of(&r);
                 thread.recycle(r);
-                linger(conn, lingering).await;
+                Box::pin(linger(conn, lingering)).await;
                 return;
             }
         }
@@ -119,7 +120,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
         let Some(mut r) = conn.parked.lock().take() else { return };
 
-        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !*thread.shared.draining.borrow();
+        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !thread.draining.load(Ordering::Relaxed);
         let lingering = Linger::of(&r);
         let timeout = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
@@ -127,12 +128,12 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         }
         r.keepalive = keepalive;
         thread.recycle(r);
-        if !conn.body_done() && !discard(conn, &lingering).await {
+        if !conn.body_done() && !Box::pin(discard(conn, &lingering)).await {
             conn.shutdown_write();
             return;
         }
         if !keepalive {
-            linger(conn, lingering).await;
+            Box::pin(linger(conn, lingering)).await;
             return;
         }
         pipelined = conn.has_input();
@@ -160,15 +161,15 @@ async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Duration>, firs
     if now {
         return Waited::Readable;
     }
-    if idle.is_some() && *thread.shared.draining.borrow() {
-        return Waited::Drained;
+    if idle.is_some() {
+        if thread.draining.load(Ordering::Relaxed) {
+            return Waited::Drained;
+        }
+        conn.set_idle(true);
     }
-    tokio::select! {
-        biased;
-        _ = readable => Waited::Readable,
-        () = thread.drain.notified(), if idle.is_some() => Waited::Drained,
-        () = tokio::time::sleep(idle.unwrap_or(first)) => Waited::TimedOut,
-    }
+    let waited = timeout(idle.unwrap_or(first), readable).await;
+    conn.set_idle(false);
+    if waited.is_ok() { Waited::Readable } else { Waited::TimedOut }
 }
 
 async fn read_head(conn: &Conn, parser: &mut Parser, r: &mut Request, limits: &Limits, limit: Duration) -> Head {

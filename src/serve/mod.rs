@@ -1,5 +1,6 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+pub mod buffers;
 mod conn;
 mod front;
 mod head_writer;

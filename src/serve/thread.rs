@@ -4,7 +4,7 @@ use super::conn::{Conn, Transport};
 use super::front;
 use super::proxy::Front;
 use crate::log::Level;
-use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site};
+use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
@@ -74,12 +74,12 @@ pub(super) struct Thread {
     pub proxy: Arc<HttpProxy<Front>>,
     /// Pingora's own shutdown flag; never raised, because the front closes idle connections itself.
     pub shutdown: ShutdownWatch,
-    /// Raised for this thread's idle connections when the process drains.
-    pub drain: tokio::sync::Notify,
+    /// Whether idle connections are closed and busy ones close when they are done.
+    pub draining: AtomicBool,
     pub connections: AtomicUsize,
     /// Every open connection by its number, with the epoch in which it was accepted.
     open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
-    site: Mutex<(u64, Arc<Site>)>,
+    site: Mutex<(u64, SiteRef)>,
     pool: Mutex<Vec<Box<Request>>>,
 }
 
@@ -92,29 +92,40 @@ const POOLED: usize = 256;
 
 impl Thread {
     /// The site in force.
-    pub fn site(&self) -> Arc<Site> {
+    pub fn site(&self) -> SiteRef {
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         let mut held = self.site.lock();
         if held.0 != epoch {
-            *held = (epoch, self.shared.site.load_full());
+            *held = (epoch, SiteRef::new(self.shared.site.load_full()));
             self.pool.lock().clear();
         }
         held.1.clone()
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, conn: &Arc<Conn>) -> Box<Request> {
-        let site = self.site();
+    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(&site, conn.clone());
+                r.reset(site, conn.clone());
                 r
             }
             None => {
                 let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(&site, conn.clone());
+                r.reset(site, conn.clone());
                 r
+            }
+        }
+    }
+
+    /// Closes the connections that wait for a request.
+    fn close_idle(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        for (_, conn) in self.open.lock().values() {
+            if let Some(conn) = conn.upgrade()
+                && conn.is_idle()
+            {
+                conn.cut();
             }
         }
     }
@@ -133,7 +144,7 @@ impl Thread {
     /// Keeps a request object for later.
     pub fn recycle(&self, mut r: Box<Request>) {
         r.release();
-        let fresh = Arc::ptr_eq(&r.site, &self.site.lock().1);
+        let fresh = r.site.same(&self.site.lock().1);
         let mut pool = self.pool.lock();
         if fresh && pool.len() < POOLED {
             pool.push(r);
@@ -153,7 +164,7 @@ pub fn connector() -> Option<&'static crate::upstream::Connector> {
 
 /// Whether the process stops: connections take no further request.
 pub fn draining() -> bool {
-    current().is_some_and(|t| *t.shared.draining.borrow())
+    current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
 }
 
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
@@ -166,9 +177,9 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {
-        site: Mutex::new((shared.epoch.load(Ordering::Acquire), shared.site.load_full())),
+        site: Mutex::new((shared.epoch.load(Ordering::Acquire), SiteRef::new(shared.site.load_full()))),
         shared,
-        drain: tokio::sync::Notify::new(),
+        draining: AtomicBool::new(false),
         proxy: Arc::new(proxy),
         shutdown,
         pool: Mutex::default(),
@@ -193,7 +204,7 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
         }
         // idle connections close at once, busy ones when their response is complete
         while thread.connections.load(Ordering::Relaxed) > 0 {
-            thread.drain.notify_waiters();
+            thread.close_idle();
             if cut.has_changed().unwrap_or(false) {
                 thread.cut_before(*cut.borrow_and_update());
             }
