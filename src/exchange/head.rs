@@ -101,14 +101,8 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
             }
-            Known::Date => {
-                r.out.no_date = value.is_empty();
-                r.out.date = value.to_vec();
-            }
-            Known::Server => {
-                r.out.no_server = value.is_empty();
-                r.out.server = value.to_vec();
-            }
+            Known::Date => r.out.date = value.to_vec(),
+            Known::Server => r.out.server = value.to_vec(),
             Known::LastModified => {
                 r.out.last_modified_text.clear();
                 r.out.last_modified_text.extend_from_slice(value);
@@ -116,6 +110,9 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
+    // where they are the origin's, none of our own takes their place
+    r.out.no_date = !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server = !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);

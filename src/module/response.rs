@@ -17,7 +17,7 @@ pub struct ResponseHead {
     pub server: Vec<u8>,
     /// `Date`; empty writes the current one.
     pub date: Vec<u8>,
-    /// Whether an origin sent an empty `Server`, so that none is written.
+    /// Whether `Server` is left to an origin that sent none (`proxy_pass_header`).
     pub no_server: bool,
     /// The same for `Date`.
     pub no_date: bool,
