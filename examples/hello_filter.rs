@@ -59,5 +59,5 @@ impl HeadFilter for Greeting {
 }
 
 fn main() -> ExitCode {
-    couloir::main_with(|modules| drop(modules.add::<Hello>()))
+    couloir::main_with(|modules| modules.add::<Hello>())
 }

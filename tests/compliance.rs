@@ -10,7 +10,7 @@ use std::time::Instant;
 use couloir::config::Memory;
 use couloir::engine::{LoadOptions, load};
 use couloir::module::{
-    AnyConf, AnyModule, Args, ConnInfo, Hooks, Place, Registry, Remote, Request, Site,
+    AnyConf, AnyModule, Args, ConnInfo, Hooks, Place, Registry, Remote, Request, Site, SiteRef,
 };
 use couloir::modules::builtin;
 use couloir::serve::{Conn, Transport};
@@ -180,7 +180,7 @@ fn variables_of_a_request_that_has_only_begun() {
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let request = Request::new(site, Arc::new(Conn::new(Transport::Unix(ours), info)));
+    let request = Request::new(SiteRef::new(site), Arc::new(Conn::new(Transport::Unix(ours), info)));
     for module in registry.modules() {
         for v in module.variables() {
             let suffixes: &[&[u8]] = if v.prefix {

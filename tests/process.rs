@@ -151,6 +151,13 @@ fn tests_of_the_configuration() {
         expected.replace("nginx: configuration file DIR/nginx.conf test failed\n", "")
     );
 
+    folder.write("http { }");
+    let (code, _, err) = folder.run(&["-t"]);
+    let expected = "nginx: the configuration file DIR/nginx.conf syntax is ok\n\
+                    nginx: [emerg] no \"events\" section in configuration\n\
+                    nginx: configuration file DIR/nginx.conf test failed\n";
+    assert_eq!((code, err.as_str()), (Some(1), expected));
+
     folder.write("pid no/such/folder; events { }");
     let (code, _, err) = folder.run(&["-t"]);
     assert_eq!(code, Some(1));

@@ -122,6 +122,10 @@ fn write_head(r: &mut Request) {
             r.out.clear_last_modified();
         }
     }
+    // nginx's own Last-Modified is of the document, not of an error
+    if r.out.last_modified_text.is_empty() && !matches!(r.out.status, 200 | 206 | 304) {
+        r.out.last_modified = None;
+    }
     redirect::absolute(r);
     let site = r.site.clone();
     let Some(location) = site.locations.get(r.location as usize) else { return };

@@ -45,12 +45,13 @@ pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
-pub use stats::Stat;
+pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{SharedTls, TlsListener, TlsServer};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
+pub use crate::engine::subrequest;
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 
 use std::sync::Arc;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// Everything that requests are served from. Immutable; a reload makes a new one.
 pub struct Site {
+    /// A number that no other site of this process has; never 0.
+    pub serial: u64,
     /// Addresses, each with its servers.
     pub listeners: Vec<Listener>,
     /// Virtual servers, in the order of the configuration.

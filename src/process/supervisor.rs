@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::daemon::{Ready, redirect_stderr};
 use super::sockets::{Prepared, Sockets};
 use super::user::{Identity, Root};
-use super::{Program, launch, level_of, pid};
+use super::{Program, check_connections, launch, level_of, pid};
 use crate::config::Disk;
 use crate::engine::load;
 use crate::engine::load::Loaded;
@@ -182,6 +182,9 @@ impl Supervisor {
             log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
         }
         let Loaded { site, .. } = loaded;
+        if check_connections(&site, &log).is_err() {
+            return;
+        }
         let Ok(prepared) = self.sockets.prepare(&site.listeners, self.threads, &log) else {
             return;
         };

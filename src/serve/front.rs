@@ -6,7 +6,7 @@ use super::thread::Thread;
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
 use crate::log::Level;
-use crate::module::{ListenAddr, Lingering, Request};
+use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::SocketDigest;
@@ -45,7 +45,8 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
-    let mut epoch = u64::MAX;
+    // the site that `index` was looked up in
+    let mut known = 0;
     let mut index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
     let mut header_timeout = {
         let site = thread.site();
@@ -53,6 +54,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
     };
     let mut pipelined = false;
+    let mut state = Gauge::new(Stat::Waiting);
     loop {
         // no site is held while nothing is asked for, so that a reload frees the old one
         match wait(thread, conn, idle, header_timeout).await {
@@ -60,12 +62,11 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             Waited::TimedOut | Waited::Drained => return,
         }
         let site = thread.site();
-        let now = thread.shared.epoch.load(Ordering::Relaxed);
-        if now != epoch {
+        if site.serial != known {
             // a reload may have moved or removed the address
             let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
             crate::module::Downstream::info(&**conn).listener.store(found, Ordering::Relaxed);
-            (epoch, index) = (now, found);
+            (known, index) = (site.serial, found);
         }
         let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
         header_timeout = Duration::from_millis(server.conf.client_header_timeout);
@@ -82,10 +83,12 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let mut r = thread.request(&site, conn);
         r.pipelined = pipelined;
         drop(site);
+        Stat::Requests.up();
+        state.set(Stat::Reading);
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
-            Head::Whole => {}
+            Head::Whole => state.set(Stat::Writing),
             Head::Closed(false) | Head::TimedOut(false) => {
                 thread.recycle(r);
                 return;
@@ -140,6 +143,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         if !pipelined {
             conn.rest();
         }
+        state.set(Stat::Waiting);
         idle = Some(timeout);
     }
 }

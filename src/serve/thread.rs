@@ -4,7 +4,7 @@ use super::conn::{Conn, Transport};
 use super::front;
 use super::proxy::Front;
 use crate::log::Level;
-use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef};
+use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -284,6 +284,7 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
     }
     let Some(index) = site.listeners.iter().position(|l| l.addr == addr) else { return };
     let Some(listener) = site.listeners.get(index) else { return };
+    Stat::Accepted.up();
     if thread.connections.load(Ordering::Relaxed) >= site.main.worker_connections {
         site.error_log.write(Level::Alert, None, format_args!("{} worker_connections are not enough", site.main.worker_connections));
         return;
@@ -342,6 +343,8 @@ impl Counted {
         let serial = Downstream::info(&**conn).serial;
         thread.connections.fetch_add(1, Ordering::Relaxed);
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
+        Stat::Handled.up();
+        Stat::Active.up();
         thread.open.lock().insert(serial, (thread.shared.epoch.load(Ordering::Acquire), Arc::downgrade(conn)));
         Counted { thread, serial }
     }
@@ -349,6 +352,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        Stat::Active.down();
         self.thread.open.lock().remove(&self.serial);
         self.thread.connections.fetch_sub(1, Ordering::Relaxed);
         self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);

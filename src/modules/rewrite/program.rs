@@ -1,13 +1,11 @@
 //! The codes, and how a request runs through them.
 
 use super::RewriteConf;
+use crate::engine::files::{self, Kind};
 use crate::http::escape::{Unescape, unescape};
-use crate::log::{Errno, Level};
+use crate::log::Level;
 use crate::module::{Body, Handler, LocCell, Next, Pattern, Request, Template, VarId};
 use bytes::Bytes;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// Runs the codes of one block.
@@ -245,23 +243,16 @@ impl Run<'_> {
     }
 
     fn file(&self, kind: FileTest, path: &[u8]) -> bool {
-        match std::fs::metadata(OsStr::from_bytes(path)) {
-            Ok(m) => match kind {
-                FileTest::Plain => m.is_file(),
-                FileTest::Dir => m.is_dir(),
-                FileTest::Exists => m.is_file() || m.is_dir(),
-                FileTest::Exec => m.mode() & 0o100 != 0,
+        match files::stat(self.r, path) {
+            Ok(info) => match kind {
+                FileTest::Plain => info.kind == Kind::File,
+                FileTest::Dir => info.is_dir(),
+                FileTest::Exists => info.kind != Kind::Other,
+                FileTest::Exec => info.mode & 0o100 != 0,
             },
             Err(e) => {
-                if !matches!(
-                    e.raw_os_error(),
-                    None | Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG)
-                ) {
-                    let path = String::from_utf8_lossy(path);
-                    self.r.error(
-                        Level::Crit,
-                        format_args!("stat() \"{path}\" failed{}", Errno::of(&e)),
-                    );
+                if !e.is_missing() {
+                    e.log(self.r, Level::Crit, path);
                 }
                 false
             }
