@@ -6,7 +6,6 @@ use crate::http::{status, uri};
 use crate::log::Level;
 use crate::module::{Body, ErrorPage, RedirectTo, Request};
 use bytes::Bytes;
-use std::time::Duration;
 
 /// Decides how a request ends that was given a status; `None` where nothing more is to be sent.
 pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
@@ -23,10 +22,6 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
         r.keepalive = false;
         r.down.abort();
         return None;
-    }
-    if code == 401 && r.core().auth_delay > 0 && !r.auth_delayed {
-        r.auth_delayed = true;
-        tokio::time::sleep(Duration::from_millis(r.core().auth_delay)).await;
     }
     r.err_status = code;
     if matches!(code, 400 | 413 | 414 | 495 | 496 | 497 | 500 | 501) {
@@ -93,8 +88,13 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
 fn builtin(r: &mut Request) -> Outcome {
     let core = r.location().core.clone();
     let location = std::mem::take(&mut r.out.location);
+    // what a 416 tells of the length
+    let range = r.out.headers.get(b"Content-Range").filter(|_| r.err_status == 416).map(<[u8]>::to_vec);
     r.out.clear_entity();
     r.out.location = location;
+    if let Some(range) = range {
+        r.out.headers.set(b"Content-Range", &range);
+    }
     r.out.status = r.err_status;
     r.out.status_line.clear();
     let mut page = Vec::with_capacity(256);

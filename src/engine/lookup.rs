@@ -146,11 +146,10 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
         }
         i = p.parent.map(|p| p as usize);
     }
-    // `/name` where only `/name/` exists and proxies
-    if let Some(p) = list.get(end)
-        && p.name.len() == uri.len() + 1
-        && p.name.ends_with(b"/")
-        && p.name.starts_with(uri)
+    // `/name` where only `/name/` exists and proxies; names such as `/name !` may stand between the two
+    if list.get(end).is_some_and(|p| p.name.starts_with(uri))
+        && let Ok(i) = list.binary_search_by(|p| p.name.iter().cmp(uri.iter().chain(b"/")))
+        && let Some(p) = list.get(i)
         && let Some(l) = p.inclusive.or(p.exact).and_then(|id| at(site, id))
         && l.auto_redirect
     {

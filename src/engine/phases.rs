@@ -6,6 +6,7 @@ use crate::http::uri;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What ends a pass through the phases.
 pub enum Outcome {
@@ -38,6 +39,7 @@ pub async fn serve(r: &mut Request) {
     finish(r, outcome).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
 }
 
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
@@ -46,6 +48,17 @@ pub async fn refuse(r: &mut Request, status: u16) {
     finish(r, Some(Outcome::Status(status))).await;
     output::end(r).await;
     log(r);
+    r.forget_shared();
+}
+
+/// Serves a subrequest, whose URI and server are known.
+pub(crate) async fn subrequest(r: &mut Request) {
+    let first = pass(r, Entry::Server).await;
+    finish(r, Some(first)).await;
+    output::end(r).await;
+    if r.core().log_subrequest {
+        log(r);
+    }
 }
 
 /// Calls the loggers of the request's location.
@@ -67,20 +80,43 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
     loop {
         outcome = match outcome {
             Outcome::Done => return,
-            Outcome::Respond(body) => match output::send(r, body).await {
+            Outcome::Respond(body) => match Box::pin(respond(r, body)).await {
                 Ok(()) => return,
                 Err(status) => Outcome::Status(status),
             },
-            Outcome::Status(status) => match error_page::special(r, status).await {
+            Outcome::Status(status) => match Box::pin(error_page::special(r, status)).await {
                 Some(o) => o,
                 None => return,
             },
             Outcome::Redirect(to) => match redirect(r, to) {
-                Ok(entry) => pass(r, entry).await,
+                Ok(entry) => Box::pin(pass(r, entry)).await,
                 Err(status) => Outcome::Status(status),
             },
         };
     }
+}
+
+/// Sends a local response; what has come of a body that nobody wants is thrown away first.
+async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
+    if r.has_body() && !r.body.read && !std::mem::replace(&mut r.body.discarded, true) {
+        let down = r.down.clone();
+        let mut sink = bytes::BytesMut::new();
+        let bad = std::future::poll_fn(|cx| {
+            loop {
+                sink.clear();
+                match down.poll_body(cx, &mut sink, 16 * 1024) {
+                    std::task::Poll::Ready(Ok(BodyRead::Data(_))) => {}
+                    std::task::Poll::Ready(Ok(BodyRead::Bad(status))) => return std::task::Poll::Ready(Some(status)),
+                    _ => return std::task::Poll::Ready(None),
+                }
+            }
+        });
+        if let Some(status) = bad.await {
+            r.keepalive = false;
+            return Err(status);
+        }
+    }
+    output::send(r, body).await
 }
 
 /// Normalises the target and finds the server: what must be known before the first phase.
@@ -92,6 +128,9 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
     r.location = server.default_location;
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
         r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
+        // the request ends with its first line: there is no URI
+        r.uri.clear();
+        r.head.uri = 0..0;
         return Err(400);
     }
     if listener.tls.is_some() { super::tls::check(r, listener) } else { Ok(()) }
@@ -99,14 +138,19 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
 
 /// Prepares for another pass.
 fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
+    r.uri_changes = r.uri_changes.saturating_sub(1);
     if r.uri_changes == 0 {
-        let uri = String::from_utf8_lossy(&r.uri).into_owned();
-        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while internally redirecting to \"{uri}\""));
+        let (doing, target) = match &to {
+            RedirectTo::Uri(uri, _) => ("internally redirecting to", uri),
+            RedirectTo::Named(name) => ("redirect to named location", name),
+        };
+        let target = String::from_utf8_lossy(target);
+        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""));
         return Err(500);
     }
-    r.uri_changes -= 1;
     r.internal = true;
     r.valid_location = true;
+    r.upstream.forget_target();
     let site = r.site.clone();
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     match to {
@@ -161,12 +205,12 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
             break;
         }
         r.uri_changed = false;
+        r.uri_changes = r.uri_changes.saturating_sub(1);
         if r.uri_changes == 0 {
-            let uri = String::from_utf8_lossy(&r.uri).into_owned();
+            let uri = String::from_utf8_lossy(&r.uri);
             r.error(Level::Error, format_args!("rewrite or internal redirection cycle while processing \"{uri}\""));
             return Outcome::Status(500);
         }
-        r.uri_changes -= 1;
         r.location = server.default_location;
         if let Some(o) = find_location(r) {
             return o;
@@ -206,6 +250,7 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
 }
 
 fn enter_location(r: &mut Request) -> Option<Outcome> {
+    r.lost_pass = false;
     let site = r.site.clone();
     let location = site.locations.get(r.location as usize)?;
     if let Some((methods, other)) = location.limit_except
@@ -237,14 +282,14 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
     }
     let conn = r.conn();
     let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed) >= core.keepalive_requests
-        || conn.start.elapsed().as_millis() as u64 > core.keepalive_time;
+        || r.start.saturating_duration_since(conn.start).as_millis() as u64 > core.keepalive_time;
     let agent = r.head.headers.get_id(crate::http::headers::Known::UserAgent).unwrap_or_default();
     let has = |s: &[u8]| memchr::memmem::find(agent, s).is_some();
     let disabled = match core.keepalive_disable {
         (false, false) => false,
         (msie6, safari) => {
             (msie6 && r.method == crate::http::method::Method::Post && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
-                || (safari && has(b"Macintosh") && has(b"Safari/") && !has(b"Chrome/"))
+                || (safari && has(b"Mac OS X") && has(b"Safari/") && !has(b"Gecko/") && !has(b"Chrome/"))
         }
     };
     if core.keepalive_timeout == 0 || used_up || disabled {
@@ -297,15 +342,17 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
         match settle(step.handle(r)).await {
             Next::Continue => {}
             Next::Allow if satisfy == Satisfy::Any => {
-                r.out.headers.remove(b"WWW-Authenticate");
+                let proxy = r.method == crate::http::method::Method::Connect;
+                r.out.headers.remove(if proxy { b"Proxy-Authenticate" } else { b"WWW-Authenticate" });
                 return None;
             }
             Next::Allow => {}
-            Next::Status(s @ (401 | 403)) if satisfy == Satisfy::Any => {
-                if refused != Some(401) {
+            Next::Status(s @ (401 | 403 | 407)) if satisfy == Satisfy::Any => {
+                if !matches!(refused, Some(401 | 407)) {
                     refused = Some(s);
                 }
             }
+            Next::Status(s) => return Some(refuse_access(r, s).await),
             next => {
                 if let Some(o) = outcome(r, next).await {
                     return Some(o);
@@ -317,7 +364,31 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
     if status == 403 {
         r.error(Level::Error, format_args!("access forbidden by rule"));
     }
-    Some(Outcome::Status(status))
+    Some(refuse_access(r, status).await)
+}
+
+/// `auth_delay`: who has no access waits, so that passwords cannot be tried fast.
+async fn refuse_access(r: &mut Request, status: u16) -> Outcome {
+    let delay = r.core().auth_delay;
+    if delay > 0 && matches!(status, 401 | 407) {
+        r.error(Level::Info, format_args!("delaying unauthorized request"));
+        if let Err(status) = pause(r, Duration::from_millis(delay)).await {
+            return Outcome::Status(status);
+        }
+    }
+    Outcome::Status(status)
+}
+
+/// Waits; ends early with 499 where the client goes away.
+async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
+    let down = r.down.clone();
+    let closed = std::future::poll_fn(move |cx| down.poll_closed(cx));
+    if tokio::time::timeout(delay, closed).await.is_err() {
+        return Ok(());
+    }
+    r.client_closed = true;
+    r.error(Level::Info, format_args!("client prematurely closed connection"));
+    Err(499)
 }
 
 async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
@@ -349,15 +420,12 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
             r.uri_changed = true;
             None
         }
-        Next::Sleep(d) => {
-            tokio::time::sleep(d).await;
-            None
-        }
+        Next::Sleep(d) => pause(r, d).await.err().map(Outcome::Status),
         Next::Done => Some(Outcome::Done),
         Next::Status(s) => Some(Outcome::Status(s)),
         Next::Respond(b) => Some(Outcome::Respond(b)),
         Next::Redirect(t) => Some(Outcome::Redirect(t)),
-        Next::Upstream(p) => Some(crate::exchange::run(r, &p).await),
+        Next::Upstream(p) => Some(Box::pin(crate::exchange::run(r, &p)).await),
         // a future never returns another one: `settle` has waited for it
         Next::Wait(f) => match Box::pin(f).await {
             Next::Status(s) => Some(Outcome::Status(s)),

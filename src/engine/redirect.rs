@@ -92,10 +92,8 @@ pub fn absolute(r: &mut Request) {
         local_address(r, &mut url);
     }
     if port {
-        let port = match r.head.host_port {
-            0 => r.conn().local.port(),
-            p => p,
-        };
+        // the port that came with the host does not matter
+        let port = r.conn().local.port();
         let default = if tls { 443 } else { 80 };
         if port != default && port != 0 {
             url.push(b':');
@@ -104,6 +102,7 @@ pub fn absolute(r: &mut Request) {
     }
     url.extend_from_slice(&r.out.location);
     r.out.location = url;
+    r.out.absolute_location = true;
 }
 
 fn local_address(r: &Request, out: &mut Vec<u8>) {

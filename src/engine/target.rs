@@ -21,8 +21,9 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
     if head.empty_path {
         r.uri.clear();
         r.uri.push(b'/');
-        r.args.extend_from_slice(query);
-        r.valid_unparsed_uri = true;
+        // what follows `#` is no part of the request
+        r.args.extend_from_slice(query.split(|b| *b == b'#').next().unwrap_or_default());
+        r.valid_unparsed_uri = false;
         return Ok(());
     }
     if !head.complex {

@@ -37,7 +37,7 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
     for (known, name, value) in head.headers.entries() {
         // what nginx lets through in a redirect
         match known {
-            Known::ContentType => r.out.content_type = value.to_vec(),
+            Known::ContentType => (r.out.content_type, r.out.type_charset) = (value.to_vec(), true),
             Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => r.out.append(name, value),
             Known::XAccelLimitRate => limit_rate(a, r, value),
             _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
@@ -87,22 +87,22 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
             }
-            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.charset = value.to_vec(),
+            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.override_charset = value.to_vec(),
             Known::Upgrade if head.status == 101 => {
                 r.out.headers.append(name, value);
                 continue;
             }
             _ => {}
         }
-        if hidden(conf, name) {
+        if conf.hide.contains(known, name) {
             continue;
         }
         match known {
             Known::Location | Known::SetCookie | Known::Refresh if rewrites => rewrite(a, r, known, name, value),
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
+                r.out.type_charset = true;
             }
-            Known::Location => r.out.location = value.to_vec(),
             Known::Date => r.out.date = value.to_vec(),
             Known::Server => r.out.server = value.to_vec(),
             Known::LastModified => {
@@ -112,22 +112,12 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
+    // where they are the origin's, none of our own takes their place
+    r.out.no_date = !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server = !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
-}
-
-/// Whether a header stays with us (`proxy_hide_header` and the defaults).
-fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
-    let mut small = [0u8; 64];
-    match small.get_mut(..name.len()) {
-        Some(s) => {
-            s.copy_from_slice(name);
-            s.make_ascii_lowercase();
-            conf.hide.contains(&*s)
-        }
-        None => conf.hide.contains(&*name.to_ascii_lowercase()),
-    }
 }
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
@@ -136,7 +126,8 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
     let mut out = Vec::new();
     let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
     let value = if changed { &out[..] } else { value };
-    if known == Known::Location {
+    // only what was rewritten is made absolute
+    if known == Known::Location && changed && value.starts_with(b"/") {
         r.out.location = value.to_vec();
     } else {
         r.out.headers.append(name, value);
@@ -145,19 +136,7 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
 
 /// TLS towards the origin: name and verification.
 pub(super) fn tls_options(r: &Request, pass: &Pass, target: &Found) -> Arc<crate::upstream::connect::UpstreamTls> {
-    let mut options = pingora_core::upstreams::peer::PeerOptions::new();
     let conf = pass.conf.tls.clone().unwrap_or_default();
-    options.verify_cert = conf.verify;
-    options.verify_hostname = conf.verify;
-    let name = match &conf.name {
-        Some(t) => String::from_utf8_lossy(&t.eval(r)).into_owned(),
-        None if target.host.is_empty() => String::from_utf8_lossy(&r.upstream.host).into_owned(),
-        None => String::from_utf8_lossy(&target.host).into_owned(),
-    };
-    let name = name.rsplit_once(':').map_or(name.as_str(), |(n, _)| n).to_owned();
-    if let Some(t) = &conf.trusted {
-        options.ca = Some(t.clone());
-    }
-    let sni = if conf.send_name || conf.verify { name } else { String::new() };
-    Arc::new(crate::upstream::connect::UpstreamTls { sni, options, client: conf.client.clone() })
+    let host = if target.host.is_empty() { &r.upstream.host } else { &target.host };
+    Arc::new(conf.connect(r, host))
 }

@@ -17,12 +17,17 @@ const DOING: &str = "while sending request to upstream";
 
 /// Sends everything; true if the origin began to answer before that.
 pub(super) async fn send(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
+    if own.is_none() && a.length == BodyLength::None {
+        return write(a, r, conn, head).await;
+    }
+    Box::pin(with_body(a, r, conn, head, own)).await
+}
+
+async fn with_body(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
     let early = if let Some(body) = own {
         write(a, r, conn, head).await? || write(a, r, conn, body).await?
-    } else if a.length == BodyLength::None {
-        write(a, r, conn, head).await?
     } else if a.streaming {
-        write(a, r, conn, head).await? || stream(a, r, conn).await?
+        stream(a, r, conn, head).await?
     } else if let Some(body) = r.body.spool.memory().filter(|b| b.len() + head.len() <= 64 * 1024) {
         // one send for a small request
         let mut both = Vec::with_capacity(head.len() + body.len());
@@ -33,6 +38,40 @@ pub(super) async fn send(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn
         write(a, r, conn, head).await? || spooled(a, r, conn).await?
     };
     Ok(early)
+}
+
+/// Reads what has already come of the body, as far as memory is meant for it; true if that is all of it.
+///
+/// # Errors
+/// The status with which the request ends.
+pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
+    let limit = r.core().client_body_buffer_size;
+    let temp = r.core().client_body_temp_path.clone();
+    let mut chunk = BytesMut::new();
+    loop {
+        let room = limit.saturating_sub(r.body.spool.len() as usize).min(PIECE);
+        if room == 0 {
+            return Ok(false);
+        }
+        chunk.clear();
+        match at_once(r, &mut chunk, room).await {
+            None => return Ok(false),
+            Some(Ok(BodyRead::Data(_))) => r.body.spool.append(&chunk, limit, &temp).map_err(|_| 500u16)?,
+            Some(Ok(BodyRead::End)) => {
+                r.body.read = true;
+                return Ok(true);
+            }
+            Some(Ok(BodyRead::Bad(status))) => {
+                r.keepalive = false;
+                return Err(status);
+            }
+            Some(Err(e)) => {
+                r.error(Level::Info, format_args!("client prematurely closed connection ({e})"));
+                r.client_closed = true;
+                return Err(400);
+            }
+        }
+    }
 }
 
 async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Result<bool, Failure> {
@@ -54,54 +93,74 @@ async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Res
     }
 }
 
-/// Passes the body on as it comes (`proxy_request_buffering off`).
-async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Result<bool, Failure> {
+/// Passes the body on as it comes (`proxy_request_buffering off`), each time with one send for all that has come.
+async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8]) -> Result<bool, Failure> {
+    let mut out = head.to_vec();
     let mut chunk = BytesMut::new();
-    let mut out = Vec::new();
-    loop {
+    put(a.length, r.body.spool.memory().unwrap_or_default(), &mut out);
+    while !r.body.read {
+        if write(a, r, conn, &out).await? {
+            return Ok(true);
+        }
+        out.clear();
         chunk.clear();
-        let read = {
-            let mut early = [0u8; 0];
-            let _ = &mut early;
-            tokio::select! {
-                biased;
-                n = r.read_chunk(&mut chunk, 16 * 1024) => n,
-                ready = readable(conn) => {
-                    ready.map_err(|e| a.broken(r, &e, "recv()", DOING))?;
-                    return Ok(true);
-                }
+        let mut read = tokio::select! {
+            biased;
+            n = r.read_chunk(&mut chunk, PIECE) => n,
+            ready = readable(conn) => {
+                ready.map_err(|e| a.broken(r, &e, "recv()", DOING))?;
+                return Ok(true);
             }
         };
-        match read {
-            Ok(BodyRead::Data(_)) => {
-                if a.length == BodyLength::Chunked {
-                    out.clear();
-                    chunked::write_chunk_head(chunk.len() as u64, &mut out);
-                    out.extend_from_slice(&chunk);
-                    out.extend_from_slice(chunked::CHUNK_END);
-                    if write(a, r, conn, &out).await? {
-                        return Ok(true);
-                    }
-                } else if write(a, r, conn, &chunk).await? {
-                    return Ok(true);
+        loop {
+            match read {
+                Ok(BodyRead::Data(_)) if chunk.len() < PIECE => match at_once(r, &mut chunk, PIECE).await {
+                    Some(next) => read = next,
+                    None => break,
+                },
+                Ok(BodyRead::Data(_)) => break,
+                Ok(BodyRead::End) => {
+                    r.body.read = true;
+                    break;
                 }
-            }
-            Ok(BodyRead::End) => {
-                r.body.read = true;
-                if a.length == BodyLength::Chunked {
-                    return write(a, r, conn, chunked::LAST_CHUNK).await;
+                Ok(BodyRead::Bad(status)) => {
+                    r.keepalive = false;
+                    return Err(Failure::end(status));
                 }
-                return Ok(false);
-            }
-            Ok(BodyRead::Bad(status)) => {
-                r.keepalive = false;
-                return Err(Failure::end(status));
-            }
-            Err(e) => {
-                r.error(Level::Info, format_args!("client prematurely closed connection ({e}) {DOING}"));
-                return Err(Failure { outcome: Some(crate::engine::phases::Outcome::Status(400)), ..Failure::gone() });
+                Err(e) => {
+                    r.error(Level::Info, format_args!("client prematurely closed connection ({e}) {DOING}"));
+                    return Err(Failure { outcome: Some(crate::engine::phases::Outcome::Status(400)), ..Failure::gone() });
+                }
             }
         }
+        put(a.length, &chunk, &mut out);
+    }
+    if a.length == BodyLength::Chunked {
+        out.extend_from_slice(chunked::LAST_CHUNK);
+    }
+    write(a, r, conn, &out).await
+}
+
+/// How much of a body is taken along with one send.
+const PIECE: usize = 16 * 1024;
+
+/// Frames a piece of the body.
+fn put(length: BodyLength, piece: &[u8], out: &mut Vec<u8>) {
+    if length == BodyLength::Chunked && !piece.is_empty() {
+        chunked::write_chunk_head(piece.len() as u64, out);
+        out.extend_from_slice(piece);
+        out.extend_from_slice(chunked::CHUNK_END);
+    } else {
+        out.extend_from_slice(piece);
+    }
+}
+
+/// The next piece of the body if it has already come.
+async fn at_once(r: &mut Request, chunk: &mut BytesMut, max: usize) -> Option<io::Result<BodyRead>> {
+    let mut read = std::pin::pin!(r.read_chunk(chunk, max));
+    match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        Poll::Ready(read) => Some(read),
+        Poll::Pending => None,
     }
 }
 

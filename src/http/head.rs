@@ -334,7 +334,8 @@ impl RequestHead {
         (self.method_text, self.target, self.uri) = (0..0, 0..0, 0..0);
         (self.query, self.schema, self.protocol) = (None, None, None);
         (self.empty_path, self.complex) = (false, false);
-        (self.version, self.http_major_minor) = (Version::V09, (0, 0));
+        // a request line that cannot be read is answered with a head
+        (self.version, self.http_major_minor) = (Version::V10, (0, 0));
         (self.content_length, self.chunked, self.expect_continue) = (None, false, false);
         self.connection = ConnectionHeader::default();
         self.header_in_bytes = 0;

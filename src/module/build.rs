@@ -344,7 +344,7 @@ impl Build {
             let begin = i + usize::from(braced);
             let len = text.get(begin..).unwrap_or_default().iter().take_while(|c| c.is_ascii_alphanumeric() || **c == b'_').count();
             let end = begin + len;
-            if braced && text.get(end) != Some(&b'}') {
+            if braced && begin < text.len() && text.get(end) != Some(&b'}') {
                 let name = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default());
                 return Err(s.error(format!("the closing bracket in \"{name}\" variable is missing")));
             }

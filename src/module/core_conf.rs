@@ -107,6 +107,43 @@ pub enum BodyInFile {
     Clean,
 }
 
+/// Which responses may be compressed, by whatever module.
+#[derive(Clone, Debug)]
+pub struct GzipRules {
+    /// `gzip_vary`.
+    pub vary: bool,
+    /// `gzip_http_version`: the lowest version.
+    pub http_version: crate::http::head::Version,
+    /// `gzip_proxied`: bits of [`proxied`].
+    pub proxied: u16,
+    /// `gzip_disable`: user agents.
+    pub disable: Arc<[Arc<super::Pattern>]>,
+    /// `gzip_disable msie6`.
+    pub disable_msie6: bool,
+}
+
+/// Responses to proxies that may be compressed (`gzip_proxied`): bits.
+pub mod proxied {
+    /// None.
+    pub const OFF: u16 = 1;
+    /// `Expires` is over.
+    pub const EXPIRED: u16 = 1 << 1;
+    /// `Cache-Control: no-cache`.
+    pub const NO_CACHE: u16 = 1 << 2;
+    /// `Cache-Control: no-store`.
+    pub const NO_STORE: u16 = 1 << 3;
+    /// `Cache-Control: private`.
+    pub const PRIVATE: u16 = 1 << 4;
+    /// No `Last-Modified`.
+    pub const NO_LAST_MODIFIED: u16 = 1 << 5;
+    /// No `ETag`.
+    pub const NO_ETAG: u16 = 1 << 6;
+    /// The request has `Authorization`.
+    pub const AUTH: u16 = 1 << 7;
+    /// All.
+    pub const ANY: u16 = 1 << 8;
+}
+
 /// Where temporary files are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TempPath {
@@ -206,6 +243,8 @@ pub struct CoreConf {
     pub disable_symlinks: (u8, Option<Template>),
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
+    /// `gzip_vary`, `gzip_http_version`, `gzip_proxied`, `gzip_disable`.
+    pub gzip: GzipRules,
     /// `uninitialized_variable_warn`.
     pub uninitialized_variable_warn: bool,
 }

@@ -58,11 +58,29 @@ pub trait Downstream: Send + Sync + 'static {
         None
     }
 
+    /// What the kernel knows of the TCP connection; `None` where there is none.
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        None
+    }
+
     /// Ends the stream or connection abruptly: what has been sent must not look complete.
     fn abort(&self);
 
     /// Marks the connection as not to be used again.
     fn close_after(&self);
+}
+
+/// `$tcpinfo_…`.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    /// The smoothed round-trip time, microseconds.
+    pub rtt: u32,
+    /// Its variation, microseconds.
+    pub rttvar: u32,
+    /// The congestion window, segments.
+    pub snd_cwnd: u32,
+    /// The receiver's buffer, bytes.
+    pub rcv_space: u32,
 }
 
 /// How the end of a response's body is told.

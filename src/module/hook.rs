@@ -2,6 +2,7 @@
 
 use super::{BlockId, Pass, Request, Template};
 use bytes::Bytes;
+use std::any::Any;
 use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
@@ -94,8 +95,20 @@ pub trait HeadFilter: Send + Sync + 'static {
 
 /// Changes a response body as it passes.
 pub trait BodyFilter: Send + Sync {
-    /// Takes `data` and appends what is to be sent to `out`; `last` is true once, at the end.
+    /// Takes `data` and appends what is to be sent to `out`; `last` is true at the end of the body.
     fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
+
+    /// Whether there is more to be sent than one call should give, so that memory stays bounded: once it has been sent,
+    /// [`BodyFilter::chunk`] is called again without data, with the same `last`, until this is false.
+    fn pending(&self) -> bool {
+        false
+    }
+
+    /// Appends what is held back and can be sent now: called after data that is to reach the client at once.
+    fn flush(&mut self, r: &mut Request, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let _ = (r, out);
+        Ok(())
+    }
 }
 
 /// Called when a request has ended.
@@ -136,6 +149,7 @@ pub struct Hooks {
     pub(crate) contents: Vec<Arc<dyn Handler>>,
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
+    pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
     pub(crate) level: Option<Level>,
     pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
@@ -196,6 +210,11 @@ impl Hooks {
     /// Calls `logger` when a request has ended here.
     pub fn log(&mut self, logger: impl Logger) {
         self.log.push(Arc::new(logger));
+    }
+
+    /// Keeps settings with the location for the module's variables: [`Request::kept`] finds them by their type.
+    pub fn keep<T: Send + Sync + 'static>(&mut self, settings: Arc<T>) {
+        self.kept.push(settings);
     }
 
     /// How many hooks there are.

@@ -8,6 +8,7 @@ mod build;
 mod conf;
 mod core_conf;
 mod directive;
+mod docs;
 mod downstream;
 mod hook;
 mod pass;
@@ -28,8 +29,9 @@ pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub(crate) use build::IfBlocks;
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
+pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
-pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TlsInfo};
+pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
 pub(crate) use downstream::Nobody;
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
@@ -42,12 +44,13 @@ pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
-pub use stats::Stat;
+pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
+pub use crate::engine::subrequest;
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 
 use std::sync::Arc;

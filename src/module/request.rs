@@ -1,7 +1,7 @@
 //! One request, from its head to its log line.
 
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, Site, Slot,
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, SiteRef, Slot,
     Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Requests are reused: [`Request::reset`] forgets all and keeps the memory.
 pub struct Request {
     /// The configuration that this request is served from, to its end.
-    pub site: Arc<Site>,
+    pub site: SiteRef,
     /// Index of the virtual server.
     pub server: u32,
     /// The location, or the settings that take its place.
@@ -40,6 +40,8 @@ pub struct Request {
     pub valid_location: bool,
     /// `try_files` found a file below the `alias` of a regular expression's location: the URI follows the alias.
     pub add_uri_to_alias: bool,
+    /// Whether the request was already there when the one before it ended: `$pipe`.
+    pub pipelined: bool,
     /// Whether the request came here by an internal redirect.
     pub internal: bool,
     /// Redirects left before the request is taken for a loop.
@@ -80,20 +82,23 @@ pub struct Request {
     pub limit_rate_after: u64,
     /// Whether the response ended in the middle: no keepalive, no success.
     pub aborted: bool,
-    /// The parent's URI where this is a subrequest.
+    /// Whether this is a subrequest.
     pub subrequest: bool,
     /// How the response's body passes on its way out.
     pub output: crate::engine::output::Output,
     /// Bytes of the response head.
     pub head_size: u64,
-    /// Whether `auth_delay` has been waited for.
-    pub auth_delayed: bool,
+    /// How many requests this subrequest is inside of.
+    pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
+    /// Whether an `if` took the place of another one that named an origin: the request cannot be served.
+    pub lost_pass: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    shared: Vec<Box<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
 }
 
@@ -116,7 +121,7 @@ pub struct BodyState {
 
 impl Request {
     /// A request of `site` on a connection, with nothing in it yet.
-    pub fn new(site: Arc<Site>, down: Arc<dyn Downstream>) -> Request {
+    pub fn new(site: SiteRef, down: Arc<dyn Downstream>) -> Request {
         let remote = down.info().remote.clone();
         let mut r = Request {
             server: 0,
@@ -152,11 +157,14 @@ impl Request {
             subrequest: false,
             output: Default::default(),
             head_size: 0,
-            auth_delayed: false,
+            depth: 0,
             timed_out: false,
+            pipelined: false,
+            lost_pass: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
+            shared: Vec::new(),
             scratch: Vec::new(),
             site,
         };
@@ -174,8 +182,8 @@ impl Request {
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
-    pub fn reset(&mut self, site: &Arc<Site>, down: Arc<dyn Downstream>) {
-        let same = Arc::ptr_eq(&self.site, site);
+    pub fn reset(&mut self, site: &SiteRef, down: Arc<dyn Downstream>) {
+        let same = self.site.same(site);
         if !same {
             self.site = site.clone();
         }
@@ -214,9 +222,12 @@ impl Request {
         self.subrequest = false;
         self.output.clear();
         self.head_size = 0;
-        self.auth_delayed = false;
+        self.depth = 0;
         self.timed_out = false;
+        self.pipelined = false;
+        self.lost_pass = false;
         self.client_closed = false;
+        self.shared.clear();
         if same {
             for v in &mut self.values {
                 v.take();
@@ -368,6 +379,35 @@ impl Request {
         }
     }
 
+    /// Settings that a module kept with the location ([`super::Hooks::keep`]).
+    pub fn kept<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.location().hooks.kept.iter().find_map(|k| k.downcast_ref())
+    }
+
+    /// What a module remembers for the whole request: internal redirects keep it, and subrequests see it too.
+    pub fn shared<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.shared.iter().find_map(|s| s.downcast_ref())
+    }
+
+    /// Remembers something for the whole request; it is dropped when the request ends.
+    pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: T) {
+        match self.shared.iter_mut().find_map(|s| s.downcast_mut::<T>()) {
+            Some(s) => *s = value,
+            None => self.shared.push(Box::new(value)),
+        }
+    }
+
+    /// Drops what modules remembered: the request has ended.
+    pub(crate) fn forget_shared(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Lends the values of variables and what modules remembered to a subrequest, and takes them back the same way.
+    pub(crate) fn lend(&mut self, other: &mut Request) {
+        std::mem::swap(&mut self.values, &mut other.values);
+        std::mem::swap(&mut self.shared, &mut other.shared);
+    }
+
     /// An empty buffer to work in; give it back with [`Request::put_scratch`] so that it is allocated once.
     pub fn scratch(&mut self) -> Vec<u8> {
         let mut v = std::mem::take(&mut self.scratch);
@@ -403,8 +443,21 @@ impl Request {
         }
     }
 
+    /// Puts the settings of an `if` in place of the location's.
+    ///
+    /// As in nginx an origin that an earlier `if` chose is lost in a later one that names none.
+    pub fn enter_if(&mut self, id: LocId) {
+        let passed = |l: Option<&Location>| matches!(l.map(|l| &l.hooks.content), Some(Some(super::Content::Upstream(_))));
+        self.lost_pass = (self.lost_pass || passed(Some(self.location()))) && !passed(self.site.locations.get(id as usize));
+        self.location = id;
+    }
+
     /// The media type of the URI by its extension (`types`, `default_type`).
     pub fn set_content_type(&mut self) {
+        // X-Accel-Redirect brings the origin's type along
+        if !self.out.content_type.is_empty() {
+            return;
+        }
         let site = self.site.clone();
         let core = &site.locations[self.location as usize].core;
         let ext = self.exten();
@@ -452,6 +505,8 @@ impl Request {
         if self.body.read || self.body.discarded {
             return Ok(());
         }
+        // as in nginx, the expectation is met even where the body turns out to be empty
+        self.send_continue();
         if !self.has_body() {
             self.body.read = true;
             return Ok(());
@@ -506,8 +561,8 @@ impl Request {
             return;
         }
         self.body.continued = true;
-        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent && self.has_body() {
-            let head = ResponseHead { status: 100, ..ResponseHead::default() };
+        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
+            let head = ResponseHead { status: 100, status_line: b"100 Continue".to_vec(), ..ResponseHead::default() };
             self.down.head(&head, super::Framing::None);
         }
     }

@@ -137,7 +137,10 @@ fn create(temp: &TempPath) -> io::Result<(File, PathBuf)> {
         let full = path.join(&name);
         match open.open(&full) {
             Ok(f) => return Ok((f, full)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(&path)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(&path)?;
+                return open.open(&full).map(|f| (f, full));
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }

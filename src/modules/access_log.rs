@@ -78,6 +78,7 @@ enum Op {
     RequestTime,
     Status,
     BytesSent,
+    BodyBytesSent,
 }
 
 /// The formats known so far, in order; `combined` is compiled when it is first used.
@@ -171,7 +172,7 @@ impl Writer {
         let outcome = match &self.entry.to {
             To::Syslog(peer) => {
                 if let Err(e) = peer.send_access(line) {
-                    r.error(crate::log::Level::Warn, format_args!("{e}"));
+                    r.error(crate::log::Level::Warn, format_args!("{e} while logging request"));
                 }
                 return;
             }
@@ -192,7 +193,7 @@ impl Writer {
             }
         };
         if let Err(e) = outcome {
-            r.error(e.level(), format_args!("{e}"));
+            r.error(e.level(), format_args!("{e} while logging request"));
         }
     }
 }
@@ -207,7 +208,7 @@ fn root_exists(r: &Request) -> bool {
         Err(e) => e,
     };
     let errno = crate::log::Errno::of(&error);
-    r.error(crate::log::Level::Error, format_args!("testing \"{}\" existence failed{errno}", path.display()));
+    r.error(crate::log::Level::Error, format_args!("testing \"{}\" existence failed{errno} while logging request", path.display()));
     false
 }
 
@@ -259,6 +260,7 @@ impl Format {
                     "request_time" => Op::RequestTime,
                     "status" => Op::Status,
                     "bytes_sent" => Op::BytesSent,
+                    "body_bytes_sent" => Op::BodyBytesSent,
                     _ => Op::Var(match s {
                         Some(s) => b.var(s, name),
                         None => b.known_var(name),
@@ -289,7 +291,8 @@ impl Format {
                 Op::Status => {
                     let _ = write!(out, "{:03}", status(r));
                 }
-                Op::BytesSent => out.extend_from_slice(itoa::Buffer::new().format(r.down.sent()).as_bytes()),
+                Op::BytesSent => number(r.down.sent(), out),
+                Op::BodyBytesSent => number(r.down.sent().saturating_sub(r.head_size), out),
             }
         }
     }
@@ -303,6 +306,10 @@ impl Format {
             (Escape::None, v) => out.extend_from_slice(v.as_bytes()),
         }
     }
+}
+
+fn number(n: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
 /// The status that logs show: what `error_page` forces, what was sent, 9 for HTTP/0.9.

@@ -194,7 +194,7 @@ fn set_expires(r: &mut Request, expires: &Expires) {
             (at, at - now.sec)
         }
         When::Access(t) => (now.sec.saturating_add(t), t),
-        When::Modified(t) => match r.out.last_modified {
+        When::Modified(t) => match r.out.last_modified.or_else(|| date::parse(&r.out.last_modified_text)) {
             None => (now.sec.saturating_add(t), t),
             Some(m) => (m.saturating_add(t), m.saturating_add(t).saturating_sub(now.sec)),
         },

@@ -2,24 +2,42 @@
 
 pub mod access;
 pub mod access_log;
+pub mod auth_basic;
+pub mod auth_request;
 pub mod autoindex;
+pub mod charset;
+pub mod dav;
+mod crypt_ffi;
 pub mod empty_gif;
 pub mod geo;
+pub mod gunzip;
+pub mod gzip;
+pub mod gzip_static;
 pub mod headers;
 pub mod index;
+mod leaky;
+pub mod limit_conn;
+pub mod limit_req;
 pub mod map;
+mod media_types;
+mod password;
 pub mod proxy;
 pub mod random_index;
+pub mod realip;
+pub mod referer;
 pub mod rewrite;
+pub mod secure_link;
 pub mod split_clients;
 pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
+pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod zones;
 
 use crate::engine::core::{Core, HttpCore, HttpServer};
-use crate::module::{Registry, once};
+use crate::module::Registry;
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
@@ -32,10 +50,21 @@ pub fn builtin() -> Registry {
     r.add::<split_clients::SplitClients>();
     r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
-    // access, in nginx's order
+    r.add::<referer::Referer>();
+    r.add::<secure_link::SecureLink>();
+    // before access and access, in nginx's order
+    r.add::<realip::RealIp>();
+    r.add::<limit_req::LimitReq>();
+    r.add::<limit_conn::LimitConn>();
     r.add::<access::Access>();
+    r.add::<auth_basic::AuthBasic>();
+    r.add::<auth_request::AuthRequest>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    r.add::<gunzip::Gunzip>();
+    r.add::<sub_filter::SubFilter>();
+    r.add::<charset::Charset>();
+    r.add::<gzip::Gzip>();
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
@@ -48,6 +77,8 @@ pub fn builtin() -> Registry {
     r.add::<random_index::RandomIndex>();
     r.add::<index::Index>();
     r.add::<autoindex::Autoindex>();
+    r.add::<dav::Dav>();
+    r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
     r
 }

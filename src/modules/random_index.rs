@@ -34,7 +34,7 @@ impl Module for RandomIndex {
         Place::LOCATION,
         Args::Flag,
         "`random_index on|off;` Answers with any file of the directory. Default: off.",
-        |c, s, _| super::once(&mut c.enable, s, s.flag(0)?),
+        |c, s, _| once(&mut c.enable, s, s.flag(0)?),
     )];
 
     fn attach(conf: &Arc<RandomIndexConf>, on: &mut Hooks) -> Result<()> {

@@ -35,24 +35,132 @@ impl Module for HttpUpstream {
     const NAME: &'static str = "http_upstream";
     type Conf = UpstreamWritten;
     const DIRECTIVES: &'static [Directive<UpstreamWritten>] = &[
-        Directive::new("upstream", Place::HTTP, Args::Block(1, 1), "`upstream name { … }` A group of servers for `proxy_pass` and its kin.", upstream),
-        Directive::new("server", U, Args::AtLeast(1), "`server address [weight=number] [max_conns=number] [max_fails=number] [fail_timeout=time] [backup] [down];` A server of the group. Defaults: weight=1, max_conns=0 (no limit), max_fails=1, fail_timeout=10s.", server),
-        Directive::new("zone", U, Args::Between(1, 2), "`zone name [size];` Accepted: all threads share the state of a group in any case.", zone),
-        Directive::new("keepalive", U, Args::Between(1, 2), "`keepalive connections [local];` Idle connections kept by each thread; `local` keeps them for the location that opened them. Default: 32 local.", keepalive),
-        Directive::new("keepalive_requests", U, Args::Exactly(1), "`keepalive_requests number;` Requests after which a connection is closed. Default: 1000.", |c, s, _| once(&mut c.keepalive_requests, s, s.number(0)?)),
-        Directive::new("keepalive_time", U, Args::Exactly(1), "`keepalive_time time;` Age at which a connection is closed after a request. Default: 1h.", |c, s, _| once(&mut c.keepalive_time, s, s.msec(0)?)),
-        Directive::new("keepalive_timeout", U, Args::Exactly(1), "`keepalive_timeout time;` How long a connection may be idle. Default: 60s.", |c, s, _| once(&mut c.keepalive_timeout, s, s.msec(0)?)),
-        Directive::new("resolver", U, Args::AtLeast(1), "`resolver address …;` Name servers for servers with `resolve`, which are not supported yet.", |c, s, _| once(&mut c.resolver, s, ())),
-        Directive::new("resolver_timeout", U, Args::Exactly(1), "`resolver_timeout time;` Default: 30s.", |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?)),
-        Directive::new("ip_hash", U, Args::None, "`ip_hash;` Not supported yet.", unsupported),
-        Directive::new("least_conn", U, Args::None, "`least_conn;` Not supported yet.", unsupported),
-        Directive::new("hash", U, Args::Between(1, 2), "`hash key [consistent];` Not supported yet.", unsupported),
-        Directive::new("random", U, Args::Between(0, 2), "`random [two [method]];` Not supported yet.", unsupported),
-        Directive::new("least_time", U, Args::Between(1, 2), "`least_time header|last_byte [inflight];` Not supported yet.", unsupported),
-        Directive::new("sticky", U, Args::AtLeast(1), "`sticky cookie|route|learn …;` Not supported yet.", unsupported),
-        Directive::new("queue", U, Args::Between(1, 2), "`queue number [timeout=time];` Not supported yet.", unsupported),
-        Directive::new("state", U, Args::Exactly(1), "`state file;` Not supported yet.", unsupported),
-        Directive::new("ntlm", U, Args::None, "`ntlm;` Not supported yet.", unsupported),
+        Directive::new(
+            "upstream",
+            Place::HTTP,
+            Args::Block(1, 1),
+            "`upstream name { … }` A group of servers for `proxy_pass` and its kin.",
+            upstream,
+        ),
+        Directive::new(
+            "server",
+            U,
+            Args::AtLeast(1),
+            "`server address [weight=number] [max_conns=number] [max_fails=number] [fail_timeout=time] [backup] [down];` A server of the group. Defaults: weight=1, max_conns=0 (no limit), max_fails=1, fail_timeout=10s.",
+            server,
+        ),
+        Directive::new(
+            "zone",
+            U,
+            Args::Between(1, 2),
+            "`zone name [size];` Accepted: all threads share the state of a group in any case.",
+            zone,
+        ),
+        Directive::new(
+            "keepalive",
+            U,
+            Args::Between(1, 2),
+            "`keepalive connections [local];` Idle connections kept by each thread; `local` keeps them for the location that opened them. Default: 32 local.",
+            keepalive,
+        ),
+        Directive::new(
+            "keepalive_requests",
+            U,
+            Args::Exactly(1),
+            "`keepalive_requests number;` Requests after which a connection is closed. Default: 1000.",
+            |c, s, _| once(&mut c.keepalive_requests, s, s.number(0)?),
+        ),
+        Directive::new(
+            "keepalive_time",
+            U,
+            Args::Exactly(1),
+            "`keepalive_time time;` Age at which a connection is closed after a request. Default: 1h.",
+            |c, s, _| once(&mut c.keepalive_time, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "keepalive_timeout",
+            U,
+            Args::Exactly(1),
+            "`keepalive_timeout time;` How long a connection may be idle. Default: 60s.",
+            |c, s, _| once(&mut c.keepalive_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "resolver",
+            U,
+            Args::AtLeast(1),
+            "`resolver address …;` Name servers for servers with `resolve`, which are not supported yet.",
+            |c, s, _| once(&mut c.resolver, s, ()),
+        ),
+        Directive::new(
+            "resolver_timeout",
+            U,
+            Args::Exactly(1),
+            "`resolver_timeout time;` Default: 30s.",
+            |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "ip_hash",
+            U,
+            Args::None,
+            "`ip_hash;` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "least_conn",
+            U,
+            Args::None,
+            "`least_conn;` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "hash",
+            U,
+            Args::Between(1, 2),
+            "`hash key [consistent];` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "random",
+            U,
+            Args::Between(0, 2),
+            "`random [two [method]];` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "least_time",
+            U,
+            Args::Between(1, 2),
+            "`least_time header|last_byte [inflight];` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "sticky",
+            U,
+            Args::AtLeast(1),
+            "`sticky cookie|route|learn …;` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "queue",
+            U,
+            Args::Between(1, 2),
+            "`queue number [timeout=time];` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "state",
+            U,
+            Args::Exactly(1),
+            "`state file;` Not supported yet.",
+            unsupported,
+        ),
+        Directive::new(
+            "ntlm",
+            U,
+            Args::None,
+            "`ntlm;` Not supported yet.",
+            unsupported,
+        ),
     ];
 
     fn attach(_conf: &Arc<UpstreamWritten>, _on: &mut Hooks) -> ConfResult<()> {
@@ -72,7 +180,11 @@ pub fn group_for(b: &mut Build, s: &Statement, address: &Address) -> ConfResult<
     };
     schedule(b);
     let table = b.shared::<Table>();
-    if let Some(block) = table.blocks.iter().find(|u| u.name.eq_ignore_ascii_case(&name)) {
+    if let Some(block) = table
+        .blocks
+        .iter()
+        .find(|u| u.name.eq_ignore_ascii_case(&name))
+    {
         if port_given && port != 0 {
             return Err(may_not_have_port(s, &name, port));
         }
@@ -142,7 +254,10 @@ fn resolve(b: &mut Build) -> ConfResult<()> {
         }
     }
     for i in &table.implied {
-        let block = table.blocks.iter().find(|u| u.name.eq_ignore_ascii_case(&i.name));
+        let block = table
+            .blocks
+            .iter()
+            .find(|u| u.name.eq_ignore_ascii_case(&i.name));
         let group = match block.and_then(|u| u.group.get()) {
             Some(g) => g.clone(),
             None => {
@@ -170,7 +285,10 @@ fn implied(i: &Implied) -> ConfResult<Group> {
 fn addresses(a: &crate::config::addr::Inet) -> std::io::Result<Vec<PeerAddr>> {
     match a.ip {
         Some(ip) => Ok(vec![std::net::SocketAddr::new(ip, a.port).into()]),
-        None => Ok(resolve_at_load(&a.host, a.port)?.into_iter().map(PeerAddr::from).collect()),
+        None => Ok(resolve_at_load(&a.host, a.port)?
+            .into_iter()
+            .map(PeerAddr::from)
+            .collect()),
     }
 }
 
@@ -182,15 +300,25 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     let name = s.str(0)?.to_owned();
     schedule(b);
     let table = b.shared::<Table>();
-    if table.blocks.iter().any(|u| u.name.eq_ignore_ascii_case(&name)) {
+    if table
+        .blocks
+        .iter()
+        .any(|u| u.name.eq_ignore_ascii_case(&name))
+    {
         return Err(s.error(format!("duplicate upstream \"{name}\"")));
     }
-    let earlier = table.implied.iter().find(|i| i.port != 0 && i.port_given && i.name.eq_ignore_ascii_case(&name));
+    let earlier = table
+        .implied
+        .iter()
+        .find(|i| i.port != 0 && i.port_given && i.name.eq_ignore_ascii_case(&name));
     if let Some(i) = earlier {
         return Err(may_not_have_port(&i.at, &name, i.port));
     }
     let group = GroupRef::default();
-    table.blocks.push(Defined { name: name.clone(), group: group.clone() });
+    table.blocks.push(Defined {
+        name: name.clone(),
+        group: group.clone(),
+    });
 
     let id = b.enter(s, Place::UPSTREAM, BlockKind::Upstream(name.clone()))?;
     if let Some(e) = s.syntax_error() {
@@ -205,7 +333,14 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     }
     let keepalive = written.keepalive_conf();
     let registry = crate::upstream::Registry::global();
-    let made = Group::new(&name, written.servers, RoundRobin, keepalive, registry, Clock::system());
+    let made = Group::new(
+        &name,
+        written.servers,
+        RoundRobin,
+        keepalive,
+        registry,
+        Clock::system(),
+    );
     let _ = group.set(Arc::new(made.map_err(|e| s.error(e.to_string()))?));
     Ok(())
 }
@@ -219,7 +354,9 @@ impl UpstreamWritten {
             local,
             requests: self.keepalive_requests.unwrap_or(d.requests),
             time: self.keepalive_time.map_or(d.time, Duration::from_millis),
-            timeout: self.keepalive_timeout.map_or(d.timeout, Duration::from_millis),
+            timeout: self
+                .keepalive_timeout
+                .map_or(d.timeout, Duration::from_millis),
         }
     }
 }
@@ -229,7 +366,11 @@ fn server(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<
     for i in 1..s.len() {
         let word = s.str(i)?;
         let invalid = || s.invalid_parameter(i);
-        let number = |text: &str| parse_number(text.as_bytes()).and_then(|n| u32::try_from(n).ok()).ok_or_else(invalid);
+        let number = |text: &str| {
+            parse_number(text.as_bytes())
+                .and_then(|n| u32::try_from(n).ok())
+                .ok_or_else(invalid)
+        };
         match word.split_once('=') {
             Some(("weight", v)) => match number(v)? {
                 0 => return Err(invalid()),
@@ -237,7 +378,9 @@ fn server(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<
             },
             Some(("max_conns", v)) => spec.max_conns = number(v)?,
             Some(("max_fails", v)) => spec.max_fails = number(v)?,
-            Some(("fail_timeout", v)) => spec.fail_timeout = parse_time_sec(v.as_bytes()).ok_or_else(invalid)?,
+            Some(("fail_timeout", v)) => {
+                spec.fail_timeout = parse_time_sec(v.as_bytes()).ok_or_else(invalid)?
+            }
             Some(("service" | "slow_start" | "route", _)) => return Err(not_supported(s, i)),
             None if word == "backup" => spec.backup = true,
             None if word == "down" => spec.down = true,
@@ -255,20 +398,37 @@ fn server(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<
 }
 
 fn not_supported(s: &Statement, i: usize) -> Box<Diag> {
-    s.error_at(i, format!("the \"{}\" parameter of \"server\" is not supported yet", String::from_utf8_lossy(s.arg(i))))
+    s.error_at(
+        i,
+        format!(
+            "the \"{}\" parameter of \"server\" is not supported yet",
+            String::from_utf8_lossy(s.arg(i))
+        ),
+    )
 }
 
 fn unsupported(_c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<()> {
-    Err(s.error(format!("the \"{}\" directive is not supported yet", s.name())))
+    Err(s.error(format!(
+        "the \"{}\" directive is not supported yet",
+        s.name()
+    )))
 }
 
 fn keepalive(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<()> {
     if c.keepalive.is_some() {
         return Err(s.duplicate());
     }
-    let n = parse_number(s.arg(0)).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
-        s.error_at(0, format!("invalid value \"{}\" in \"keepalive\" directive", String::from_utf8_lossy(s.arg(0))))
-    })?;
+    let n = parse_number(s.arg(0))
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| {
+            s.error_at(
+                0,
+                format!(
+                    "invalid value \"{}\" in \"keepalive\" directive",
+                    String::from_utf8_lossy(s.arg(0))
+                ),
+            )
+        })?;
     let local = match s.arg(1) {
         b"local" => true,
         _ if s.len() > 1 => return Err(s.invalid_parameter(1)),
@@ -285,8 +445,18 @@ fn zone(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<()
     }
     if s.len() > 1 {
         match parse_size(s.arg(1)) {
-            None => return Err(s.error_at(1, format!("invalid zone size \"{}\"", String::from_utf8_lossy(s.arg(1))))),
-            Some(n) if n < 8 * 4096 => return Err(s.error_at(1, format!("zone \"{name}\" is too small"))),
+            None => {
+                return Err(s.error_at(
+                    1,
+                    format!(
+                        "invalid zone size \"{}\"",
+                        String::from_utf8_lossy(s.arg(1))
+                    ),
+                ));
+            }
+            Some(n) if n < 8 * 4096 => {
+                return Err(s.error_at(1, format!("zone \"{name}\" is too small")));
+            }
             Some(_) => {}
         }
     }

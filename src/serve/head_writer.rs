@@ -24,17 +24,18 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
         (false, _) => put(&[&head.status_line]),
         (true, Some(line)) => put(&[line.as_bytes()]),
         // nginx writes an unknown status without a reason
-        (true, None) => put(&[itoa::Buffer::new().format(code).as_bytes(), b" "]),
+        (true, None) => put(&[format!("{code:03} ").as_bytes()]),
     }
     put(&[b"\r\n"]);
-    if head.status < 200 && head.status != 101 {
+    if (100..200).contains(&head.status) && head.status != 101 {
         for (name, value) in head.headers.iter() {
             put(&[name, b": ", value, b"\r\n"]);
         }
         put(&[b"\r\n"]);
         return;
     }
-    if head.server.is_empty() {
+    if head.no_server {
+    } else if head.server.is_empty() {
         let server: &[u8] = match head.tokens {
             Tokens::On => SERVER.as_bytes(),
             Tokens::Off => b"nginx",
@@ -44,7 +45,8 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     } else {
         put(&[b"Server: ", &head.server, b"\r\n"]);
     }
-    if head.date.is_empty() {
+    if head.no_date {
+    } else if head.date.is_empty() {
         put(&[b"Date: ", &date::now().http_date, b"\r\n"]);
     } else {
         put(&[b"Date: ", &head.date, b"\r\n"]);
@@ -64,10 +66,10 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     } else if let Some(t) = head.last_modified {
         put(&[b"Last-Modified: ", &date::format(t), b"\r\n"]);
     }
-    if !head.location.is_empty() {
+    if head.absolute_location {
         put(&[b"Location: ", &head.location, b"\r\n"]);
     }
-    if framing == Framing::Chunked || (head.header_only && head.content_length.is_none() && head.chunked_if_body) {
+    if framing == Framing::Chunked {
         put(&[b"Transfer-Encoding: chunked\r\n"]);
     }
     if head.upgrade {
@@ -82,6 +84,9 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     }
     if head.vary_encoding {
         put(&[b"Vary: Accept-Encoding\r\n"]);
+    }
+    if !head.absolute_location && !head.location.is_empty() {
+        put(&[b"Location: ", &head.location, b"\r\n"]);
     }
     for (name, value) in head.headers.iter() {
         put(&[name, b": ", value, b"\r\n"]);

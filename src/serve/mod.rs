@@ -1,15 +1,17 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+pub mod buffers;
 mod conn;
 mod front;
 mod head_writer;
 mod pingora_io;
 mod proxy;
+mod tcp_info;
 mod thread;
 mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;
 pub use proxy::Front;
-pub use thread::connector;
+pub use thread::{connector, draining};
 pub use thread::{Listening, Shared, run_thread};

@@ -3,7 +3,7 @@
 use super::conn::Transport;
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
-use crate::module::{ConnInfo, Nobody, Remote, Request, Site, TlsInfo, TlsServer};
+use crate::module::{ConnInfo, Nobody, Remote, Request, Site, SiteRef, TlsInfo, TlsServer};
 use crate::tls::accept::{self, Choice, H2, HTTP11, Hooks};
 use crate::tls::{error, ffi};
 use nix::sys::socket::{MsgFlags, recv};
@@ -25,7 +25,7 @@ use tokio::time::timeout;
 /// Makes the handshake of a new connection, and keeps in `info` what it settled.
 ///
 /// `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
-pub(super) async fn accept(site: &Arc<Site>, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
+pub(super) async fn accept(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let server = site.servers.get(listener.default_server as usize)?;
     let limit = Duration::from_millis(server.conf.client_header_timeout);
@@ -39,7 +39,7 @@ pub(super) async fn accept(site: &Arc<Site>, index: usize, transport: Transport,
     }
 }
 
-async fn handshake(site: &Arc<Site>, index: usize, transport: Transport, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
+async fn handshake(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let tls = listener.tls.as_ref()?;
     let socket = match transport {
@@ -150,7 +150,7 @@ struct Outcome {
 
 /// The virtual servers of a listener.
 struct Http {
-    site: Arc<Site>,
+    site: SiteRef,
     index: usize,
     outcome: Arc<Mutex<Outcome>>,
     remote: Remote,

@@ -1,5 +1,6 @@
 //! Directives of `http`, `server` and `location` that the runtime itself reads.
 
+use super::super::gzip;
 use super::{errors, location, once, server};
 use crate::config::Result;
 use crate::inherit;
@@ -56,6 +57,7 @@ pub struct HttpWritten {
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
     pub auth_delay: Option<u64>,
+    pub gzip: crate::engine::gzip::GzipWritten,
     pub uninitialized_variable_warn: Option<bool>,
 }
 
@@ -70,6 +72,7 @@ impl Conf for HttpWritten {
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
             limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay, uninitialized_variable_warn);
         self.internal |= o.internal;
+        self.gzip.inherit(&o.gzip);
     }
 }
 
@@ -175,6 +178,10 @@ impl Module for HttpCore {
             once(&mut c.disable_symlinks, s, (mode, from))
         }),
         Directive::new("auth_delay", A, Args::Exactly(1), "`auth_delay time;` Slows down requests that are answered 401. Default: 0s.", |c, s, _| once(&mut c.auth_delay, s, s.msec(0)?)),
+        Directive::new("gzip_vary", A, Args::Flag, "`gzip_vary on|off;` Whether responses that depend on Accept-Encoding say so in Vary. Default: off.", gzip::vary),
+        Directive::new("gzip_http_version", A, Args::Exactly(1), "`gzip_http_version 1.0|1.1;` The lowest version to which responses are compressed. Default: 1.1.", gzip::http_version),
+        Directive::new("gzip_proxied", A, Args::AtLeast(1), "`gzip_proxied off|expired|no-cache|no-store|private|no_last_modified|no_etag|auth|any …;` Which responses to proxies are compressed. Default: off.", gzip::proxied),
+        Directive::new("gzip_disable", A, Args::AtLeast(1), "`gzip_disable regex …|msie6;` User agents to which nothing is compressed.", gzip::disable),
         Directive::new("uninitialized_variable_warn", A.or(Place::SERVER_IF).or(Place::LOCATION_IF), Args::Flag, "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.", |c, s, _| {
             once(&mut c.uninitialized_variable_warn, s, s.flag(0)?)
         }),
@@ -226,7 +233,7 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
     let mut levels = Vec::new();
     for i in 1..s.len() {
         match s.number(i) {
-            Ok(n @ 1..=3) => levels.push(n as u8),
+            Ok(n @ 1..=255) => levels.push(n as u8),
             _ => return Err(s.invalid_value(i)),
         }
     }

@@ -12,6 +12,7 @@ use self::request as q;
 use self::response as o;
 
 /// Every variable of nginx's ngx_http_core_module.
+#[rustfmt::skip] // a table
 pub const VARIABLES: &[Variable] = &[
     // the head of the request; those with an entry of their own cannot be redefined
     Variable::new("http_host", |r, _| joined(r.headers(), b"host", b", ")),
@@ -64,7 +65,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection", |r, _| Val::number(r.conn().serial)),
     Variable::new("connection_requests", c::requests),
     Variable::new("connection_time", |r, _| Val::seconds(r.conn().start.elapsed().as_millis() as u64)),
-    Variable::new("pipe", |_, _| Val::Bytes(b".")),
+    Variable::new("pipe", |r, _| Val::Bytes(if r.pipelined { b"p" } else { b"." })),
+    Variable::new("tcpinfo_rtt", |r, _| c::tcp_info(r, |i| i.rtt)),
+    Variable::new("tcpinfo_rttvar", |r, _| c::tcp_info(r, |i| i.rttvar)),
+    Variable::new("tcpinfo_snd_cwnd", |r, _| c::tcp_info(r, |i| i.snd_cwnd)),
+    Variable::new("tcpinfo_rcv_space", |r, _| c::tcp_info(r, |i| i.rcv_space)),
     // the process and the clock
     Variable::new("nginx_version", |_, _| Val::Bytes(c::version())),
     Variable::new("hostname", |_, _| Val::Bytes(c::hostname())),
@@ -76,7 +81,7 @@ pub const VARIABLES: &[Variable] = &[
     // the response
     Variable::new("status", o::status),
     Variable::new("bytes_sent", |r, _| Val::number(r.down.sent())),
-    Variable::new("body_bytes_sent", |r, _| Val::number(r.body_sent)),
+    Variable::new("body_bytes_sent", |r, _| Val::number(r.down.sent().saturating_sub(r.head_size))),
     Variable::new("request_completion", o::completion),
     Variable::new("limit_rate", |r, _| Val::number(r.limit_rate)).setter(o::set_limit_rate),
     Variable::new("sent_http_content_type", |r, _| r.out.by_variable(b"content_type")),
@@ -94,18 +99,28 @@ pub const VARIABLES: &[Variable] = &[
 
 /// A value that nginx has only where it is not empty.
 fn present(text: &[u8]) -> Val<'_> {
-    if text.is_empty() { Val::None } else { Val::Bytes(text) }
+    if text.is_empty() {
+        Val::None
+    } else {
+        Val::Bytes(text)
+    }
 }
 
 /// A port; empty where there is none.
 fn port(n: u16) -> Val<'static> {
-    if n == 0 { Val::EMPTY } else { Val::number(u64::from(n)) }
+    if n == 0 {
+        Val::EMPTY
+    } else {
+        Val::number(u64::from(n))
+    }
 }
 
 /// Every value of a header, by the variable's spelling of its name.
 fn joined<'r>(headers: &'r Headers, name: &[u8], separator: &[u8]) -> Val<'r> {
     let mut values = headers.all_by_variable(name);
-    let Some(first) = values.next() else { return Val::None };
+    let Some(first) = values.next() else {
+        return Val::None;
+    };
     if values.next().is_none() {
         return Val::Bytes(first);
     }
@@ -121,7 +136,13 @@ mod tests {
     #[test]
     fn several_headers_are_joined() {
         let mut h = Headers::new();
-        for (name, value) in [("X-Foo", "a"), ("Cookie", "c=1"), ("x-foo", "b"), ("Cookie", "d=2"), ("X-Bar", "")] {
+        for (name, value) in [
+            ("X-Foo", "a"),
+            ("Cookie", "c=1"),
+            ("x-foo", "b"),
+            ("Cookie", "d=2"),
+            ("X-Bar", ""),
+        ] {
             h.append(name.as_bytes(), value.as_bytes());
         }
         assert_eq!(joined(&h, b"x_foo", b", ").as_bytes(), b"a, b");

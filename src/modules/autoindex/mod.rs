@@ -54,7 +54,7 @@ impl Module for Autoindex {
             Place::ANY_HTTP,
             Args::Flag,
             "`autoindex on|off;` Lists a directory that has no index file. Default: off.",
-            |c, s, _| super::once(&mut c.enable, s, s.flag(0)?),
+            |c, s, _| once(&mut c.enable, s, s.flag(0)?),
         ),
         Directive::new(
             "autoindex_format",
@@ -63,7 +63,7 @@ impl Module for Autoindex {
             "`autoindex_format html|json|jsonp|xml;` The form of the list. Default: html.",
             |c, s, _| {
                 let formats = [("html", Format::Html), ("json", Format::Json), ("jsonp", Format::Jsonp), ("xml", Format::Xml)];
-                super::once(&mut c.format, s, s.one_of(0, &formats)?)
+                once(&mut c.format, s, s.one_of(0, &formats)?)
             },
         ),
         Directive::new(
@@ -71,14 +71,14 @@ impl Module for Autoindex {
             Place::ANY_HTTP,
             Args::Flag,
             "`autoindex_localtime on|off;` Whether an HTML list has local times, not UTC. Default: off.",
-            |c, s, _| super::once(&mut c.local_time, s, s.flag(0)?),
+            |c, s, _| once(&mut c.local_time, s, s.flag(0)?),
         ),
         Directive::new(
             "autoindex_exact_size",
             Place::ANY_HTTP,
             Args::Flag,
             "`autoindex_exact_size on|off;` Whether an HTML list has sizes in bytes, not rounded. Default: on.",
-            |c, s, _| super::once(&mut c.exact_size, s, s.flag(0)?),
+            |c, s, _| once(&mut c.exact_size, s, s.flag(0)?),
         ),
     ];
 
@@ -134,9 +134,6 @@ impl List {
         r.out.content_type.extend_from_slice(content_type);
         if self.format == Format::Xml {
             r.out.charset.extend_from_slice(b"utf-8");
-        }
-        if r.is_head() {
-            return Ok(Body::Empty);
         }
         let mut entries = Vec::new();
         for entry in folder {

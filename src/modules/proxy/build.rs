@@ -5,7 +5,7 @@ use super::redirect::default_rule;
 use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri};
 use super::{ProxyConf, Rewriting};
 use crate::module::*;
-use std::collections::HashSet;
+use crate::http::names::NameSet;
 use std::sync::Arc;
 
 /// A memory page: nginx's unit of buffers.
@@ -43,7 +43,9 @@ pub fn buffers(c: &ProxyConf) -> ConfResult<Buffers> {
         ));
     }
     if busy > (number - 1).saturating_mul(each) {
-        return Err(error("\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer"));
+        return Err(error(
+            "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer",
+        ));
     }
     let write = c.temp_file_write_size.unwrap_or(2 * largest);
     if write < largest {
@@ -81,14 +83,21 @@ pub fn pass(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> ConfResul
     if written.target().is_none_or(|t| t.tls) {
         conf.tls = Some(Arc::new(c.tls.build()?));
     }
-    Ok(Pass { protocol: Box::new(protocol(c, written)), target, conf })
+    Ok(Pass {
+        protocol: Box::new(protocol(c, written)),
+        target,
+        conf,
+    })
 }
 
 fn protocol(c: &ProxyConf, written: &PassWritten) -> HttpProxy {
     let uri = match written.target() {
         None => Uri::Dynamic,
         Some(t) if t.uri.is_empty() => Uri::Same,
-        Some(t) => Uri::Replace { location: written.location.clone(), with: t.uri.as_slice().into() },
+        Some(t) => Uri::Replace {
+            location: written.location.clone(),
+            with: t.uri.as_slice().into(),
+        },
     };
     let redirects = match (&c.redirects, written.target()) {
         (Some(Rewriting::Off), _) | (None, None) => Arc::default(),
@@ -97,8 +106,14 @@ fn protocol(c: &ProxyConf, written: &PassWritten) -> HttpProxy {
     };
     HttpProxy {
         tls: written.target().is_some_and(|t| t.tls),
-        host: written.target().map(|t| t.host.as_slice().into()).unwrap_or_default(),
-        port: written.target().map(|t| t.port.as_slice().into()).unwrap_or_default(),
+        host: written
+            .target()
+            .map(|t| t.host.as_slice().into())
+            .unwrap_or_default(),
+        port: written
+            .target()
+            .map(|t| t.port.as_slice().into())
+            .unwrap_or_default(),
         uri,
         http11: c.http11.unwrap_or(true),
         method: c.method.clone(),
@@ -137,12 +152,17 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
         busy_buffers_size: buffers.busy,
         max_temp_file_size: buffers.max_temp_file,
         temp_file_write_size: buffers.temp_file_write,
-        temp_path: c.temp_path.clone().unwrap_or_else(|| written.temp_path.clone()),
+        temp_path: c
+            .temp_path
+            .clone()
+            .unwrap_or_else(|| written.temp_path.clone()),
         limit_rate: c.limit_rate.clone(),
         ignore_client_abort: c.ignore_client_abort.unwrap_or(false),
         intercept_errors: c.intercept_errors.unwrap_or(false),
         next_upstream,
-        next_upstream_tries: c.next_upstream_tries.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        next_upstream_tries: c
+            .next_upstream_tries
+            .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         next_upstream_timeout: c.next_upstream_timeout.unwrap_or(0),
         pass_request_headers: c.pass_request_headers.unwrap_or(true),
         pass_request_body: c.pass_request_body.unwrap_or(true),
@@ -159,13 +179,18 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
 }
 
 /// nginx's list of headers that stay behind, with `proxy_hide_header` and without `proxy_pass_header`.
-fn hidden(c: &ProxyConf) -> HashSet<Box<[u8]>, foldhash::fast::FixedState> {
+fn hidden(c: &ProxyConf) -> NameSet {
     const DEFAULT: [&[u8]; 8] = [
-        b"date", b"server", b"x-pad", b"x-accel-expires", b"x-accel-redirect", b"x-accel-limit-rate",
-        b"x-accel-buffering", b"x-accel-charset",
+        b"date",
+        b"server",
+        b"x-pad",
+        b"x-accel-expires",
+        b"x-accel-redirect",
+        b"x-accel-limit-rate",
+        b"x-accel-buffering",
+        b"x-accel-charset",
     ];
-    let mut set: HashSet<Box<[u8]>, _> = DEFAULT.into_iter().map(Box::from).collect();
-    set.extend(c.hide.iter().flatten().cloned());
+    let mut set: NameSet = DEFAULT.into_iter().chain(c.hide.iter().flatten().map(|n| &**n)).collect();
     for name in c.pass_headers.iter().flatten() {
         set.remove(name);
     }

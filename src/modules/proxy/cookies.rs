@@ -14,9 +14,22 @@ pub struct FlagsRule {
 }
 
 /// Rewrites a `Set-Cookie` value into `out`; false where nothing changes.
-pub fn rewrite(domains: &[Rule], paths: &[Rule], flags: &[FlagsRule], r: &mut Request, value: &[u8], out: &mut Vec<u8>) -> bool {
+pub fn rewrite(
+    domains: &[Rule],
+    paths: &[Rule],
+    flags: &[FlagsRule],
+    r: &mut Request,
+    value: &[u8],
+    out: &mut Vec<u8>,
+) -> bool {
     let mut attributes = parse(value);
-    let Some(Attribute { name: cookie, value: Some(_) }) = attributes.first().cloned() else { return false };
+    let Some(Attribute {
+        name: cookie,
+        value: Some(_),
+    }) = attributes.first().cloned()
+    else {
+        return false;
+    };
     let mut changed = false;
     for a in attributes.iter_mut().skip(1) {
         let Some(old) = &a.value else { continue };
@@ -86,8 +99,12 @@ impl Flags {
             b"httponly" => self.http_only = Some(true),
             b"nohttponly" => self.http_only = self.http_only.or(Some(false)),
             b"samesite=strict" => self.same_site = Some(SameSite::Strict),
-            b"samesite=lax" if self.same_site != Some(SameSite::Strict) => self.same_site = Some(SameSite::Lax),
-            b"samesite=none" if matches!(self.same_site, None | Some(SameSite::Off)) => self.same_site = Some(SameSite::None),
+            b"samesite=lax" if self.same_site != Some(SameSite::Strict) => {
+                self.same_site = Some(SameSite::Lax)
+            }
+            b"samesite=none" if matches!(self.same_site, None | Some(SameSite::Off)) => {
+                self.same_site = Some(SameSite::None)
+            }
             b"nosamesite" => self.same_site = self.same_site.or(Some(SameSite::Off)),
             _ => {}
         }
@@ -111,9 +128,15 @@ fn parse(value: &[u8]) -> Vec<Attribute<'_>> {
         Some(at) => {
             let (name, value) = part.split_at(at);
             let value = trim(value.get(1..).unwrap_or_default());
-            Attribute { name: trim(name).into(), value: Some(value.into()) }
+            Attribute {
+                name: trim(name).into(),
+                value: Some(value.into()),
+            }
         }
-        None => Attribute { name: trim(part).into(), value: None },
+        None => Attribute {
+            name: trim(part).into(),
+            value: None,
+        },
     };
     value.split(|b| *b == b';').map(part).collect()
 }
@@ -144,8 +167,15 @@ fn apply_flags<'a>(attributes: &mut Vec<Attribute<'a>>, mut flags: Flags) {
                     None => true,
                     Some(None) => false,
                     Some(Some(text)) => {
-                        if !a.value.as_ref().is_some_and(|v| v.eq_ignore_ascii_case(text)) {
-                            *a = Attribute { name: (&b"SameSite"[..]).into(), value: Some(text.into()) };
+                        if !a
+                            .value
+                            .as_ref()
+                            .is_some_and(|v| v.eq_ignore_ascii_case(text))
+                        {
+                            *a = Attribute {
+                                name: (&b"SameSite"[..]).into(),
+                                value: Some(text.into()),
+                            };
                         }
                         flags.same_site = None;
                         true
@@ -164,7 +194,10 @@ fn apply_flags<'a>(attributes: &mut Vec<Attribute<'a>>, mut flags: Flags) {
         }
     });
     let mut add = |name: &'static [u8], value: Option<&'static [u8]>| {
-        attributes.push(Attribute { name: name.into(), value: value.map(Cow::Borrowed) });
+        attributes.push(Attribute {
+            name: name.into(),
+            value: value.map(Cow::Borrowed),
+        });
     };
     if flags.secure == Some(true) {
         add(b"Secure", None);
@@ -211,9 +244,21 @@ mod tests {
             ("a=b", "secure", "a=b; Secure"),
             ("a=b; SECURE", "secure httponly", "a=b; SECURE; HttpOnly"),
             ("a=b; secure; path=/", "nosecure", "a=b; path=/"),
-            ("a=b; samesite=lax", "samesite=strict", "a=b; SameSite=Strict"),
-            ("a=b; samesite=STRICT", "samesite=strict", "a=b; samesite=STRICT"),
-            ("a=b; samesite=lax; HttpOnly", "nosamesite nohttponly", "a=b"),
+            (
+                "a=b; samesite=lax",
+                "samesite=strict",
+                "a=b; SameSite=Strict",
+            ),
+            (
+                "a=b; samesite=STRICT",
+                "samesite=strict",
+                "a=b; samesite=STRICT",
+            ),
+            (
+                "a=b; samesite=lax; HttpOnly",
+                "nosamesite nohttponly",
+                "a=b",
+            ),
             ("a=b", "samesite=none samesite=lax", "a=b; SameSite=Lax"),
             ("a=b", "Samesite=None", "a=b; SameSite=None"),
             ("a=b", "what", "a=b"),
@@ -225,7 +270,10 @@ mod tests {
     #[test]
     fn parts_lose_spaces_only_around() {
         let parts = parse(b"a = b c ;x;  path=/ ;");
-        let shown: Vec<_> = parts.iter().map(|a| (a.name.to_vec(), a.value.as_ref().map(|v| v.to_vec()))).collect();
+        let shown: Vec<_> = parts
+            .iter()
+            .map(|a| (a.name.to_vec(), a.value.as_ref().map(|v| v.to_vec())))
+            .collect();
         assert_eq!(
             shown,
             [

@@ -40,12 +40,20 @@ pub const IGNORE: &[(&str, u32)] = &[
 ];
 
 /// A set of words (`ngx_conf_set_bitmask_slot`).
-pub fn bits(slot: &mut Option<u32>, s: &Statement, b: &mut Build, words: &[(&str, u32)]) -> ConfResult<()> {
+pub fn bits(
+    slot: &mut Option<u32>,
+    s: &Statement,
+    b: &mut Build,
+    words: &[(&str, u32)],
+) -> ConfResult<()> {
     let set = slot.get_or_insert(0);
     for i in 0..s.len() {
         let bit = s.one_of(i, words)?;
         if *set & bit != 0 {
-            b.warn(s.warn_at(i, format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i)))));
+            b.warn(s.warn_at(
+                i,
+                format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i))),
+            ));
         }
         *set |= bit;
     }
@@ -54,7 +62,8 @@ pub fn bits(slot: &mut Option<u32>, s: &Statement, b: &mut Build, words: &[(&str
 
 /// A name added to a list.
 pub fn name(slot: &mut Option<Vec<Box<[u8]>>>, s: &Statement) -> ConfResult<()> {
-    slot.get_or_insert_default().push(s.arg(0).to_ascii_lowercase().into());
+    slot.get_or_insert_default()
+        .push(s.arg(0).to_ascii_lowercase().into());
     Ok(())
 }
 
@@ -69,7 +78,9 @@ pub fn template(slot: &mut Option<Template>, s: &Statement, b: &mut Build) -> Co
 
 pub(super) fn set_header(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let value = b.template(s, 1)?;
-    c.headers.get_or_insert_default().push((s.arg(0).into(), value));
+    c.headers
+        .get_or_insert_default()
+        .push((s.arg(0).into(), value));
     Ok(())
 }
 
@@ -77,13 +88,19 @@ pub(super) fn http_version(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> 
     if s.arg(0) == b"2" {
         return Err(s.error_at(0, "\"proxy_http_version 2\" is not supported yet"));
     }
-    once(&mut c.http11, s, s.one_of(0, &[("1.0", false), ("1.1", true)])?)
+    once(
+        &mut c.http11,
+        s,
+        s.one_of(0, &[("1.0", false), ("1.1", true)])?,
+    )
 }
 
 pub(super) fn limit_rate(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     template(&mut c.limit_rate, s, b)?;
     match c.limit_rate.as_ref().and_then(Template::as_literal) {
-        Some(size) if parse_size(size).is_none() => Err(s.error_at(0, "\"proxy_limit_rate\" directive invalid value")),
+        Some(size) if parse_size(size).is_none() => {
+            Err(s.error_at(0, "\"proxy_limit_rate\" directive invalid value"))
+        }
         _ => Ok(()),
     }
 }
@@ -93,8 +110,16 @@ pub(super) fn buffers(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfR
         return Err(s.duplicate());
     }
     let invalid = |i| s.error_at(i, "\"proxy_buffers\" directive invalid value");
-    let number = s.number(0).ok().filter(|n| *n != 0).ok_or_else(|| invalid(0))?;
-    let size = s.size(1).ok().filter(|n| *n != 0).ok_or_else(|| invalid(1))?;
+    let number = s
+        .number(0)
+        .ok()
+        .filter(|n| *n != 0)
+        .ok_or_else(|| invalid(0))?;
+    let size = s
+        .size(1)
+        .ok()
+        .filter(|n| *n != 0)
+        .ok_or_else(|| invalid(1))?;
     c.sizes_at = Some(Arc::new(s.clone()));
     c.buffers = Some((number, size));
     Ok(())
@@ -109,8 +134,14 @@ pub(super) fn bind(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResul
         return Ok(());
     }
     let address = b.template(s, 0)?;
-    if address.as_literal().is_some_and(|a| parse_ip_port(a).is_none()) {
-        return Err(s.error_at(0, format!("invalid address \"{}\"", String::from_utf8_lossy(s.arg(0)))));
+    if address
+        .as_literal()
+        .is_some_and(|a| parse_ip_port(a).is_none())
+    {
+        return Err(s.error_at(
+            0,
+            format!("invalid address \"{}\"", String::from_utf8_lossy(s.arg(0))),
+        ));
     }
     let transparent = match s.arg(1) {
         b"transparent" => true,
@@ -130,7 +161,9 @@ pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfR
             return Err(s.invalid_parameter(0));
         }
         let Some(pass) = &c.pass else {
-            return Err(s.error("\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive"));
+            return Err(s.error(
+                "\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive",
+            ));
         };
         let Some(target) = pass.target() else {
             return Err(s.error("\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables"));
@@ -139,7 +172,10 @@ pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfR
         push(&mut c.redirects, rule);
         return Ok(());
     }
-    let rule = Rule { from: path_pattern(s, b)?, to: b.template(s, 1)? };
+    let rule = Rule {
+        from: path_pattern(s, b)?,
+        to: b.template(s, 1)?,
+    };
     push(&mut c.redirects, rule);
     Ok(())
 }
@@ -149,7 +185,10 @@ pub(super) fn cookie_path(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Co
         return Ok(());
     }
     two(s)?;
-    let rule = Rule { from: path_pattern(s, b)?, to: b.template(s, 1)? };
+    let rule = Rule {
+        from: path_pattern(s, b)?,
+        to: b.template(s, 1)?,
+    };
     push(&mut c.cookie_paths, rule);
     Ok(())
 }
@@ -161,7 +200,10 @@ pub(super) fn cookie_domain(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> 
     two(s)?;
     let undotted = |text: &[u8]| text.strip_prefix(b".").unwrap_or(text).to_vec();
     let rule = match s.arg(0).strip_prefix(b"~") {
-        Some(text) => Rule { from: Match::Pattern(b.pattern(s, text, true)?), to: b.template(s, 1)? },
+        Some(text) => Rule {
+            from: Match::Pattern(b.pattern(s, text, true)?),
+            to: b.template(s, 1)?,
+        },
         None => Rule {
             from: Match::Domain(b.template_of(s, &undotted(s.arg(0)))?),
             to: b.template_of(s, &undotted(s.arg(1)))?,
@@ -180,7 +222,9 @@ pub(super) fn cookie_flags(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> C
         Some(text) => Match::Pattern(b.pattern(s, text, true)?),
         None => Match::Domain(b.template(s, 0)?),
     };
-    let flags = (1..s.len()).map(|i| b.template(s, i)).collect::<ConfResult<_>>()?;
+    let flags = (1..s.len())
+        .map(|i| b.template(s, i))
+        .collect::<ConfResult<_>>()?;
     push(&mut c.cookie_flags, FlagsRule { cookie, flags });
     Ok(())
 }
@@ -200,7 +244,11 @@ fn off<T>(slot: &mut Option<Rewriting<T>>, s: &Statement) -> ConfResult<bool> {
 }
 
 fn two(s: &Statement) -> ConfResult<()> {
-    if s.len() < 2 { Err(s.invalid_parameter(0)) } else { Ok(()) }
+    if s.len() < 2 {
+        Err(s.invalid_parameter(0))
+    } else {
+        Ok(())
+    }
 }
 
 fn push<T: Clone>(slot: &mut Option<Rewriting<T>>, rule: T) {

@@ -56,31 +56,56 @@ pub fn scheme(url: &[u8]) -> Option<(bool, &[u8])> {
 /// nginx's `invalid host in upstream "…"` and its kin.
 pub fn target(rest: &[u8], tls: bool) -> Result<Target, String> {
     let default = if tls { 443 } else { 80 };
-    let (address, uri) = parse_target(rest, default).map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(rest)))?;
+    let (address, uri) = parse_target(rest, default)
+        .map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(rest)))?;
     let (host, port) = match &address {
         Address::Unix(_) => (b"localhost".to_vec(), Vec::new()),
-        Address::Inet(a) if a.port == default => (a.host.as_bytes().to_vec(), default.to_string().into_bytes()),
-        Address::Inet(a) => (format!("{}:{}", a.host, a.port).into_bytes(), a.port.to_string().into_bytes()),
+        Address::Inet(a) if a.port == default => {
+            (a.host.as_bytes().to_vec(), default.to_string().into_bytes())
+        }
+        Address::Inet(a) => (
+            format!("{}:{}", a.host, a.port).into_bytes(),
+            a.port.to_string().into_bytes(),
+        ),
     };
-    Ok(Target { address, host, port, uri: uri.to_vec(), tls })
+    Ok(Target {
+        address,
+        host,
+        port,
+        uri: uri.to_vec(),
+        tls,
+    })
 }
 
 pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     if c.pass.is_some() {
         return Err(s.duplicate());
     }
-    let temp_path = Arc::new(TempPath { path: b.prefixed("proxy_temp"), levels: vec![1, 2] });
+    let temp_path = Arc::new(TempPath {
+        path: b.prefixed("proxy_temp"),
+        levels: vec![1, 2],
+    });
     let (name, replaceable) = match b.kind() {
-        BlockKind::Location(LocationName::Exact(n) | LocationName::Prefix(n, _)) => (n.clone(), true),
+        BlockKind::Location(LocationName::Exact(n) | LocationName::Prefix(n, _)) => {
+            (n.clone(), true)
+        }
         _ => (Box::default(), false),
     };
     let slash = name.ends_with(b"/");
     let url = s.arg(0);
     let written = if url.contains(&b'$') {
         let target = WrittenTarget::Dynamic(b.template(s, 0)?, upstream::groups(b));
-        PassWritten { target, url: Box::default(), location: Box::default(), slash, temp_path }
+        PassWritten {
+            target,
+            url: Box::default(),
+            location: Box::default(),
+            slash,
+            temp_path,
+        }
     } else {
-        let Some((tls, rest)) = scheme(url) else { return Err(s.error_at(0, "invalid URL prefix")) };
+        let Some((tls, rest)) = scheme(url) else {
+            return Err(s.error_at(0, "invalid URL prefix"));
+        };
         let target = target(rest, tls).map_err(|e| s.error_at(0, e))?;
         let group = upstream::group_for(b, s, &target.address)?;
         if !replaceable && !target.uri.is_empty() {
@@ -90,7 +115,13 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
                  location, or inside \"if\" statement, or inside \"limit_except\" block",
             ));
         }
-        PassWritten { target: WrittenTarget::Static(group, target), url: url.into(), location: name, slash, temp_path }
+        PassWritten {
+            target: WrittenTarget::Static(group, target),
+            url: url.into(),
+            location: name,
+            slash,
+            temp_path,
+        }
     };
     c.pass = Some(Arc::new(written));
     let id = b.block();
@@ -104,7 +135,10 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
 /// Gives the blocks inside a location settings of their own, so that they do not take over its `proxy_pass` with all
 /// the rest.
 fn shield(b: &mut Build, outer: BlockId) {
-    let inner: Vec<BlockId> = (0..b.blocks.len() as u32).map(BlockId).filter(|id| b.parent_of(*id) == Some(outer)).collect();
+    let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
+        .map(BlockId)
+        .filter(|id| b.parent_of(*id) == Some(outer))
+        .collect();
     for id in inner {
         let _ = b.conf_of::<Proxy>(id);
     }

@@ -27,7 +27,9 @@ pub enum Match {
 impl Rule {
     /// Applies the rule to what follows the first `skip` bytes of `value`; false where it does not fit.
     pub fn apply(&self, r: &mut Request, value: &[u8], skip: usize, out: &mut Vec<u8>) -> bool {
-        let Some((mut kept, mut subject)) = value.split_at_checked(skip) else { return false };
+        let Some((mut kept, mut subject)) = value.split_at_checked(skip) else {
+            return false;
+        };
         let replaced = match &self.from {
             Match::Prefix(from) => {
                 let from = from.eval(r);
@@ -61,13 +63,22 @@ impl Rule {
 }
 
 /// Applies the first rule that fits.
-pub fn first(rules: &[Rule], r: &mut Request, value: &[u8], skip: usize, out: &mut Vec<u8>) -> bool {
+pub fn first(
+    rules: &[Rule],
+    r: &mut Request,
+    value: &[u8],
+    skip: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     rules.iter().any(|rule| rule.apply(r, value, skip, out))
 }
 
 /// Where the URL begins in `Refresh: 0; url=…`.
 pub fn refresh_url(value: &[u8]) -> usize {
-    value.windows(4).position(|w| w.eq_ignore_ascii_case(b"url=")).map_or(0, |at| at + 4)
+    value
+        .windows(4)
+        .position(|w| w.eq_ignore_ascii_case(b"url="))
+        .map_or(0, |at| at + 4)
 }
 
 /// `proxy_redirect default`: from what `proxy_pass` names to the location's name.
@@ -77,7 +88,10 @@ pub fn default_rule(pass: &PassWritten, target: &Target) -> Rule {
     } else {
         (pass.url.to_vec(), &*pass.location)
     };
-    Rule { from: Match::Prefix(Template::literal(&from)), to: Template::literal(to) }
+    Rule {
+        from: Match::Prefix(Template::literal(&from)),
+        to: Template::literal(to),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::pass;
 use super::redirect::{self, Rule};
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
+use crate::http::names::NameSet;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
@@ -67,7 +68,10 @@ impl Protocol for HttpProxy {
 
     fn target(&self, url: &[u8]) -> Result<Target, String> {
         let Some((tls, rest)) = pass::scheme(url).filter(|(_, rest)| !rest.is_empty()) else {
-            return Err(format!("invalid URL prefix in \"{}\"", String::from_utf8_lossy(url)));
+            return Err(format!(
+                "invalid URL prefix in \"{}\"",
+                String::from_utf8_lossy(url)
+            ));
         };
         let mut target = pass::target(rest, tls)?;
         if target.uri.first() == Some(&b'?') {
@@ -80,7 +84,13 @@ impl Protocol for HttpProxy {
         self.http11
     }
 
-    fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16> {
+    fn request(
+        &self,
+        r: &mut Request,
+        to: &Destination<'_>,
+        body: BodyLength,
+        out: &mut Vec<u8>,
+    ) -> Result<(), u16> {
         self.remember(r, to, body);
         match &self.method {
             Some(m) => m.write(r, out),
@@ -93,8 +103,14 @@ impl Protocol for HttpProxy {
             r.error(Level::Error, format_args!("zero length URI to proxy"));
             return Err(500);
         }
-        r.upstream.uri.extend_from_slice(out.get(begin..).unwrap_or_default());
-        out.extend_from_slice(if self.http11 { b" HTTP/1.1\r\n" } else { b" HTTP/1.0\r\n" });
+        r.upstream
+            .uri
+            .extend_from_slice(out.get(begin..).unwrap_or_default());
+        out.extend_from_slice(if self.http11 {
+            b" HTTP/1.1\r\n"
+        } else {
+            b" HTTP/1.0\r\n"
+        });
         self.write_host(r, out);
         self.headers.write(r, body, out);
         if self.pass_headers {
@@ -112,15 +128,36 @@ impl Protocol for HttpProxy {
     }
 
     fn rewrites(&self) -> bool {
-        let Rewrites { redirects, domains, paths, flags } = &self.rewrites;
+        let Rewrites {
+            redirects,
+            domains,
+            paths,
+            flags,
+        } = &self.rewrites;
         !(redirects.is_empty() && domains.is_empty() && paths.is_empty() && flags.is_empty())
     }
 
-    fn rewrite(&self, r: &mut Request, _to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
-        let Rewrites { redirects, domains, paths, flags } = &self.rewrites;
+    fn rewrite(
+        &self,
+        r: &mut Request,
+        _to: &Destination<'_>,
+        name: &[u8],
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let Rewrites {
+            redirects,
+            domains,
+            paths,
+            flags,
+        } = &self.rewrites;
         match name.len() {
-            8 if name.eq_ignore_ascii_case(b"location") => redirect::first(redirects, r, value, 0, out),
-            7 if name.eq_ignore_ascii_case(b"refresh") => redirect::first(redirects, r, value, redirect::refresh_url(value), out),
+            8 if name.eq_ignore_ascii_case(b"location") => {
+                redirect::first(redirects, r, value, 0, out)
+            }
+            7 if name.eq_ignore_ascii_case(b"refresh") => {
+                redirect::first(redirects, r, value, redirect::refresh_url(value), out)
+            }
             10 if name.eq_ignore_ascii_case(b"set-cookie") => {
                 let none = domains.is_empty() && paths.is_empty() && flags.is_empty();
                 !none && cookies::rewrite(domains, paths, flags, r, value, out)
@@ -168,7 +205,14 @@ impl HttpProxy {
                 None => (0, &b""[..]),
             },
             Uri::Same => (0, &b""[..]),
-            Uri::Replace { location, with } => (if r.valid_location { location.len().min(r.uri.len()) } else { 0 }, &**with),
+            Uri::Replace { location, with } => (
+                if r.valid_location {
+                    location.len().min(r.uri.len())
+                } else {
+                    0
+                },
+                &**with,
+            ),
         };
         if with.is_empty() && r.valid_unparsed_uri {
             return out.extend_from_slice(r.unparsed_uri());
@@ -209,14 +253,17 @@ impl HttpProxy {
 
 /// Whether the client wrote its path with `%`.
 fn is_quoted(raw: &[u8]) -> bool {
-    matches!(memchr::memchr2(b'%', b'?', raw).and_then(|at| raw.get(at)), Some(b'%'))
+    matches!(
+        memchr::memchr2(b'%', b'?', raw).and_then(|at| raw.get(at)),
+        Some(b'%')
+    )
 }
 
 /// The headers that `proxy_set_header` and nginx's defaults write, and the client's ones that they keep out.
 pub struct RequestHeaders {
     host: Option<Template>,
     list: Box<[(Box<[u8]>, Value)]>,
-    names: Names,
+    names: NameSet,
 }
 
 enum Value {
@@ -234,36 +281,55 @@ impl RequestHeaders {
     /// From what `proxy_set_header` wrote.
     pub fn new(set: &[(Box<[u8]>, Template)]) -> RequestHeaders {
         const DEFAULT: [&[u8]; 9] = [
-            b"Host", b"Connection", b"Proxy-Connection", b"Content-Length", b"Transfer-Encoding", b"TE", b"Keep-Alive",
-            b"Expect", b"Upgrade",
+            b"Host",
+            b"Connection",
+            b"Proxy-Connection",
+            b"Content-Length",
+            b"Transfer-Encoding",
+            b"TE",
+            b"Keep-Alive",
+            b"Expect",
+            b"Upgrade",
         ];
         let mut host = None;
         let mut list = Vec::new();
-        let mut names = Names::default();
+        let mut names = NameSet::default();
         for (name, value) in set {
             if name.eq_ignore_ascii_case(b"host") {
                 host = Some(value.clone());
                 continue;
             }
-            names.add(name);
+            names.insert(name);
             match value.as_literal() {
                 Some(b"") => {}
-                Some(text) => list.push(([name, &b": "[..], text, b"\r\n"].concat().into(), Value::Line)),
-                None => list.push(([name, &b": "[..]].concat().into(), Value::Text(value.clone()))),
+                Some(text) => list.push((
+                    [name, &b": "[..], text, b"\r\n"].concat().into(),
+                    Value::Line,
+                )),
+                None => list.push((
+                    [name, &b": "[..]].concat().into(),
+                    Value::Text(value.clone()),
+                )),
             }
         }
         for name in DEFAULT {
             if names.contains(Known::of(name), name) {
                 continue;
             }
-            names.add(name);
+            names.insert(name);
             match name {
                 b"Content-Length" => list.push(((*b"Content-Length: ").into(), Value::Length)),
-                b"Transfer-Encoding" => list.push(((*b"Transfer-Encoding: chunked\r\n").into(), Value::Chunked)),
+                b"Transfer-Encoding" => {
+                    list.push(((*b"Transfer-Encoding: chunked\r\n").into(), Value::Chunked))
+                }
                 _ => {}
             }
         }
-        RequestHeaders { host, list: list.into(), names }
+        RequestHeaders {
+            host,
+            list: list.into(),
+            names,
+        }
     }
 
     fn write(&self, r: &Request, body: BodyLength, out: &mut Vec<u8>) {
@@ -298,44 +364,10 @@ impl RequestHeaders {
     }
 }
 
-/// A set of header names that is asked for every header of every request.
-#[derive(Default)]
-struct Names {
-    /// A bit for each known name.
-    known: u128,
-    /// The others, in lower case.
-    other: Vec<Box<[u8]>>,
-}
-
-impl Names {
-    fn add(&mut self, name: &[u8]) {
-        match Known::of(name) {
-            Known::Other => self.other.push(name.to_ascii_lowercase().into()),
-            known => self.known |= 1 << known as u8,
-        }
-    }
-
-    fn contains(&self, known: Known, name: &[u8]) -> bool {
-        match known {
-            Known::Other => self.other.iter().any(|n| n.eq_ignore_ascii_case(name)),
-            known => self.known & (1 << known as u8) != 0,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_of_both_kinds() {
-        let mut names = Names::default();
-        names.add(b"HOST");
-        names.add(b"X-Mine");
-        let has = |n: &[u8]| names.contains(Known::of(n), n);
-        assert!(has(b"host") && has(b"x-MINE"));
-        assert!(!has(b"X-Other") && !has(b"Connection"));
-    }
 
     #[test]
     fn defaults_stand_unless_overridden() {
@@ -345,11 +377,30 @@ mod tests {
             ((*b"Connection").into(), Template::literal(b"close")),
         ];
         let h = RequestHeaders::new(&set);
-        let lines: Vec<_> = h.list.iter().map(|(n, _)| String::from_utf8_lossy(n).into_owned()).collect();
-        assert_eq!(lines, ["Connection: close\r\n", "Transfer-Encoding: chunked\r\n"]);
+        let lines: Vec<_> = h
+            .list
+            .iter()
+            .map(|(n, _)| String::from_utf8_lossy(n).into_owned())
+            .collect();
+        assert_eq!(
+            lines,
+            ["Connection: close\r\n", "Transfer-Encoding: chunked\r\n"]
+        );
         assert!(h.host.is_some_and(|t| t.is(b"x")));
-        for name in ["Host", "TE", "Keep-Alive", "Expect", "Upgrade", "Proxy-Connection", "Content-Length"] {
-            assert!(h.names.contains(Known::of(name.as_bytes()), name.as_bytes()), "{name}");
+        for name in [
+            "Host",
+            "TE",
+            "Keep-Alive",
+            "Expect",
+            "Upgrade",
+            "Proxy-Connection",
+            "Content-Length",
+        ] {
+            assert!(
+                h.names
+                    .contains(Known::of(name.as_bytes()), name.as_bytes()),
+                "{name}"
+            );
         }
     }
 

@@ -52,10 +52,14 @@ impl TlsWritten {
         };
         let client = match (&self.certificate, &self.key) {
             (Some(c), _) if c.chain.is_empty() => None,
-            (Some(c), Some(Some(key))) => Some(Arc::new(CertKey::new(c.chain.clone(), key.clone()))),
+            (Some(c), Some(Some(key))) => {
+                Some(Arc::new(CertKey::new(c.chain.clone(), key.clone())))
+            }
             (Some(c), _) => {
                 let name = String::from_utf8_lossy(c.at.arg(0)).into_owned();
-                return Err(c.at.error(format!("no \"proxy_ssl_certificate_key\" is defined for certificate \"{name}\"")));
+                return Err(c.at.error(format!(
+                    "no \"proxy_ssl_certificate_key\" is defined for certificate \"{name}\""
+                )));
             }
             (None, _) => None,
         };
@@ -70,21 +74,32 @@ impl TlsWritten {
 }
 
 /// `proxy_ssl_protocols`, in nginx's spelling.
-const PROTOCOLS: &[(&str, u32)] =
-    &[("SSLv2", 1), ("SSLv3", 1 << 1), ("TLSv1", 1 << 2), ("TLSv1.1", 1 << 3), ("TLSv1.2", 1 << 4), ("TLSv1.3", 1 << 5)];
+const PROTOCOLS: &[(&str, u32)] = &[
+    ("SSLv2", 1),
+    ("SSLv3", 1 << 1),
+    ("TLSv1", 1 << 2),
+    ("TLSv1.1", 1 << 3),
+    ("TLSv1.2", 1 << 4),
+    ("TLSv1.3", 1 << 5),
+];
 
 pub(super) fn protocols(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     super::directives::bits(&mut c.tls.protocols, s, b, PROTOCOLS)?;
     let both = (1 << 4) | (1 << 5);
     if c.tls.protocols.is_some_and(|p| p & both != both) {
-        return Err(s.error("\"proxy_ssl_protocols\" without both TLSv1.2 and TLSv1.3 is not supported yet"));
+        return Err(s.error(
+            "\"proxy_ssl_protocols\" without both TLSv1.2 and TLSv1.3 is not supported yet",
+        ));
     }
     Ok(())
 }
 
 pub(super) fn ciphers(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
     if s.arg(0) != b"DEFAULT" {
-        return Err(s.error_at(0, "\"proxy_ssl_ciphers\" other than \"DEFAULT\" is not supported yet"));
+        return Err(s.error_at(
+            0,
+            "\"proxy_ssl_ciphers\" other than \"DEFAULT\" is not supported yet",
+        ));
     }
     once(&mut c.tls.ciphers, s, ())
 }
@@ -115,8 +130,19 @@ pub(super) fn trusted(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfRe
 }
 
 pub(super) fn certificate(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    let chain = if s.arg(0).is_empty() { Vec::new() } else { certificates(s, b)? };
-    once(&mut c.tls.certificate, s, Certificate { chain, at: Arc::new(s.clone()) })
+    let chain = if s.arg(0).is_empty() {
+        Vec::new()
+    } else {
+        certificates(s, b)?
+    };
+    once(
+        &mut c.tls.certificate,
+        s,
+        Certificate {
+            chain,
+            at: Arc::new(s.clone()),
+        },
+    )
 }
 
 pub(super) fn certificate_key(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
@@ -125,34 +151,56 @@ pub(super) fn certificate_key(c: &mut ProxyConf, s: &Statement, b: &mut Build) -
     }
     let pem = read(s, b, "certificate key")?;
     // without a password, and without asking for one on the terminal
-    let key = PKey::private_key_from_pem_callback(&pem, |_| Ok(0))
-        .map_err(|e| s.error_at(0, format!("cannot load certificate key \"{}\": {e}", shown(s, b))))?;
+    let key = PKey::private_key_from_pem_callback(&pem, |_| Ok(0)).map_err(|e| {
+        s.error_at(
+            0,
+            format!("cannot load certificate key \"{}\": {e}", shown(s, b)),
+        )
+    })?;
     once(&mut c.tls.key, s, Some(key))
 }
 
 /// What Pingora's connector has no door for.
 pub(super) fn unsupported(_c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
-    Err(s.error(format!("the \"{}\" directive is not supported yet", s.name())))
+    Err(s.error(format!(
+        "the \"{}\" directive is not supported yet",
+        s.name()
+    )))
 }
 
 fn certificates(s: &Statement, b: &Build) -> ConfResult<Vec<X509>> {
     let pem = read(s, b, "certificate")?;
-    let error = |e: &dyn std::fmt::Display| s.error_at(0, format!("cannot load certificate \"{}\": {e}", shown(s, b)));
+    let error = |e: &dyn std::fmt::Display| {
+        s.error_at(
+            0,
+            format!("cannot load certificate \"{}\": {e}", shown(s, b)),
+        )
+    };
     let list = X509::stack_from_pem(&pem).map_err(|e| error(&e))?;
-    if list.is_empty() { Err(error(&"no certificate in it")) } else { Ok(list) }
+    if list.is_empty() {
+        Err(error(&"no certificate in it"))
+    } else {
+        Ok(list)
+    }
 }
 
 fn read(s: &Statement, b: &Build, what: &str) -> ConfResult<Vec<u8>> {
     let name = s.str(0)?;
     if name.contains('$') {
-        return Err(s.error_at(0, format!("variables in \"{}\" are not supported yet", s.name())));
+        return Err(s.error_at(
+            0,
+            format!("variables in \"{}\" are not supported yet", s.name()),
+        ));
     }
     if let Some(text) = name.strip_prefix("data:") {
         return Ok(text.as_bytes().to_vec());
     }
-    std::fs::read(b.conf_prefixed(name)).map_err(|e| s.error_at(0, format!("cannot load {what} \"{}\": {e}", shown(s, b))))
+    std::fs::read(b.conf_prefixed(name))
+        .map_err(|e| s.error_at(0, format!("cannot load {what} \"{}\": {e}", shown(s, b))))
 }
 
 fn shown(s: &Statement, b: &Build) -> String {
-    b.conf_prefixed(&String::from_utf8_lossy(s.arg(0))).display().to_string()
+    b.conf_prefixed(&String::from_utf8_lossy(s.arg(0)))
+        .display()
+        .to_string()
 }

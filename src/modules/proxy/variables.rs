@@ -16,29 +16,55 @@ pub const VARIABLES: &[Variable] = &[
         Some(BodyLength::Chunked) => Val::Bytes(b"chunked"),
         _ => Val::None,
     }),
-    Variable::new("upstream_addr", |r, _| list(r, |s| Val::Bytes(s.addr.as_bytes()))),
-    Variable::new("upstream_status", |r, _| {
-        list(r, |s| if s.status == 0 { Val::Bytes(b"-") } else { Val::number(s.status.into()) })
+    Variable::new("upstream_addr", |r, _| {
+        list(r, |s| Val::Bytes(s.addr.as_bytes()))
     }),
-    Variable::new("upstream_connect_time", |r, _| list(r, |s| time(s.connect_time))),
-    Variable::new("upstream_header_time", |r, _| list(r, |s| time(s.header_time))),
-    Variable::new("upstream_response_time", |r, _| list(r, |s| time(s.response_time))),
-    Variable::new("upstream_response_length", |r, _| list(r, |s| Val::number(s.response_length))),
-    Variable::new("upstream_bytes_received", |r, _| list(r, |s| Val::number(s.bytes_received))),
-    Variable::new("upstream_bytes_sent", |r, _| list(r, |s| Val::number(s.bytes_sent))),
+    Variable::new("upstream_status", |r, _| {
+        list(r, |s| {
+            if s.status == 0 {
+                Val::Bytes(b"-")
+            } else {
+                Val::number(s.status.into())
+            }
+        })
+    }),
+    Variable::new("upstream_connect_time", |r, _| {
+        list(r, |s| time(s.connect_time))
+    }),
+    Variable::new("upstream_header_time", |r, _| {
+        list(r, |s| time(s.header_time))
+    }),
+    Variable::new("upstream_response_time", |r, _| {
+        list(r, |s| time(s.response_time))
+    }),
+    Variable::new("upstream_response_length", |r, _| {
+        list(r, |s| Val::number(s.response_length))
+    }),
+    Variable::new("upstream_bytes_received", |r, _| {
+        list(r, |s| Val::number(s.bytes_received))
+    }),
+    Variable::new("upstream_bytes_sent", |r, _| {
+        list(r, |s| Val::number(s.bytes_sent))
+    }),
     // without a cache there is never a status
     Variable::new("upstream_cache_status", |_, _| Val::None),
     Variable::prefix("upstream_http_", |r, name| header(answer(r), name)),
-    Variable::prefix("upstream_trailer_", |r, name| header(Some(&r.upstream.trailers), name)),
+    Variable::prefix("upstream_trailer_", |r, name| {
+        header(Some(&r.upstream.trailers), name)
+    }),
     Variable::prefix("upstream_cookie_", |r, name| {
         let set = answer(r).map(|h| h.get_all(b"Set-Cookie").find_map(|line| cookie(line, name)));
         Val::from_option(set.flatten())
     }),
 ];
 
-/// A value that exists once a request to an origin has been written.
+/// A value that exists once a target is known.
 fn noted<'r>(r: &'r Request, value: &'r [u8]) -> Val<'r> {
-    if r.upstream.body.is_some() { Val::Bytes(value) } else { Val::None }
+    if !r.upstream.host.is_empty() {
+        Val::Bytes(value)
+    } else {
+        Val::None
+    }
 }
 
 fn forwarded_for<'r>(r: &'r Request, _: &[u8]) -> Val<'r> {
@@ -73,7 +99,9 @@ fn list<'r>(r: &'r Request, of: impl Fn(&'r UpstreamState) -> Val<'r>) -> Val<'r
 
 /// Seconds with milliseconds; `-` where it never came to that.
 fn time(ms: Option<u64>) -> Val<'static> {
-    let Some(ms) = ms else { return Val::Bytes(b"-") };
+    let Some(ms) = ms else {
+        return Val::Bytes(b"-");
+    };
     let mut text = Small::default();
     let _ = write!(text, "{}.{:03}", ms / 1000, ms % 1000);
     Val::Small(text)
@@ -85,7 +113,9 @@ fn answer(r: &Request) -> Option<&crate::http::headers::Headers> {
 
 /// A header by the spelling of a variable; several are joined.
 fn header<'r>(headers: Option<&'r crate::http::headers::Headers>, name: &[u8]) -> Val<'r> {
-    let Some(headers) = headers else { return Val::None };
+    let Some(headers) = headers else {
+        return Val::None;
+    };
     let mut all = headers.all_by_variable(name);
     match (all.next(), all.next()) {
         (Some(_), Some(_)) => {
@@ -103,8 +133,16 @@ fn cookie<'r>(line: &'r [u8], name: &[u8]) -> Option<&'r [u8]> {
     if !start.eq_ignore_ascii_case(name) {
         return None;
     }
-    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii_start();
-    value.split(|b| *b == b';').next()
+    // tabs are part of the value, as in nginx
+    let spaces = |mut text: &'r [u8]| {
+        while let [b' ', rest @ ..] = text {
+            text = rest;
+        }
+        text
+    };
+    spaces(spaces(rest).strip_prefix(b"=")?)
+        .split(|b| *b == b';')
+        .next()
 }
 
 #[cfg(test)]
