@@ -2,8 +2,8 @@
 
 use super::conn::{Conn, Transport};
 use super::front;
+use super::opening;
 use super::proxy::Front;
-use super::tls;
 use crate::log::Level;
 use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
@@ -307,17 +307,19 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let mut counted = Counted::new(thread, info.serial);
-    let tls = listener.tls.is_some();
+    let opens = listener.tls.is_some() || listener.proxy_protocol;
     tokio::spawn(async move {
-        let transport = if tls {
+        let transport = if opens {
             // boxed, so that plain connections do not carry the room for a handshake
-            match Box::pin(tls::accept(&site, index, transport, &info)).await {
+            match Box::pin(opening::open(&site, index, transport, &info)).await {
                 Some(t) => t,
                 None => return,
             }
         } else {
             transport
         };
+        // a reload frees the old site while connections are idle
+        drop(site);
         let conn = Arc::new(Conn::new(transport, info));
         counted.track(&conn);
         front::serve(thread, &conn, &addr).await;
