@@ -28,6 +28,7 @@ pub mod referer;
 pub mod rewrite;
 pub mod secure_link;
 pub mod split_clients;
+pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
 pub mod sub_filter;
@@ -42,6 +43,7 @@ use crate::module::Registry;
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
     r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<ssl::Ssl>();
     // variables
     r.add::<map::Map>();
     r.add::<geo::Geo>();

@@ -8,6 +8,7 @@ mod pingora_io;
 mod proxy;
 mod tcp_info;
 mod thread;
+mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;

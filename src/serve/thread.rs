@@ -3,8 +3,9 @@
 use super::conn::{Conn, Transport};
 use super::front;
 use super::proxy::Front;
+use super::tls;
 use crate::log::Level;
-use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
+use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -305,13 +306,31 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let conn = Arc::new(Conn::new(transport, info));
-    let counted = Counted::new(thread, &conn);
+    let mut counted = Counted::new(thread, info.serial);
+    // the site is held for the handshake alone
+    let tls = listener.tls.is_some();
+    let site = tls.then_some(site);
     tokio::spawn(async move {
+        let transport = match site {
+            // boxed, so that plain connections do not carry the room for a handshake
+            Some(site) => match Box::pin(handshake(site, index, transport, &info)).await {
+                Some(t) => t,
+                None => return,
+            },
+            None => transport,
+        };
+        let conn = Arc::new(Conn::new(transport, info));
+        counted.register(&conn);
         front::serve(thread, &conn, &addr).await;
+        conn.goodbye().await;
         drop(conn);
         drop(counted);
     });
+}
+
+/// Makes the TLS handshake; the site that it was made with is let go of.
+async fn handshake(site: SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
+    tls::accept(&site, index, transport, info).await
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
@@ -339,14 +358,18 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(thread: &'static Thread, conn: &Arc<Conn>) -> Counted {
-        let serial = Downstream::info(&**conn).serial;
+    fn new(thread: &'static Thread, serial: u64) -> Counted {
         thread.connections.fetch_add(1, Ordering::Relaxed);
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        thread.open.lock().insert(serial, (thread.shared.epoch.load(Ordering::Acquire), Arc::downgrade(conn)));
         Counted { thread, serial }
+    }
+
+    /// Makes the connection known to a drain.
+    fn register(&mut self, conn: &Arc<Conn>) {
+        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
+        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
     }
 }
 
