@@ -17,7 +17,13 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct Output {
     /// Filters that this response collected, in order.
-    filters: Vec<Box<dyn BodyFilter>>,
+    stages: Vec<Stage>,
+    /// What passes from one filter to the next; kept for its memory.
+    buffers: [Vec<u8>; 2],
+    /// Whether what is written is to reach the client at once: an origin's response that is not buffered.
+    pub prompt: bool,
+    /// Bytes that the response had before and after it was compressed: `$gzip_ratio`.
+    pub deflated: (u64, u64),
     /// Ranges that are cut out.
     cut: Option<Cut>,
     /// Where the body stands before the ranges are cut.
@@ -28,7 +34,12 @@ pub struct Output {
 impl Output {
     /// Forgets the last response.
     pub fn clear(&mut self) {
-        self.filters.clear();
+        self.stages.clear();
+        for b in self.buffers.iter_mut().filter(|b| b.capacity() > 128 * 1024) {
+            *b = Vec::new();
+        }
+        self.prompt = false;
+        self.deflated = (0, 0);
         self.cut = None;
         self.offset = 0;
         self.ended = false;
@@ -36,8 +47,15 @@ impl Output {
 
     /// Whether body bytes may go to the client as they are.
     pub fn is_plain(&self) -> bool {
-        self.filters.is_empty() && self.cut.is_none()
+        self.stages.is_empty() && self.cut.is_none()
     }
+}
+
+/// A filter of a response's body.
+struct Stage {
+    filter: Box<dyn BodyFilter>,
+    /// Whether it has been told the end of the body.
+    last: bool,
 }
 
 /// Ranges of a response.
@@ -102,7 +120,7 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
             if let Some(f) = filter.head(r)
                 && !r.out.header_only
             {
-                r.output.filters.push(f);
+                r.output.stages.push(Stage { filter: f, last: false });
             }
         }
     }
@@ -280,9 +298,14 @@ pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
     if r.output.is_plain() {
         send_bytes(r, data).await?;
     } else {
-        let mut out = Vec::new();
-        filtered(r, data, last, &mut out)?;
+        let mut out = std::mem::take(&mut r.output.buffers[0]);
+        let mut more = filtered(r, 0, data, last, &mut out)?;
         send_bytes(r, &out).await?;
+        while let Some(stage) = more {
+            more = filtered(r, stage, b"", false, &mut out)?;
+            send_bytes(r, &out).await?;
+        }
+        r.output.buffers[0] = out;
     }
     if last {
         finish(r);
@@ -298,29 +321,44 @@ pub fn finish(r: &mut Request) {
     }
 }
 
-fn filtered(r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
-    let mut filters = std::mem::take(&mut r.output.filters);
-    let mut current: Option<Vec<u8>> = None;
+/// Passes data through the filters from `first` on; `out` is what they made of it.
+///
+/// Gives the filter that has more to send: the last of them, as the others wait for what comes behind them.
+fn filtered(r: &mut Request, first: usize, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    let mut stages = std::mem::take(&mut r.output.stages);
+    let mut next = std::mem::take(&mut r.output.buffers[1]);
+    out.clear();
     let mut result = Ok(());
-    for f in &mut filters {
-        let mut next = Vec::with_capacity(data.len());
-        result = f.chunk(r, current.as_deref().unwrap_or(data), last, &mut next);
+    let mut last = last;
+    for (i, stage) in stages.iter_mut().enumerate().skip(first) {
+        next.clear();
+        stage.last |= last;
+        let input = if i == first { data } else { &out[..] };
+        result = stage.filter.chunk(r, input, stage.last, &mut next);
+        let pending = stage.filter.pending();
+        if result.is_ok() && r.output.prompt && !stage.last && !pending {
+            result = stage.filter.flush(r, &mut next);
+        }
         if result.is_err() {
             break;
         }
-        current = Some(next);
+        last = stage.last && !pending;
+        std::mem::swap(out, &mut next);
     }
-    r.output.filters = filters;
+    if stages.is_empty() {
+        out.extend_from_slice(data);
+    }
+    let more = stages.iter().rposition(|s| s.filter.pending());
+    r.output.stages = stages;
     result?;
-    let passed = current.as_deref().unwrap_or(data);
-    match &mut r.output.cut {
-        None => out.extend_from_slice(passed),
-        Some(cut) => {
-            slice(cut, r.output.offset, passed, out);
-            r.output.offset += passed.len() as u64;
-        }
+    if let Some(cut) = &mut r.output.cut {
+        next.clear();
+        slice(cut, r.output.offset, out, &mut next);
+        r.output.offset += out.len() as u64;
+        std::mem::swap(out, &mut next);
     }
-    Ok(())
+    r.output.buffers[1] = next;
+    Ok(more)
 }
 
 /// Appends those bytes of `data`, which begins at `offset`, that the ranges ask for.
@@ -441,7 +479,7 @@ async fn timed(r: &mut Request, limit: Duration, f: impl Future<Output = io::Res
 }
 
 async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64) -> io::Result<()> {
-    if !r.output.is_plain() && !matches!((&r.output.cut, r.output.filters.is_empty()), (Some(Cut::Single(..)), true)) {
+    if !r.output.is_plain() && !matches!((&r.output.cut, r.output.stages.is_empty()), (Some(Cut::Single(..)), true)) {
         return read_file(r, file, offset, len).await;
     }
     let (mut at, mut left) = match r.output.cut {

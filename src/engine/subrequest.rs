@@ -84,6 +84,8 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     (child.start_msec, child.body.continued) = (r.start_msec + r.elapsed(), true);
     child.out.http11 = r.out.http11;
     child.out.header_only = !ask.body;
+    // what is included must be in the charset of what includes it
+    child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
     r.lend(&mut child);

@@ -88,6 +88,7 @@ enum Broken {
 async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: &mut Framing) -> Result<(), Broken> {
     let conf = &a.pass.conf;
     let buffered = r.upstream.buffered.unwrap_or(conf.buffering);
+    r.output.prompt = !buffered;
     let memory = conf.buffers.0.saturating_mul(conf.buffers.1).max(conf.buffer_size);
     let mut backlog = Backlog::default();
     let mut body = BytesMut::new();

@@ -37,7 +37,7 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
     for (known, name, value) in head.headers.entries() {
         // what nginx lets through in a redirect
         match known {
-            Known::ContentType => r.out.content_type = value.to_vec(),
+            Known::ContentType => (r.out.content_type, r.out.type_charset) = (value.to_vec(), true),
             Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => r.out.append(name, value),
             Known::XAccelLimitRate => limit_rate(a, r, value),
             _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
@@ -87,6 +87,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
             }
+            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.override_charset = value.to_vec(),
             Known::Upgrade if head.status == 101 => {
                 r.out.headers.append(name, value);
                 continue;
@@ -100,6 +101,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             Known::Location | Known::SetCookie | Known::Refresh if rewrites => rewrite(a, r, known, name, value),
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
+                r.out.type_charset = true;
             }
             Known::Date => r.out.date = value.to_vec(),
             Known::Server => r.out.server = value.to_vec(),

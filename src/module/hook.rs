@@ -95,8 +95,20 @@ pub trait HeadFilter: Send + Sync + 'static {
 
 /// Changes a response body as it passes.
 pub trait BodyFilter: Send + Sync {
-    /// Takes `data` and appends what is to be sent to `out`; `last` is true once, at the end.
+    /// Takes `data` and appends what is to be sent to `out`; `last` is true at the end of the body.
     fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
+
+    /// Whether there is more to be sent than one call should give, so that memory stays bounded: once it has been sent,
+    /// [`BodyFilter::chunk`] is called again without data, with the same `last`, until this is false.
+    fn pending(&self) -> bool {
+        false
+    }
+
+    /// Appends what is held back and can be sent now: called after data that is to reach the client at once.
+    fn flush(&mut self, r: &mut Request, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let _ = (r, out);
+        Ok(())
+    }
 }
 
 /// Called when a request has ended.

@@ -1,7 +1,7 @@
 //! The response head, the same for local, proxied and cached responses.
 
 use super::Val;
-use crate::http::headers::Headers;
+use crate::http::headers::{Headers, Known};
 
 /// A response head on its way to the client.
 ///
@@ -25,6 +25,11 @@ pub struct ResponseHead {
     pub content_type: Vec<u8>,
     /// `charset=` to be added to the type; empty adds none.
     pub charset: Vec<u8>,
+    /// Whether a `charset` parameter inside `content_type` names the response's charset: an origin's does, that of a
+    /// configured type is just text.
+    pub type_charset: bool,
+    /// `X-Accel-Charset`: the charset that an origin asks the response to be recoded to.
+    pub override_charset: Vec<u8>,
     /// `Content-Length`; `None` where the length is not known.
     pub content_length: Option<u64>,
     /// `Last-Modified` in seconds since the epoch.
@@ -68,6 +73,8 @@ impl ResponseHead {
         for v in [status_line, server, date, content_type, charset, last_modified_text, location] {
             v.clear();
         }
+        self.type_charset = false;
+        self.override_charset.clear();
         self.headers.clear();
         self.trailers.clear();
         self.status = 0;
@@ -88,6 +95,8 @@ impl ResponseHead {
     pub fn clear_entity(&mut self) {
         self.content_type.clear();
         self.charset.clear();
+        self.type_charset = false;
+        self.override_charset.clear();
         self.content_length = None;
         self.clear_last_modified();
         self.allow_ranges = false;
@@ -100,6 +109,69 @@ impl ResponseHead {
     pub fn clear_last_modified(&mut self) {
         self.last_modified = None;
         self.last_modified_text.clear();
+    }
+
+    /// What a filter that changes the body does to the head: the length is not known, no ranges are cut.
+    pub fn clear_length(&mut self) {
+        self.content_length = None;
+        self.allow_ranges = false;
+        self.headers.remove_id(Known::AcceptRanges);
+    }
+
+    /// Makes `ETag` a weak one (RFC 9110, section 8.8.1); what is no entity tag is removed.
+    pub fn weaken_etag(&mut self) {
+        let Some(tag) = self.headers.get_id(Known::ETag) else { return };
+        let mut tag = tag.to_vec();
+        if crate::http::etag::weaken(&mut tag) {
+            self.headers.set_id(Known::ETag, &tag);
+        } else {
+            self.headers.remove_id(Known::ETag);
+        }
+    }
+
+    /// The media type; without the charset and what follows it where that is the response's ([`Self::type_charset`]).
+    pub fn media_type(&self) -> &[u8] {
+        match self.split_type() {
+            Some((kind, _)) => kind,
+            None => &self.content_type,
+        }
+    }
+
+    /// The charset of the body, as far as the head names it.
+    pub fn charset_name(&self) -> &[u8] {
+        match self.split_type() {
+            _ if !self.charset.is_empty() => &self.charset,
+            Some((_, charset)) => charset,
+            None => b"",
+        }
+    }
+
+    /// Removes the charset from the type, so that another can take its place.
+    pub fn cut_charset(&mut self) {
+        if let Some((kind, _)) = self.split_type() {
+            let n = kind.len();
+            self.content_type.truncate(n);
+        }
+        self.charset.clear();
+    }
+
+    /// Media type and charset of an origin's `Content-Type`, where it names both.
+    fn split_type(&self) -> Option<(&[u8], &[u8])> {
+        if !self.type_charset {
+            return None;
+        }
+        let text = &self.content_type[..];
+        for at in memchr::memchr_iter(b';', text) {
+            let (kind, rest) = text.split_at_checked(at)?;
+            let spaces = rest.iter().skip(1).take_while(|c| **c == b' ').count();
+            let parameter = rest.get(1 + spaces..)?;
+            let (name, value) = parameter.split_at_checked(8).unwrap_or_default();
+            if name.eq_ignore_ascii_case(b"charset=") {
+                let value = value.strip_prefix(b"\"").unwrap_or(value);
+                return Some((kind, value.strip_suffix(b"\"").unwrap_or(value)));
+            }
+        }
+        None
     }
 
     /// Sets a header, replacing any of the same name; an empty value removes it.
@@ -190,6 +262,39 @@ impl ResponseHead {
             12 if name.eq_ignore_ascii_case(b"content-type") => Some(&mut self.content_type),
             13 if name.eq_ignore_ascii_case(b"last-modified") => Some(&mut self.last_modified_text),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origins_type_is_split() {
+        for (text, kind, charset) in [
+            ("text/html", "text/html", ""),
+            ("text/html; charset=utf-8", "text/html", "utf-8"),
+            ("text/html;CharSet=\"koi8-r\"", "text/html", "koi8-r"),
+            ("text/html; a=b; charset=x; c=d", "text/html; a=b", "x; c=d"),
+            ("text/html;", "text/html;", ""),
+            ("text/html; chars", "text/html; chars", ""),
+            ("text/html; charset=", "text/html", ""),
+        ] {
+            let mut head = ResponseHead { content_type: text.into(), type_charset: true, ..ResponseHead::default() };
+            assert_eq!((head.media_type(), head.charset_name()), (kind.as_bytes(), charset.as_bytes()), "{text}");
+            head.type_charset = false;
+            assert_eq!((head.media_type(), head.charset_name()), (text.as_bytes(), &b""[..]), "{text}");
+        }
+    }
+
+    #[test]
+    fn tags_are_weakened_once() {
+        for (tag, weak) in [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None), ("W/", None)] {
+            let mut head = ResponseHead::default();
+            head.headers.set(b"ETag", tag.as_bytes());
+            head.weaken_etag();
+            assert_eq!(head.headers.get(b"ETag"), weak.map(str::as_bytes), "{tag}");
         }
     }
 }
