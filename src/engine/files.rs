@@ -52,7 +52,12 @@ impl From<&Metadata> for Info {
             () if t.is_dir() => Kind::Directory,
             () => Kind::Other,
         };
-        Info { kind, size: m.len(), mtime: m.mtime(), mode: m.mode() & 0o777 }
+        Info {
+            kind,
+            size: m.len(),
+            mtime: m.mtime(),
+            mode: m.mode() & 0o777,
+        }
     }
 }
 
@@ -69,11 +74,21 @@ impl Failure {
     fn new(call: &'static str, error: &io::Error) -> Failure {
         // a path with a NUL in it names nothing
         let nul = error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
-        Failure { call, errno: if nul { Os::ENOENT.into() } else { Errno::of(error) } }
+        Failure {
+            call,
+            errno: if nul {
+                Os::ENOENT.into()
+            } else {
+                Errno::of(error)
+            },
+        }
     }
 
     fn os(call: &'static str, errno: Os) -> Failure {
-        Failure { call, errno: errno.into() }
+        Failure {
+            call,
+            errno: errno.into(),
+        }
     }
 
     fn is(&self, errno: Os) -> bool {
@@ -102,7 +117,15 @@ impl Failure {
 
     /// Writes `open() "path" failed (2: No such file or directory)` to the error log.
     pub fn log(&self, r: &Request, level: Level, path: &[u8]) {
-        r.error(level, format_args!("{} \"{}\" failed{}", self.call, String::from_utf8_lossy(path), self.errno));
+        r.error(
+            level,
+            format_args!(
+                "{} \"{}\" failed{}",
+                self.call,
+                String::from_utf8_lossy(path),
+                self.errno
+            ),
+        );
     }
 }
 
@@ -123,7 +146,8 @@ pub fn open(r: &Request, path: &[u8]) -> Result<(File, Info), Failure> {
 /// Looks at a file.
 pub fn stat(r: &Request, path: &[u8]) -> Result<Info, Failure> {
     if links(r, path) == Links::Followed {
-        let info = std::fs::metadata(Path::new(OsStr::from_bytes(path))).map_err(|e| Failure::new("stat()", &e))?;
+        let info = std::fs::metadata(Path::new(OsStr::from_bytes(path)))
+            .map_err(|e| Failure::new("stat()", &e))?;
         return Ok(Info::from(&info));
     }
     open(r, path).map(|(_, info)| info)
@@ -134,15 +158,24 @@ pub fn stat(r: &Request, path: &[u8]) -> Result<Info, Failure> {
 enum Links {
     Followed,
     /// Refused after the first `from` bytes; `owner` lets those through that belong to the owner of what they lead to.
-    Checked { owner: bool, from: usize },
+    Checked {
+        owner: bool,
+        from: usize,
+    },
 }
 
 fn links(r: &Request, path: &[u8]) -> Links {
     match &r.core().disable_symlinks {
         (0, _) => Links::Followed,
-        (mode, None) => Links::Checked { owner: *mode == 2, from: 0 },
+        (mode, None) => Links::Checked {
+            owner: *mode == 2,
+            from: 0,
+        },
         (mode, Some(from)) => match trusted(path, &from.eval(r)) {
-            Some(from) => Links::Checked { owner: *mode == 2, from },
+            Some(from) => Links::Checked {
+                owner: *mode == 2,
+                from,
+            },
             None => Links::Followed,
         },
     }
@@ -150,7 +183,9 @@ fn links(r: &Request, path: &[u8]) -> Links {
 
 /// How much of the path is not checked, up to a slash; `None` is all of it.
 fn trusted(path: &[u8], from: &[u8]) -> Option<usize> {
-    let Some(rest) = path.strip_prefix(from) else { return Some(0) };
+    let Some(rest) = path.strip_prefix(from) else {
+        return Some(0);
+    };
     match (from, rest) {
         (b"", _) => Some(0),
         (_, []) => None,
@@ -169,7 +204,8 @@ fn walk(path: &[u8], owner: bool, from: usize) -> Result<OwnedFd, Failure> {
         [b'/', rest @ ..] => (&b"/"[..], rest),
         _ => (&b"."[..], path),
     };
-    let mut folder = nix::fcntl::open(begin, search, Mode::empty()).map_err(|e| Failure::os("open()", e))?;
+    let mut folder =
+        nix::fcntl::open(begin, search, Mode::empty()).map_err(|e| Failure::os("open()", e))?;
     while let Some(at) = memchr::memchr(b'/', rest) {
         let (name, tail) = rest.split_at_checked(at).unwrap_or_default();
         rest = tail.get(1..).unwrap_or_default();
@@ -214,7 +250,11 @@ mod tests {
             ("/a/b", "", Some(0)),
             ("/a", "/a/b", Some(0)),
         ] {
-            assert_eq!(trusted(path.as_bytes(), from.as_bytes()), want, "{path} {from}");
+            assert_eq!(
+                trusted(path.as_bytes(), from.as_bytes()),
+                want,
+                "{path} {from}"
+            );
         }
     }
 
@@ -228,7 +268,11 @@ mod tests {
         symlink("real/file", root.join("link")).unwrap();
         let open = |name: &str, owner, trust: bool| {
             let path = root.join(name);
-            let from = if trust { root.as_os_str().len() + "/folder".len() } else { 0 };
+            let from = if trust {
+                root.as_os_str().len() + "/folder".len()
+            } else {
+                0
+            };
             walk(path.as_os_str().as_bytes(), owner, from).map(|_| ())
         };
         assert_eq!(open("real/file", false, false), Ok(()));

@@ -3,9 +3,9 @@
 use super::core::http::HttpWritten;
 use super::core::once;
 use crate::config::Result;
+use crate::http::date;
 use crate::http::head::Version;
 use crate::http::headers::{Known, has_token};
-use crate::http::date;
 use crate::module::{Build, GzipRules, Request, Statement, proxied};
 
 /// Whether `Accept-Encoding`, `Via` and the `gzip_*` directives let a response be compressed (`ngx_http_gzip_ok`).
@@ -14,7 +14,9 @@ use crate::module::{Build, GzipRules, Request, Statement, proxied};
 pub fn allowed(r: &Request) -> bool {
     let rules = &r.core().gzip;
     let headers = r.headers();
-    let Some(accept) = headers.get_id(Known::AcceptEncoding) else { return false };
+    let Some(accept) = headers.get_id(Known::AcceptEncoding) else {
+        return false;
+    };
     if r.subrequest || !accepts_gzip(accept) || r.version() < rules.http_version {
         return false;
     }
@@ -42,16 +44,23 @@ fn allowed_to_proxies(r: &Request, bits: u16) -> bool {
             Some(d) => date::parse(d),
             None => Some(date::time().0),
         };
-        return on(proxied::EXPIRED) && matches!((date::parse(expires), now), (Some(e), Some(n)) if e < n);
+        return on(proxied::EXPIRED)
+            && matches!((date::parse(expires), now), (Some(e), Some(n)) if e < n);
     }
     if r.out.headers.contains_id(Known::CacheControl) {
-        let says = |token: &[u8]| r.out.headers.get_all_id(Known::CacheControl).any(|v| has_token(v, token));
+        let says = |token: &[u8]| {
+            r.out
+                .headers
+                .get_all_id(Known::CacheControl)
+                .any(|v| has_token(v, token))
+        };
         return (on(proxied::NO_CACHE) && says(b"no-cache"))
             || (on(proxied::NO_STORE) && says(b"no-store"))
             || (on(proxied::PRIVATE) && says(b"private"));
     }
     let last_modified = r.out.last_modified.is_some() || !r.out.last_modified_text.is_empty();
-    !(on(proxied::NO_LAST_MODIFIED) && last_modified) && !(on(proxied::NO_ETAG) && r.out.headers.contains_id(Known::ETag))
+    let etag = r.out.headers.contains_id(Known::ETag);
+    !(on(proxied::NO_LAST_MODIFIED) && last_modified || on(proxied::NO_ETAG) && etag)
 }
 
 /// Whether `Accept-Encoding` names gzip with a weight other than 0.
@@ -59,7 +68,12 @@ pub fn accepts_gzip(accept: &[u8]) -> bool {
     let mut from = 0;
     let after = loop {
         let rest = accept.get(from..).unwrap_or_default();
-        let Some(at) = rest.windows(4).position(|w| w.eq_ignore_ascii_case(b"gzip")) else { return false };
+        let Some(at) = rest
+            .windows(4)
+            .position(|w| w.eq_ignore_ascii_case(b"gzip"))
+        else {
+            return false;
+        };
         let at = from + at;
         if at == 0 || matches!(accept.get(at - 1), Some(b',' | b' ')) {
             break accept.get(at + 4..).unwrap_or_default();
@@ -79,7 +93,10 @@ pub fn accepts_gzip(accept: &[u8]) -> bool {
 
 /// Whether a weight (RFC 9110, section 12.4.2) is well-formed and greater than 0.
 fn is_positive(weight: &[u8]) -> bool {
-    let end = weight.iter().position(|c| matches!(c, b',' | b' ')).unwrap_or(weight.len());
+    let end = weight
+        .iter()
+        .position(|c| matches!(c, b',' | b' '))
+        .unwrap_or(weight.len());
     let (whole, digits) = match weight.get(..end).unwrap_or_default() {
         [whole @ (b'0' | b'1')] => (*whole, &b""[..]),
         [whole @ (b'0' | b'1'), b'.', digits @ ..] => (*whole, digits),
@@ -96,7 +113,9 @@ fn is_msie6(agent: &[u8]) -> bool {
     let at = memchr::memmem::find(agent, b"MSIE ");
     match at.and_then(|at| agent.get(at + 5..)) {
         Some([b'4' | b'5', b'.', _, ..]) => true,
-        Some([b'6', b'.', rest @ ..]) => !rest.is_empty() && memchr::memmem::find(rest, b"SV1").is_none(),
+        Some([b'6', b'.', rest @ ..]) => {
+            !rest.is_empty() && memchr::memmem::find(rest, b"SV1").is_none()
+        }
         _ => false,
     }
 }
@@ -135,7 +154,11 @@ pub(super) fn vary(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> Result
 }
 
 pub(super) fn http_version(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> Result<()> {
-    once(&mut c.gzip.http_version, s, s.one_of(0, &[("1.0", Version::V10), ("1.1", Version::V11)])?)
+    once(
+        &mut c.gzip.http_version,
+        s,
+        s.one_of(0, &[("1.0", Version::V10), ("1.1", Version::V11)])?,
+    )
 }
 
 pub(super) fn proxied(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
@@ -154,7 +177,10 @@ pub(super) fn proxied(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Resu
     for i in 0..s.len() {
         let bit = s.one_of(i, &WORDS)?;
         if *bits & bit != 0 {
-            b.warn(s.warn_at(i, format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i)))));
+            b.warn(s.warn_at(
+                i,
+                format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i))),
+            ));
         }
         *bits |= bit;
     }
@@ -209,7 +235,9 @@ mod tests {
     fn knows_old_browsers() {
         assert!(is_msie6(b"Mozilla/4.0 (compatible; MSIE 6.0; Windows 98)"));
         assert!(is_msie6(b"Mozilla/4.0 (compatible; MSIE 5.5; Windows 98)"));
-        assert!(!is_msie6(b"Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1)"));
+        assert!(!is_msie6(
+            b"Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1)"
+        ));
         assert!(!is_msie6(b"Mozilla/4.0 (compatible; MSIE 7.0)"));
         assert!(!is_msie6(b"Mozilla/4.0 (compatible; MSIE 6.0) Opera 8"));
     }

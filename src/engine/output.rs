@@ -407,7 +407,7 @@ async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     }
     let mut rest = data;
     while !rest.is_empty() {
-        let n = allowance(r).await.min(rest.len() as u64) as usize;
+        let n = allowance(r).await?.min(rest.len() as u64) as usize;
         let (now, later) = rest.split_at(n);
         r.down.write(now);
         r.body_sent += n as u64;
@@ -417,19 +417,22 @@ async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes `limit_rate` lets through now; waits while it is none.
-async fn allowance(r: &mut Request) -> u64 {
+/// How many bytes `limit_rate` lets through now; waits while it is none, unless the client goes away.
+async fn allowance(r: &mut Request) -> io::Result<u64> {
     loop {
         let elapsed = r.start.elapsed().as_millis() as u64;
         let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
         let sent = r.body_sent + r.head_size;
         let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
         if limit > sent {
-            return limit - sent;
+            return Ok(limit - sent);
         }
         let delay = (sent - limit) * 1000 / r.limit_rate + 1;
-        let _ = flush(r).await;
-        tokio::time::sleep(Duration::from_millis(delay)).await;
+        flush(r).await?;
+        let down = r.down.clone();
+        if tokio::time::timeout(Duration::from_millis(delay), poll_fn(|cx| down.poll_closed(cx))).await.is_ok() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
     }
 }
 
@@ -486,7 +489,7 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     while left > 0 {
         let mut portion = left;
         if r.limit_rate > 0 {
-            portion = allowance(r).await.min(left);
+            portion = allowance(r).await?.min(left);
         }
         let down = r.down.clone();
         let limit = Duration::from_millis(r.core().send_timeout);
@@ -532,7 +535,9 @@ pub fn broken(r: &mut Request, e: &io::Error) {
     r.aborted = true;
     r.keepalive = false;
     r.down.abort();
-    if !r.timed_out {
+    if e.kind() == io::ErrorKind::ConnectionAborted && e.raw_os_error().is_none() {
+        r.error(Level::Info, format_args!("client prematurely closed connection while sending response to client"));
+    } else if !r.timed_out {
         r.error(Level::Info, format_args!("writing the response failed: {e} while sending response to client"));
     }
 }

@@ -29,7 +29,10 @@ pub fn write_path(r: &Request, uri: &[u8], out: &mut Vec<u8>) -> Result<usize, u
     let root = &location.core.root;
     if root.replaces > 0 && !r.valid_location {
         let name = String::from_utf8_lossy(&location.name);
-        r.error(Level::Alert, format_args!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten"));
+        r.error(
+            Level::Alert,
+            format_args!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten"),
+        );
         return Err(500);
     }
     let begin = out.len();
@@ -62,10 +65,15 @@ pub fn realpath_root(r: &Request) -> Option<Vec<u8>> {
     let mut root = Vec::with_capacity(128);
     write_root(r, &mut root);
     match Path::new(OsStr::from_bytes(&root)).canonicalize() {
-        Ok(real) => Some(std::os::unix::ffi::OsStringExt::into_vec(real.into_os_string())),
+        Ok(real) => Some(std::os::unix::ffi::OsStringExt::into_vec(
+            real.into_os_string(),
+        )),
         Err(e) => {
             let (root, errno) = (String::from_utf8_lossy(&root), Errno::of(&e));
-            r.error(Level::Crit, format_args!("realpath() \"{root}\" failed{errno}"));
+            r.error(
+                Level::Crit,
+                format_args!("realpath() \"{root}\" failed{errno}"),
+            );
             None
         }
     }
@@ -73,7 +81,9 @@ pub fn realpath_root(r: &Request) -> Option<Vec<u8>> {
 
 /// Makes `Location` absolute where it begins with `/` (`absolute_redirect`, `server_name_in_redirect`, `port_in_redirect`).
 pub fn absolute(r: &mut Request) {
-    if r.out.location.first() != Some(&b'/') || r.out.location.starts_with(b"//") && r.out.location.len() == 1 {
+    if r.out.location.first() != Some(&b'/')
+        || r.out.location.starts_with(b"//") && r.out.location.len() == 1
+    {
         return;
     }
     let core = r.core();

@@ -116,7 +116,9 @@ async fn tries(
         let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 { PeerOutcome::Next } else { PeerOutcome::Failed };
         let single = pick.tries;
         if picked.done(verdict, &mut pick) {
-            r.error(Level::Warn, format_args!("upstream server temporarily disabled while reading response header from upstream"));
+            let connected = r.upstream.states.last().is_some_and(|s| s.connect_time.is_some());
+            let doing = if connected { "reading response header from" } else { "connecting to" };
+            r.error(Level::Warn, format_args!("upstream server temporarily disabled while {doing} upstream"));
         }
         if cached && kind == next::ERROR {
             // a kept connection that was closed meanwhile says nothing about the peer

@@ -39,7 +39,11 @@ impl Stat {
     /// The sum over all threads.
     pub fn get(self) -> u64 {
         let shards = SHARDS.lock();
-        let sum: i64 = shards.iter().filter_map(|s| s.0.get(self as usize)).map(|c| c.load(Ordering::Relaxed)).sum();
+        let sum: i64 = shards
+            .iter()
+            .filter_map(|s| s.0.get(self as usize))
+            .map(|c| c.load(Ordering::Relaxed))
+            .sum();
         // what one thread counts up another may count down
         sum.max(0) as u64
     }

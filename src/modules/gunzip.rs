@@ -156,7 +156,7 @@ mod tests {
     }
 
     /// Unpacks as the output does; the size of the largest piece comes with it.
-    fn unpacked(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
+    fn unpacked(pieces: &[&[u8]]) -> std::result::Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
         let mut f = Inflater::default();
         let (mut all, mut largest) = (Vec::new(), 0);
         for p in pieces {

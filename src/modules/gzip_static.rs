@@ -41,12 +41,27 @@ impl Module for GzipStatic {
         Place::ANY_HTTP,
         Args::Exactly(1),
         "`gzip_static on|off|always;` Serves the file with .gz added to its name, to clients that accept it or to all. Default: off.",
-        |c, s, _| once(&mut c.mode, s, s.one_of(0, &[("off", Mode::Off), ("on", Mode::On), ("always", Mode::Always)])?),
+        |c, s, _| {
+            once(
+                &mut c.mode,
+                s,
+                s.one_of(
+                    0,
+                    &[
+                        ("off", Mode::Off),
+                        ("on", Mode::On),
+                        ("always", Mode::Always),
+                    ],
+                )?,
+            )
+        },
     )];
 
     fn attach(conf: &Arc<GzipStaticConf>, on: &mut Hooks) -> Result<()> {
         if let Some(mode @ (Mode::On | Mode::Always)) = conf.mode {
-            on.offer_content(Serve { always: mode == Mode::Always });
+            on.offer_content(Serve {
+                always: mode == Mode::Always,
+            });
         }
         Ok(())
     }
@@ -83,7 +98,11 @@ impl Serve {
             Ok(found) => found,
             Err(e) => {
                 if !e.is_missing() {
-                    let level = if e.is_denied() || e.is_link() { Level::Error } else { Level::Crit };
+                    let level = if e.is_denied() || e.is_link() {
+                        Level::Error
+                    } else {
+                        Level::Crit
+                    };
                     e.log(r, level, path);
                 }
                 return Next::Continue;
@@ -96,7 +115,13 @@ impl Serve {
             _ if !accepted => Next::Continue,
             Kind::Directory => Next::Continue,
             Kind::Other => {
-                r.error(Level::Crit, format_args!("\"{}\" is not a regular file", String::from_utf8_lossy(path)));
+                r.error(
+                    Level::Crit,
+                    format_args!(
+                        "\"{}\" is not a regular file",
+                        String::from_utf8_lossy(path)
+                    ),
+                );
                 Next::Status(404)
             }
             Kind::File => {

@@ -37,7 +37,10 @@ impl Module for Index {
             for i in 0..s.len() {
                 let name = s.arg(i);
                 if name.starts_with(b"/") && i + 1 < s.len() {
-                    b.warn(s.warn_at(i, "only the last index in \"index\" directive should be absolute"));
+                    b.warn(s.warn_at(
+                        i,
+                        "only the last index in \"index\" directive should be absolute",
+                    ));
                 }
                 if name.is_empty() {
                     return Err(s.error_at(i, "index \"\" in \"index\" directive is invalid"));
@@ -50,8 +53,13 @@ impl Module for Index {
     )];
 
     fn attach(conf: &Arc<IndexConf>, on: &mut Hooks) -> Result<()> {
-        let names = conf.names.clone().unwrap_or_else(|| vec![Template::literal(b"index.html")]);
-        on.offer_content(Find { names: names.into() });
+        let names = conf
+            .names
+            .clone()
+            .unwrap_or_else(|| vec![Template::literal(b"index.html")]);
+        on.offer_content(Find {
+            names: names.into(),
+        });
         Ok(())
     }
 }
@@ -62,7 +70,8 @@ struct Find {
 
 impl Handler for Find {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
-        if !r.uri.ends_with(b"/") || !matches!(r.method, Method::Get | Method::Head | Method::Post) {
+        if !r.uri.ends_with(b"/") || !matches!(r.method, Method::Get | Method::Head | Method::Post)
+        {
             return Next::Continue;
         }
         let mut path = r.scratch();
@@ -125,7 +134,10 @@ fn test_folder(r: &Request, path: &[u8], folder: usize) -> std::result::Result<(
     match files::stat(r, name) {
         Ok(info) if info.is_dir() => Ok(()),
         Ok(_) => {
-            r.error(Level::Alert, format_args!("\"{}\" is not a directory", String::from_utf8_lossy(name)));
+            r.error(
+                Level::Alert,
+                format_args!("\"{}\" is not a directory", String::from_utf8_lossy(name)),
+            );
             Err(500)
         }
         Err(e) if e.is_link() => Err(403),
@@ -142,11 +154,17 @@ fn test_folder(r: &Request, path: &[u8], folder: usize) -> std::result::Result<(
 fn refuse(r: &Request, path: &[u8], e: Failure) -> u16 {
     let name = String::from_utf8_lossy(path);
     if e.is_denied() {
-        r.error(Level::Error, format_args!("\"{name}\" is forbidden{}", e.errno));
+        r.error(
+            Level::Error,
+            format_args!("\"{name}\" is forbidden{}", e.errno),
+        );
         return 403;
     }
     if r.core().log_not_found {
-        r.error(Level::Error, format_args!("\"{name}\" is not found{}", e.errno));
+        r.error(
+            Level::Error,
+            format_args!("\"{name}\" is not found{}", e.errno),
+        );
     }
     404
 }

@@ -36,6 +36,9 @@ pub mod try_files;
 pub mod upstream;
 pub mod zones;
 
+#[cfg(test)]
+mod local_tests;
+
 use crate::engine::core::{Core, HttpCore, HttpServer};
 use crate::module::Registry;
 

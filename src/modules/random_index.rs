@@ -49,12 +49,15 @@ struct Pick;
 
 impl Handler for Pick {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
-        if !r.uri.ends_with(b"/") || !matches!(r.method, Method::Get | Method::Head | Method::Post) {
+        if !r.uri.ends_with(b"/") || !matches!(r.method, Method::Get | Method::Head | Method::Post)
+        {
             return Next::Continue;
         }
         match files(r) {
             Ok(names) => match names.get(any(names.len())) {
-                Some(name) => Next::Redirect(RedirectTo::Uri([&r.uri[..], name].concat(), r.args.clone())),
+                Some(name) => {
+                    Next::Redirect(RedirectTo::Uri([&r.uri[..], name].concat(), r.args.clone()))
+                }
                 None => Next::Continue,
             },
             Err(status) => Next::Status(status),
@@ -73,7 +76,10 @@ fn files(r: &Request) -> std::result::Result<Vec<Vec<u8>>, u16> {
     for entry in open_folder(r, &path)? {
         let entry = entry.map_err(|e| failed(r, "readdir()", &path, &e))?;
         let name = entry.file_name().into_vec();
-        if !name.starts_with(b".") && is_file(&entry).map_err(|e| failed(r, "stat()", &[&path[..], b"/", &name].concat(), &e))? {
+        if !name.starts_with(b".")
+            && is_file(&entry)
+                .map_err(|e| failed(r, "stat()", &[&path[..], b"/", &name].concat(), &e))?
+        {
             names.push(name);
         }
     }

@@ -76,7 +76,13 @@ fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
             return Next::Status(301);
         }
         Kind::Other => {
-            r.error(Level::Crit, format_args!("\"{}\" is not a regular file", String::from_utf8_lossy(path)));
+            r.error(
+                Level::Crit,
+                format_args!(
+                    "\"{}\" is not a regular file",
+                    String::from_utf8_lossy(path)
+                ),
+            );
             return Next::Status(404);
         }
         Kind::File => {}
@@ -116,5 +122,9 @@ fn body(r: &Request, file: File, len: u64) -> Body {
             return Body::Bytes(Bytes::from(data));
         }
     }
-    Body::File { file: Arc::new(file), offset: 0, len }
+    Body::File {
+        file: Arc::new(file),
+        offset: 0,
+        len,
+    }
 }

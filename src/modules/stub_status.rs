@@ -36,9 +36,15 @@ impl Module for StubStatus {
     )];
     const VARIABLES: &'static [Variable] = &[
         Variable::new("connections_active", |_, _| Val::number(Stat::Active.get())),
-        Variable::new("connections_reading", |_, _| Val::number(Stat::Reading.get())),
-        Variable::new("connections_writing", |_, _| Val::number(Stat::Writing.get())),
-        Variable::new("connections_waiting", |_, _| Val::number(Stat::Waiting.get())),
+        Variable::new("connections_reading", |_, _| {
+            Val::number(Stat::Reading.get())
+        }),
+        Variable::new("connections_writing", |_, _| {
+            Val::number(Stat::Writing.get())
+        }),
+        Variable::new("connections_waiting", |_, _| {
+            Val::number(Stat::Waiting.get())
+        }),
     ];
 
     fn attach(conf: &Arc<StubStatusConf>, on: &mut Hooks) -> Result<()> {

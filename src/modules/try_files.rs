@@ -61,7 +61,12 @@ impl Module for TryFiles {
 
     fn attach(conf: &Arc<TryFilesConf>, on: &mut Hooks) -> Result<()> {
         if let Some(tries) = &conf.tries {
-            on.on(Phase::PreContent, Find { tries: tries.clone() });
+            on.on(
+                Phase::PreContent,
+                Find {
+                    tries: tries.clone(),
+                },
+            );
         }
         Ok(())
     }
@@ -75,12 +80,20 @@ fn parse(s: &Statement, b: &mut Build) -> Result<Tries> {
             [name @ .., b'/'] => (name, true),
             name => (name, false),
         };
-        files.push(Try { name: b.template_of(s, name)?, directory });
+        files.push(Try {
+            name: b.template_of(s, name)?,
+            directory,
+        });
     }
     let last = match s.arg(last) {
         [b'=', code @ ..] => match parse_number(code) {
             Some(code @ 0..=999) => Last::Status(code as u16),
-            _ => return Err(s.error_at(last, format!("invalid code \"{}\"", String::from_utf8_lossy(s.arg(last))))),
+            _ => {
+                return Err(s.error_at(
+                    last,
+                    format!("invalid code \"{}\"", String::from_utf8_lossy(s.arg(last))),
+                ));
+            }
         },
         uri => Last::Uri(b.template_of(s, uri)?),
     };

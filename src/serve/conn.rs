@@ -466,6 +466,8 @@ impl Downstream for Conn {
                     nix::sys::sendfile::sendfile(s, file, Some(&mut at), count).map_err(io::Error::from)
                 });
                 match sent {
+                    // the file was cut short while it was sent
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                     Ok(n) => {
                         inner.sent += n as u64;
                         return Poll::Ready(Ok(n as u64));

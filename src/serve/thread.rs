@@ -307,21 +307,20 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let mut counted = Counted::new(thread, info.serial);
+    // the site is held for the opening alone
     let opens = listener.tls.is_some() || listener.proxy_protocol;
+    let site = opens.then_some(site);
     tokio::spawn(async move {
-        let transport = if opens {
+        let transport = match site {
             // boxed, so that plain connections do not carry the room for a handshake
-            match Box::pin(opening::open(&site, index, transport, &info)).await {
+            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
                 Some(t) => t,
                 None => return,
-            }
-        } else {
-            transport
+            },
+            None => transport,
         };
-        // a reload frees the old site while connections are idle
-        drop(site);
         let conn = Arc::new(Conn::new(transport, info));
-        counted.track(&conn);
+        counted.register(&conn);
         front::serve(thread, &conn, &addr).await;
         conn.goodbye().await;
         drop(conn);
@@ -351,8 +350,6 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
-    /// In which it was accepted.
-    epoch: u64,
 }
 
 impl Counted {
@@ -361,12 +358,13 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
+        Counted { thread, serial }
     }
 
-    /// Lets the thread find the connection, once its handshake is done.
-    fn track(&mut self, conn: &Arc<Conn>) {
-        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
+    /// Makes the connection known to a drain.
+    fn register(&mut self, conn: &Arc<Conn>) {
+        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
+        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
     }
 }
 

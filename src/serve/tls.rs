@@ -5,7 +5,7 @@ use super::opening::Log;
 use super::socket::Socket;
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
-use crate::module::{ConnInfo, Nobody, Remote, Request, Site, SiteRef, TlsInfo, TlsServer};
+use crate::module::{ConnInfo, Nobody, Remote, Request, SiteRef, TlsInfo, TlsServer};
 use crate::tls::accept::{self, Choice, H2, HTTP11, Hooks};
 use crate::tls::{error, ffi};
 use openssl::ssl::{self, ErrorCode, NameType, SslRef};
@@ -86,7 +86,7 @@ fn failed(e: &ssl::Error, outcome: &Outcome, log: &Log<'_>) {
 }
 
 /// What is known of the connection now; the costly values only where the site names them.
-fn describe(ssl: &SslRef, site: &Site, chosen_by: Option<Box<[u8]>>) -> TlsInfo {
+fn describe(ssl: &SslRef, site: &SiteRef, chosen_by: Option<Box<[u8]>>) -> TlsInfo {
     let mut more = Vec::new();
     let mut add = |name: &'static str, get: &dyn Fn(&SslRef) -> Vec<u8>| {
         if site.var_names.contains_key(name) {

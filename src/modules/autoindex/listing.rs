@@ -79,11 +79,18 @@ fn html_entry(e: &Entry, how: Html, out: &mut Vec<u8>) {
     escape::escape(Escape::UriComponent, &e.name, out);
     out.extend_from_slice(if directory { b"/\">" } else { b"\">" });
 
-    let text = if how.utf8 { std::str::from_utf8(&e.name).ok() } else { None };
+    let text = if how.utf8 {
+        std::str::from_utf8(&e.name).ok()
+    } else {
+        None
+    };
     let mut len = text.map_or(e.name.len(), |t| t.chars().count());
     if len > WIDTH {
         let cut = match text {
-            Some(t) => t.char_indices().nth(WIDTH - 3).map_or(t.len(), |(at, _)| at),
+            Some(t) => t
+                .char_indices()
+                .nth(WIDTH - 3)
+                .map_or(t.len(), |(at, _)| at),
             None => WIDTH - 3,
         };
         escape::html(e.name.get(..cut).unwrap_or_default(), out);
@@ -190,13 +197,26 @@ impl Moment {
 
     /// `06-Nov-1994 08:49`
     fn listed(&self) -> String {
-        format!("{}-{}-{} {}", self.day(), self.month(), self.year(), self.part(17, 5))
+        format!(
+            "{}-{}-{} {}",
+            self.day(),
+            self.month(),
+            self.year(),
+            self.part(17, 5)
+        )
     }
 
     /// `1994-11-06T08:49:37Z`
     fn iso(&self) -> String {
-        let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(self.month()).map_or(1, |at| at / 3 + 1);
-        format!("{}-{month:02}-{}T{}Z", self.year(), self.day(), self.part(17, 8))
+        let month = "JanFebMarAprMayJunJulAugSepOctNovDec"
+            .find(self.month())
+            .map_or(1, |at| at / 3 + 1);
+        format!(
+            "{}-{month:02}-{}T{}Z",
+            self.year(),
+            self.day(),
+            self.part(17, 8)
+        )
     }
 }
 
@@ -205,10 +225,19 @@ mod tests {
     use super::*;
 
     const TIME: i64 = 784_111_777;
-    const PLAIN: Html = Html { utf8: false, exact_size: true, offset: 0 };
+    const PLAIN: Html = Html {
+        utf8: false,
+        exact_size: true,
+        offset: 0,
+    };
 
     fn entry(name: &[u8], kind: Kind, size: u64) -> Entry {
-        Entry { name: name.into(), kind, mtime: TIME, size }
+        Entry {
+            name: name.into(),
+            kind,
+            mtime: TIME,
+            size,
+        }
     }
 
     fn line(e: &Entry, how: Html) -> String {
@@ -229,8 +258,18 @@ mod tests {
             line(&dir, PLAIN),
             "<a href=\"d/\">d/</a>                                                 06-Nov-1994 08:49                   -\r\n"
         );
-        let rounded = Html { exact_size: false, offset: -3600, ..PLAIN };
-        for (size, want) in [(9999, "   9999"), (10_000, "    10K"), (1_048_575, "  1024K"), (1_572_864, "     2M"), (3 << 30, "     3G")] {
+        let rounded = Html {
+            exact_size: false,
+            offset: -3600,
+            ..PLAIN
+        };
+        for (size, want) in [
+            (9999, "   9999"),
+            (10_000, "    10K"),
+            (1_048_575, "  1024K"),
+            (1_572_864, "     2M"),
+            (3 << 30, "     3G"),
+        ] {
             let text = line(&entry(b"f", Kind::File, size), rounded);
             assert_eq!(text.split_once("07:49 ").unwrap().1, format!("{want}\r\n"));
         }
@@ -244,24 +283,53 @@ mod tests {
             assert_eq!(text.contains("x/</a> 06-Nov"), slash, "{text}");
         }
         let text = line(&entry(&[b'>'; 51], Kind::File, 0), PLAIN);
-        assert!(text.contains(&format!("\">{}..&gt;</a> 06-Nov", "&gt;".repeat(47))), "{text}");
+        assert!(
+            text.contains(&format!("\">{}..&gt;</a> 06-Nov", "&gt;".repeat(47))),
+            "{text}"
+        );
         let name = "\u{444}".repeat(51);
-        let text = line(&entry(name.as_bytes(), Kind::File, 0), Html { utf8: true, ..PLAIN });
-        assert!(text.contains(&format!("\">{}..&gt;</a>", "\u{444}".repeat(47))), "{text}");
-        let text = line(&entry(b"\xff\xfe", Kind::File, 0), Html { utf8: true, ..PLAIN });
-        assert!(text.contains(&format!("</a>{}06-Nov", " ".repeat(49))), "{text}");
+        let text = line(
+            &entry(name.as_bytes(), Kind::File, 0),
+            Html {
+                utf8: true,
+                ..PLAIN
+            },
+        );
+        assert!(
+            text.contains(&format!("\">{}..&gt;</a>", "\u{444}".repeat(47))),
+            "{text}"
+        );
+        let text = line(
+            &entry(b"\xff\xfe", Kind::File, 0),
+            Html {
+                utf8: true,
+                ..PLAIN
+            },
+        );
+        assert!(
+            text.contains(&format!("</a>{}06-Nov", " ".repeat(49))),
+            "{text}"
+        );
     }
 
     #[test]
     fn directories_come_first() {
-        let mut list = [entry(b"a", Kind::File, 0), entry(b"c", Kind::Directory, 0), entry(b"b", Kind::Directory, 0), entry(b"A", Kind::Other, 0)];
+        let mut list = [
+            entry(b"a", Kind::File, 0),
+            entry(b"c", Kind::Directory, 0),
+            entry(b"b", Kind::Directory, 0),
+            entry(b"A", Kind::Other, 0),
+        ];
         sort(&mut list);
         assert_eq!(list.map(|e| e.name), [b"b", b"c", b"A", b"a"]);
     }
 
     #[test]
     fn json_and_xml() {
-        let list = [entry(b"d\"", Kind::Directory, 1), entry(b"f&", Kind::File, 2)];
+        let list = [
+            entry(b"d\"", Kind::Directory, 1),
+            entry(b"f&", Kind::File, 2),
+        ];
         let mut out = Vec::new();
         json(&list, None, &mut out);
         assert_eq!(

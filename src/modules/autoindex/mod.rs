@@ -62,7 +62,12 @@ impl Module for Autoindex {
             Args::Exactly(1),
             "`autoindex_format html|json|jsonp|xml;` The form of the list. Default: html.",
             |c, s, _| {
-                let formats = [("html", Format::Html), ("json", Format::Json), ("jsonp", Format::Jsonp), ("xml", Format::Xml)];
+                let formats = [
+                    ("html", Format::Html),
+                    ("json", Format::Json),
+                    ("jsonp", Format::Jsonp),
+                    ("xml", Format::Xml),
+                ];
                 once(&mut c.format, s, s.one_of(0, &formats)?)
             },
         ),
@@ -156,7 +161,11 @@ impl List {
                 let options = listing::Html {
                     utf8: charset.eq_ignore_ascii_case(b"utf-8"),
                     exact_size: self.exact_size,
-                    offset: if self.local_time { crate::http::date::local_offset(crate::http::date::time().0) } else { 0 },
+                    offset: if self.local_time {
+                        crate::http::date::local_offset(crate::http::date::time().0)
+                    } else {
+                        0
+                    },
                 };
                 listing::html(&r.uri, &entries, options, &mut out);
             }
@@ -187,11 +196,22 @@ pub(super) fn open_folder(r: &Request, path: &[u8]) -> std::result::Result<std::
 
 /// Logs a system call that failed, and gives 500.
 pub(super) fn failed(r: &Request, call: &str, path: &[u8], e: &io::Error) -> u16 {
-    r.error(Level::Crit, format_args!("{call} \"{}\" failed{}", String::from_utf8_lossy(path), Errno::of(e)));
+    r.error(
+        Level::Crit,
+        format_args!(
+            "{call} \"{}\" failed{}",
+            String::from_utf8_lossy(path),
+            Errno::of(e)
+        ),
+    );
     500
 }
 
-fn look_at(r: &Request, folder: &[u8], entry: &DirEntry) -> std::result::Result<Option<Entry>, u16> {
+fn look_at(
+    r: &Request,
+    folder: &[u8],
+    entry: &DirEntry,
+) -> std::result::Result<Option<Entry>, u16> {
     use nix::libc::{EACCES, ELOOP, ENOENT};
     let name = std::os::unix::ffi::OsStringExt::into_vec(entry.file_name());
     if name.starts_with(b".") {
@@ -207,10 +227,19 @@ fn look_at(r: &Request, folder: &[u8], entry: &DirEntry) -> std::result::Result<
         }
         Err(e) => {
             let status = failed(r, "stat()", &shown(), &e);
-            return if e.raw_os_error() == Some(EACCES) { Ok(None) } else { Err(status) };
+            return if e.raw_os_error() == Some(EACCES) {
+                Ok(None)
+            } else {
+                Err(status)
+            };
         }
     };
-    Ok(Some(Entry { name, kind: kind(&info), mtime: info.mtime(), size: info.len() }))
+    Ok(Some(Entry {
+        name,
+        kind: kind(&info),
+        mtime: info.mtime(),
+        size: info.len(),
+    }))
 }
 
 fn kind(info: &Metadata) -> Kind {
@@ -223,14 +252,25 @@ fn kind(info: &Metadata) -> Kind {
 
 /// The `callback` argument; `None` makes plain JSON of it.
 fn callback(r: &Request) -> std::result::Result<Option<Vec<u8>>, u16> {
-    let Some(name) = crate::http::uri::arg(&r.args, b"callback") else { return Ok(None) };
+    let Some(name) = crate::http::uri::arg(&r.args, b"callback") else {
+        return Ok(None);
+    };
     let problem = if name.len() > 128 {
         "too long"
-    } else if !name.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.')) {
+    } else if !name
+        .iter()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.'))
+    {
         "invalid"
     } else {
         return Ok((!name.is_empty()).then(|| name.to_vec()));
     };
-    r.error(Level::Info, format_args!("client sent {problem} callback name: \"{}\"", String::from_utf8_lossy(name)));
+    r.error(
+        Level::Info,
+        format_args!(
+            "client sent {problem} callback name: \"{}\"",
+            String::from_utf8_lossy(name)
+        ),
+    );
     Err(400)
 }

@@ -31,12 +31,18 @@ impl Destination {
     /// 400 or 409, logged.
     pub fn of(r: &Request) -> Result<Destination, u16> {
         let Some(text) = r.headers().get_id(Known::Destination) else {
-            r.error(Level::Error, format_args!("client sent no \"Destination\" header"));
+            r.error(
+                Level::Error,
+                format_args!("client sent no \"Destination\" header"),
+            );
             return Err(400);
         };
         let shown = String::from_utf8_lossy(text);
         let invalid = || {
-            r.error(Level::Error, format_args!("client sent invalid \"Destination\" header: \"{shown}\""));
+            r.error(
+                Level::Error,
+                format_args!("client sent invalid \"Destination\" header: \"{shown}\""),
+            );
             400
         };
         let path = match text.first() {
@@ -46,7 +52,11 @@ impl Destination {
                 return Err(400);
             }
             _ => {
-                let scheme: &[u8] = if r.conn().tls.get().is_some() { b"https://" } else { b"http://" };
+                let scheme: &[u8] = if r.conn().tls.get().is_some() {
+                    b"https://"
+                } else {
+                    b"http://"
+                };
                 let authority = text.strip_prefix(scheme).ok_or_else(invalid)?;
                 let Some(rest) = authority.strip_prefix(&r.head.host[..]) else {
                     r.error(
@@ -55,11 +65,19 @@ impl Destination {
                     );
                     return Err(400);
                 };
-                memchr::memchr(b'/', rest).and_then(|at| rest.get(at..)).ok_or_else(invalid)?
+                memchr::memchr(b'/', rest)
+                    .and_then(|at| rest.get(at..))
+                    .ok_or_else(invalid)?
             }
         };
         let Ok(safe) = uri::parse_unsafe(path) else {
-            r.error(Level::Error, format_args!("unsafe URI \"{}\" was detected", String::from_utf8_lossy(path)));
+            r.error(
+                Level::Error,
+                format_args!(
+                    "unsafe URI \"{}\" was detected",
+                    String::from_utf8_lossy(path)
+                ),
+            );
             return Err(invalid());
         };
         if r.uri.ends_with(b"/") != text.ends_with(b"/") {
@@ -76,7 +94,10 @@ impl Destination {
         if replaces != Root::WHOLE && safe.path.len() < replaces {
             return Err(invalid());
         }
-        Ok(Destination { text: text.to_vec(), uri: safe.path.into_owned() })
+        Ok(Destination {
+            text: text.to_vec(),
+            uri: safe.path.into_owned(),
+        })
     }
 
     /// Maps both URIs to files.
@@ -94,7 +115,10 @@ impl Destination {
         }
         let source = from.strip_suffix(b"/").unwrap_or(&from);
         if source == to {
-            let (uri, text) = (String::from_utf8_lossy(&r.uri), String::from_utf8_lossy(&self.text));
+            let (uri, text) = (
+                String::from_utf8_lossy(&r.uri),
+                String::from_utf8_lossy(&self.text),
+            );
             r.error(
                 Level::Error,
                 format_args!("both URI \"{uri}\" and \"Destination\" URI \"{text}\" point to the same location"),
@@ -112,13 +136,17 @@ impl Destination {
     pub fn not_to_collection(&self, r: &Request) {
         let text = String::from_utf8_lossy;
         let (uri, method, to) = (text(&r.uri), text(r.method_text()), text(&self.text));
-        r.error(Level::Error, format_args!("\"{uri}\" could not be {method}ed to collection \"{to}\""));
+        r.error(
+            Level::Error,
+            format_args!("\"{uri}\" could not be {method}ed to collection \"{to}\""),
+        );
     }
 }
 
 /// Whether a path lies below a folder.
 fn is_inside(path: &[u8], folder: &[u8]) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 fn merge_slashes(path: &mut Vec<u8>) {

@@ -100,7 +100,10 @@ fn methods(c: &mut DavConf, s: &Statement, b: &mut Build) -> Result<()> {
     for i in 0..s.len() {
         let bit = s.one_of(i, &words)?;
         if *set & bit != 0 {
-            b.warn(s.warn_at(i, format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i)))));
+            b.warn(s.warn_at(
+                i,
+                format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i))),
+            ));
         }
         *set |= bit;
     }
@@ -178,12 +181,25 @@ impl Change {
         let temp = r.core().client_body_temp_path.clone();
         if let Err(e) = r.body.spool.spill(&temp, true) {
             let errno = crate::log::Errno::of(&e);
-            r.error(Level::Crit, format_args!("creating a temporary file in \"{}\" failed{errno}", temp.path.display()));
-            return Err(if e.raw_os_error() == Some(nix::libc::ENOSPC) { 507 } else { 500 });
+            r.error(
+                Level::Crit,
+                format_args!(
+                    "creating a temporary file in \"{}\" failed{errno}",
+                    temp.path.display()
+                ),
+            );
+            return Err(if e.raw_os_error() == Some(nix::libc::ENOSPC) {
+                507
+            } else {
+                500
+            });
         }
         let read = r.read_body().await;
         let Some(file) = r.body.spool.path().map(|p| tree::bytes_of(p).to_vec()) else {
-            r.error(Level::Error, format_args!("PUT request body must be in a file"));
+            r.error(
+                Level::Error,
+                format_args!("PUT request body must be in a file"),
+            );
             return Err(500);
         };
         if let Err(status) = read {
@@ -193,7 +209,10 @@ impl Change {
         let rename = Rename {
             access: self.access,
             folder_access: self.access,
-            mtime: r.headers().get_id(Known::Date).and_then(crate::http::date::parse),
+            mtime: r
+                .headers()
+                .get_id(Known::Date)
+                .and_then(crate::http::date::parse),
             create_path: self.create_full_put_path,
             delete_source: true,
         };
@@ -210,7 +229,10 @@ impl Change {
             let slashes = r.uri.iter().enumerate().filter(|(_, c)| **c == b'/');
             let deep = slashes.clone().nth(self.min_delete_depth as usize - 1);
             if deep.is_none_or(|(at, _)| at + 1 >= r.uri.len()) {
-                r.error(Level::Error, format_args!("insufficient URI depth:{} to DELETE", slashes.count()));
+                r.error(
+                    Level::Error,
+                    format_args!("insufficient URI depth:{} to DELETE", slashes.count()),
+                );
                 return Err(409);
             }
         }
@@ -218,7 +240,11 @@ impl Change {
         let info = match tree::lstat(&path) {
             Ok(info) => info,
             Err(e) => {
-                let missing = if e.raw_os_error() == Some(nix::libc::ENOTDIR) { 409 } else { 404 };
+                let missing = if e.raw_os_error() == Some(nix::libc::ENOTDIR) {
+                    409
+                } else {
+                    404
+                };
                 let mut journal = Journal::default();
                 let status = journal.failed("lstat()", &path, &e, missing);
                 journal.write(r);
@@ -229,28 +255,51 @@ impl Change {
             match depth(r, Depth::Zero) {
                 Depth::Zero | Depth::Infinity => {}
                 _ => {
-                    r.error(Level::Error, format_args!("\"Depth\" header must be 0 or infinity"));
+                    r.error(
+                        Level::Error,
+                        format_args!("\"Depth\" header must be 0 or infinity"),
+                    );
                     return Err(400);
                 }
             }
-            return blocking(r, move |j| tree::delete(&path, false, j)).await.map(|()| 204);
+            return blocking(r, move |j| tree::delete(&path, false, j))
+                .await
+                .map(|()| 204);
         }
-        let Some(folder) = path.strip_suffix(b"/").filter(|_| r.uri.ends_with(b"/")).map(<[u8]>::to_vec) else {
-            let (path, errno) = (String::from_utf8_lossy(&path), crate::log::Errno(nix::libc::EISDIR));
-            r.error(Level::Error, format_args!("DELETE \"{path}\" failed{errno}"));
+        let Some(folder) = path
+            .strip_suffix(b"/")
+            .filter(|_| r.uri.ends_with(b"/"))
+            .map(<[u8]>::to_vec)
+        else {
+            let (path, errno) = (
+                String::from_utf8_lossy(&path),
+                crate::log::Errno(nix::libc::EISDIR),
+            );
+            r.error(
+                Level::Error,
+                format_args!("DELETE \"{path}\" failed{errno}"),
+            );
             return Err(409);
         };
         if depth(r, Depth::Infinity) != Depth::Infinity {
-            r.error(Level::Error, format_args!("\"Depth\" header must be infinity"));
+            r.error(
+                Level::Error,
+                format_args!("\"Depth\" header must be infinity"),
+            );
             return Err(400);
         }
-        blocking(r, move |j| tree::delete(&folder, true, j)).await.map(|()| 204)
+        blocking(r, move |j| tree::delete(&folder, true, j))
+            .await
+            .map(|()| 204)
     }
 
     fn mkcol(&self, r: &mut Request) -> Answer {
         refuse_body(r, "MKCOL with body is")?;
         if !r.uri.ends_with(b"/") {
-            r.error(Level::Error, format_args!("MKCOL can create a collection only"));
+            r.error(
+                Level::Error,
+                format_args!("MKCOL can create a collection only"),
+            );
             return Err(409);
         }
         let mut path = path_of(r)?;
@@ -276,7 +325,10 @@ impl Change {
             Depth::Zero if !moves => {}
             _ => {
                 let which = if moves { "infinity" } else { "0 or infinity" };
-                r.error(Level::Error, format_args!("\"Depth\" header must be {which}"));
+                r.error(
+                    Level::Error,
+                    format_args!("\"Depth\" header must be {which}"),
+                );
                 return Err(400);
             }
         }
@@ -284,7 +336,13 @@ impl Change {
             None | Some(b"T" | b"t") => true,
             Some(b"F" | b"f") => false,
             Some(v) => {
-                r.error(Level::Error, format_args!("client sent invalid \"Overwrite\" header: \"{}\"", String::from_utf8_lossy(v)));
+                r.error(
+                    Level::Error,
+                    format_args!(
+                        "client sent invalid \"Overwrite\" header: \"{}\"",
+                        String::from_utf8_lossy(v)
+                    ),
+                );
                 return Err(400);
             }
         };
@@ -300,8 +358,14 @@ impl Change {
                 return Err(409);
             }
             if !overwrite {
-                let (to, errno) = (String::from_utf8_lossy(&paths.to), crate::log::Errno(nix::libc::EEXIST));
-                r.error(Level::Error, format_args!("\"{to}\" could not be created{errno}"));
+                let (to, errno) = (
+                    String::from_utf8_lossy(&paths.to),
+                    crate::log::Errno(nix::libc::EEXIST),
+                );
+                r.error(
+                    Level::Error,
+                    format_args!("\"{to}\" could not be created{errno}"),
+                );
                 return Err(412);
             }
         }
@@ -313,13 +377,17 @@ impl Change {
         if !info.is_dir() {
             return blocking(r, move |j| match moves {
                 true => tree::move_file(&paths.from, &paths.to, access, j),
-                false => tree::copy_file(&paths.from, &paths.to, Some(&info), 0, None, j).map_err(|()| 500),
+                false => tree::copy_file(&paths.from, &paths.to, Some(&info), 0, None, j)
+                    .map_err(|()| 500),
             })
             .await
             .map(|()| 204);
         }
         if !r.uri.ends_with(b"/") {
-            r.error(Level::Error, format_args!("\"{}\" is collection", String::from_utf8_lossy(&r.uri)));
+            r.error(
+                Level::Error,
+                format_args!("\"{}\" is collection", String::from_utf8_lossy(&r.uri)),
+            );
             return Err(400);
         }
         blocking(r, move |j| {
@@ -350,7 +418,10 @@ async fn blocking<T: Send + 'static>(
             result
         }
         Err(e) => {
-            r.error(Level::Alert, format_args!("work on files was not finished: {e}"));
+            r.error(
+                Level::Alert,
+                format_args!("work on files was not finished: {e}"),
+            );
             Err(500)
         }
     }
@@ -400,7 +471,13 @@ fn depth(r: &Request, default: Depth) -> Depth {
         Some(b"1") => Depth::One,
         Some(b"infinity") => Depth::Infinity,
         Some(v) => {
-            r.error(Level::Error, format_args!("client sent invalid \"Depth\" header: \"{}\"", String::from_utf8_lossy(v)));
+            r.error(
+                Level::Error,
+                format_args!(
+                    "client sent invalid \"Depth\" header: \"{}\"",
+                    String::from_utf8_lossy(v)
+                ),
+            );
             Depth::Invalid
         }
     }

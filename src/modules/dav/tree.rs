@@ -48,7 +48,11 @@ impl Journal {
 }
 
 fn failure(call: &str, path: &[u8], e: &io::Error) -> String {
-    format!("{call} \"{}\" failed{}", String::from_utf8_lossy(path), Errno::of(e))
+    format!(
+        "{call} \"{}\" failed{}",
+        String::from_utf8_lossy(path),
+        Errno::of(e)
+    )
 }
 
 /// How a file takes another name.
@@ -95,7 +99,13 @@ pub fn put(temp: &[u8], path: &[u8], how: &Rename, journal: &mut Journal) -> Res
     let status = match fs::metadata(path_of(path)) {
         Ok(info) if info.is_dir() => {
             let errno = Errno(EISDIR);
-            journal.note(Level::Error, format!("\"{}\" could not be created{errno}", String::from_utf8_lossy(path)));
+            journal.note(
+                Level::Error,
+                format!(
+                    "\"{}\" could not be created{errno}",
+                    String::from_utf8_lossy(path)
+                ),
+            );
             if let Err(e) = fs::remove_file(path_of(temp)) {
                 journal.critical("unlink()", temp, &e);
             }
@@ -109,7 +119,13 @@ pub fn put(temp: &[u8], path: &[u8], how: &Rename, journal: &mut Journal) -> Res
 
 /// Moves a file; folders that are missing are made.
 pub fn move_file(from: &[u8], to: &[u8], access: u32, journal: &mut Journal) -> Result<(), u16> {
-    let how = Rename { access: 0, folder_access: access, mtime: None, create_path: true, delete_source: false };
+    let how = Rename {
+        access: 0,
+        folder_access: access,
+        mtime: None,
+        create_path: true,
+        delete_source: false,
+    };
     rename(from, to, &how, journal)
 }
 
@@ -126,15 +142,27 @@ fn rename(from: &[u8], to: &[u8], how: &Rename, journal: &mut Journal) -> Result
     match failed {
         Some(e) => {
             let (from, to) = (String::from_utf8_lossy(from), String::from_utf8_lossy(to));
-            journal.note(Level::Crit, format!("rename() \"{from}\" to \"{to}\" failed{}", Errno::of(&e)));
-            Err(if e.raw_os_error() == Some(ENOSPC) { 507 } else { 500 })
+            journal.note(
+                Level::Crit,
+                format!("rename() \"{from}\" to \"{to}\" failed{}", Errno::of(&e)),
+            );
+            Err(if e.raw_os_error() == Some(ENOSPC) {
+                507
+            } else {
+                500
+            })
         }
         None => Err(500),
     }
 }
 
 /// The error is that of `rename()`, or `None` where what failed has been noted.
-fn try_rename(from: &[u8], to: &[u8], how: &Rename, journal: &mut Journal) -> Result<(), Option<io::Error>> {
+fn try_rename(
+    from: &[u8],
+    to: &[u8],
+    how: &Rename,
+    journal: &mut Journal,
+) -> Result<(), Option<io::Error>> {
     let (source, target) = (path_of(from), path_of(to));
     if how.access != 0
         && let Err(e) = fs::set_permissions(source, Permissions::from_mode(how.access))
@@ -176,7 +204,12 @@ fn try_rename(from: &[u8], to: &[u8], how: &Rename, journal: &mut Journal) -> Re
     if let Err(e) = fs::rename(path_of(&beside), target) {
         journal.note(
             Level::Crit,
-            format!("rename() \"{}\" to \"{}\" failed{}", String::from_utf8_lossy(&beside), target.display(), Errno::of(&e)),
+            format!(
+                "rename() \"{}\" to \"{}\" failed{}",
+                String::from_utf8_lossy(&beside),
+                target.display(),
+                Errno::of(&e)
+            ),
         );
         if let Err(e) = fs::remove_file(path_of(&beside)) {
             journal.critical("unlink()", &beside, &e);
@@ -209,7 +242,13 @@ fn create_full_path(path: &[u8], mode: u32) -> io::Result<()> {
 /// Sets a file's time; its time of access becomes the present.
 fn set_time(path: &[u8], mtime: i64) -> io::Result<()> {
     let times = (TimeSpec::UTIME_NOW, TimeSpec::new(mtime, 0));
-    utimensat(nix::fcntl::AT_FDCWD, path, &times.0, &times.1, UtimensatFlags::FollowSymlink)?;
+    utimensat(
+        nix::fcntl::AT_FDCWD,
+        path,
+        &times.0,
+        &times.1,
+        UtimensatFlags::FollowSymlink,
+    )?;
     Ok(())
 }
 
@@ -222,32 +261,53 @@ pub fn copy_file(
     mtime: Option<i64>,
     journal: &mut Journal,
 ) -> Result<(), ()> {
-    let mut note = |level, call: &str, path: &[u8], e: io::Error| journal.note(level, failure(call, path, &e));
+    let mut note =
+        |level, call: &str, path: &[u8], e: io::Error| journal.note(level, failure(call, path, &e));
     // a FIFO must not hold up the thread
-    let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path_of(from));
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path_of(from));
     let source = open.map_err(|e| note(Level::Crit, "open()", from, e))?;
     let found = match info.filter(|i| i.is_file()) {
         Some(i) => i.clone(),
         // a link is copied as what it leads to
-        None => source.metadata().map_err(|e| note(Level::Alert, "fstat()", from, e))?,
+        None => source
+            .metadata()
+            .map_err(|e| note(Level::Alert, "fstat()", from, e))?,
     };
-    let access = if access != 0 { access } else { found.mode() & 0o777 };
-    let create = OpenOptions::new().write(true).create(true).truncate(true).mode(access).open(path_of(to));
+    let access = if access != 0 {
+        access
+    } else {
+        found.mode() & 0o777
+    };
+    let create = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(access)
+        .open(path_of(to));
     let mut target: File = create.map_err(|e| note(Level::Crit, "open()", to, e))?;
     let size = found.len();
-    let copied = io::copy(&mut (&source).take(size), &mut target).map_err(|e| note(Level::Alert, "write()", to, e))?;
+    let copied = io::copy(&mut (&source).take(size), &mut target)
+        .map_err(|e| note(Level::Alert, "write()", to, e))?;
     if copied != size {
         let name = String::from_utf8_lossy(from);
-        journal.note(Level::Alert, format!("read() has read only {copied} of {size} from {name}"));
+        journal.note(
+            Level::Alert,
+            format!("read() has read only {copied} of {size} from {name}"),
+        );
         return Err(());
     }
-    set_time(to, mtime.unwrap_or(found.mtime())).map_err(|e| journal.note(Level::Alert, failure("utimes()", to, &e)))
+    set_time(to, mtime.unwrap_or(found.mtime()))
+        .map_err(|e| journal.note(Level::Alert, failure("utimes()", to, &e)))
 }
 
 /// Deletes a file, or a folder with all that is in it.
 pub fn delete(path: &[u8], folder: bool, journal: &mut Journal) -> Result<(), u16> {
     if !folder {
-        return fs::remove_file(path_of(path)).map_err(|e| journal.failed("unlink()", path, &e, 404));
+        return fs::remove_file(path_of(path))
+            .map_err(|e| journal.failed("unlink()", path, &e, 404));
     }
     empty_folder(path, journal)?;
     fs::remove_dir(path_of(path)).map_err(|e| journal.failed("rmdir()", path, &e, 404))
@@ -278,7 +338,9 @@ fn empty_folder(path: &[u8], journal: &mut Journal) -> Result<(), u16> {
 
 fn names(path: &[u8], journal: &mut Journal) -> Result<Vec<Vec<u8>>, u16> {
     let list = fs::read_dir(path_of(path)).and_then(|entries| {
-        entries.map(|e| e.map(|e| std::os::unix::ffi::OsStringExt::into_vec(e.file_name()))).collect()
+        entries
+            .map(|e| e.map(|e| std::os::unix::ffi::OsStringExt::into_vec(e.file_name())))
+            .collect()
     });
     list.map_err(|e| {
         journal.critical("opendir()", path, &e);
@@ -287,7 +349,13 @@ fn names(path: &[u8], journal: &mut Journal) -> Result<Vec<Vec<u8>>, u16> {
 }
 
 /// Copies a folder with all that is in it to a name that is free, or moves it there.
-pub fn copy_folder(from: &[u8], to: &[u8], info: &Metadata, moves: bool, journal: &mut Journal) -> Result<(), u16> {
+pub fn copy_folder(
+    from: &[u8],
+    to: &[u8],
+    info: &Metadata,
+    moves: bool,
+    journal: &mut Journal,
+) -> Result<(), u16> {
     if moves && fs::rename(path_of(from), path_of(to)).is_ok() {
         return Ok(());
     }
@@ -304,7 +372,13 @@ const MAX_DEPTH: usize = 256;
 
 fn copy_entries(from: &[u8], to: &[u8], depth: usize, journal: &mut Journal) -> Result<(), u16> {
     if depth > MAX_DEPTH {
-        journal.note(Level::Crit, format!("\"{}\" is too deep a folder to be copied", String::from_utf8_lossy(from)));
+        journal.note(
+            Level::Crit,
+            format!(
+                "\"{}\" is too deep a folder to be copied",
+                String::from_utf8_lossy(from)
+            ),
+        );
         return Err(500);
     }
     for name in names(from, journal)? {
@@ -341,7 +415,13 @@ mod tests {
     }
 
     fn plain(create_path: bool) -> Rename {
-        Rename { access: 0o640, folder_access: 0o640, mtime: Some(1_000_000_000), create_path, delete_source: true }
+        Rename {
+            access: 0o640,
+            folder_access: 0o640,
+            mtime: Some(1_000_000_000),
+            create_path,
+            delete_source: true,
+        }
     }
 
     #[test]
@@ -351,7 +431,15 @@ mod tests {
         let mut j = Journal::default();
         for (status, data) in [(201, "one"), (204, "two")] {
             fs::write(at("temp"), data).unwrap();
-            assert_eq!(put(bytes_of(&at("temp")), bytes_of(&at("a/b/file")), &plain(true), &mut j), Ok(status));
+            assert_eq!(
+                put(
+                    bytes_of(&at("temp")),
+                    bytes_of(&at("a/b/file")),
+                    &plain(true),
+                    &mut j
+                ),
+                Ok(status)
+            );
             assert_eq!(fs::read_to_string(at("a/b/file")).unwrap(), data);
         }
         let info = fs::metadata(at("a/b/file")).unwrap();
@@ -359,11 +447,30 @@ mod tests {
         assert!(!at("temp").exists() && texts(&j).is_empty());
 
         fs::write(at("temp"), "x").unwrap();
-        assert_eq!(put(bytes_of(&at("temp")), bytes_of(&at("none/file")), &plain(false), &mut j), Err(500));
-        assert!(texts(&j)[0].starts_with("rename() \"") && texts(&j)[0].ends_with("failed (2: No such file or directory)"));
+        assert_eq!(
+            put(
+                bytes_of(&at("temp")),
+                bytes_of(&at("none/file")),
+                &plain(false),
+                &mut j
+            ),
+            Err(500)
+        );
+        assert!(
+            texts(&j)[0].starts_with("rename() \"")
+                && texts(&j)[0].ends_with("failed (2: No such file or directory)")
+        );
         assert!(!at("temp").exists());
         fs::write(at("temp"), "x").unwrap();
-        assert_eq!(put(bytes_of(&at("temp")), bytes_of(&at("a")), &plain(true), &mut j), Err(409));
+        assert_eq!(
+            put(
+                bytes_of(&at("temp")),
+                bytes_of(&at("a")),
+                &plain(true),
+                &mut j
+            ),
+            Err(409)
+        );
         assert!(!at("temp").exists());
     }
 
@@ -378,16 +485,33 @@ mod tests {
         fs::write(at("from/sub/file"), "f").unwrap();
         symlink(at("outside"), at("from/link")).unwrap();
         let info = lstat(bytes_of(&at("from"))).unwrap();
-        copy_folder(bytes_of(&at("from")), bytes_of(&at("copy")), &info, false, &mut j).unwrap();
+        copy_folder(
+            bytes_of(&at("from")),
+            bytes_of(&at("copy")),
+            &info,
+            false,
+            &mut j,
+        )
+        .unwrap();
         assert_eq!(fs::read_to_string(at("copy/sub/file")).unwrap(), "f");
         assert_eq!(fs::read_to_string(at("copy/link/keep")).unwrap(), "k");
-        copy_folder(bytes_of(&at("copy")), bytes_of(&at("moved")), &info, true, &mut j).unwrap();
+        copy_folder(
+            bytes_of(&at("copy")),
+            bytes_of(&at("moved")),
+            &info,
+            true,
+            &mut j,
+        )
+        .unwrap();
         assert!(!at("copy").exists() && at("moved/sub/file").exists());
         delete(bytes_of(&at("from")), true, &mut j).unwrap();
         assert!(!at("from").exists() && at("outside/keep").exists());
         assert_eq!(texts(&j), [""; 0]);
         assert_eq!(delete(bytes_of(&at("from")), false, &mut j), Err(404));
-        assert_eq!(mkdir(bytes_of(&at("moved")), 0o700).map_err(|e| j.failed("mkdir()", b"x", &e, 409)), Err(405));
+        assert_eq!(
+            mkdir(bytes_of(&at("moved")), 0o700).map_err(|e| j.failed("mkdir()", b"x", &e, 409)),
+            Err(405)
+        );
     }
 
     #[test]
@@ -398,7 +522,13 @@ mod tests {
         symlink(".", at("from/self")).unwrap();
         let info = lstat(bytes_of(&at("from"))).unwrap();
         let mut j = Journal::default();
-        let _ = copy_folder(bytes_of(&at("from")), bytes_of(&at("to")), &info, false, &mut j);
+        let _ = copy_folder(
+            bytes_of(&at("from")),
+            bytes_of(&at("to")),
+            &info,
+            false,
+            &mut j,
+        );
         assert!(!texts(&j).is_empty());
     }
 

@@ -4,8 +4,8 @@ use super::pass::{PassWritten, WrittenTarget};
 use super::redirect::default_rule;
 use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri};
 use super::{ProxyConf, Rewriting};
-use crate::module::*;
 use crate::http::names::NameSet;
+use crate::module::*;
 use std::sync::Arc;
 
 /// A memory page: nginx's unit of buffers.
@@ -190,7 +190,10 @@ fn hidden(c: &ProxyConf) -> NameSet {
         b"x-accel-buffering",
         b"x-accel-charset",
     ];
-    let mut set: NameSet = DEFAULT.into_iter().chain(c.hide.iter().flatten().map(|n| &**n)).collect();
+    let mut set: NameSet = DEFAULT
+        .into_iter()
+        .chain(c.hide.iter().flatten().map(|n| &**n))
+        .collect();
     for name in c.pass_headers.iter().flatten() {
         set.remove(name);
     }

@@ -368,7 +368,6 @@ impl RequestHeaders {
 mod tests {
     use super::*;
 
-
     #[test]
     fn defaults_stand_unless_overridden() {
         let set = [
