@@ -36,8 +36,9 @@ build: build-deps
 bench: build-deps
 	cargo bench --locked
 
-## the library's documentation
+## docs/directives.md, from the declarations of the directives, and the library's documentation
 docs: build-deps
+	COULOIR_WRITE_DOCS=1 cargo test --locked --test docs
 	cargo doc --locked --no-deps
 
 # $(call install,PACKAGES): a shell line that installs what $$missing names

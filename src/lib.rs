@@ -13,7 +13,7 @@
 //! #     fn attach(_: &std::sync::Arc<()>, _: &mut Hooks) -> ConfResult<()> { Ok(()) }
 //! # }
 //! fn main() -> std::process::ExitCode {
-//!     couloir::main_with(|modules| drop(modules.add::<Hello>()))
+//!     couloir::main_with(|modules| modules.add::<Hello>())
 //! }
 //! ```
 #![deny(unsafe_code)]
@@ -45,11 +45,13 @@ pub mod prelude {
 
 /// Runs Couloir with its built-in modules, as the command line says.
 pub fn main() -> ExitCode {
-    main_with(|_| ())
+    main_with(|modules| modules)
 }
 
 /// Runs Couloir with further modules: `add` is given the list with the built-in ones in it.
-pub fn main_with(add: impl FnOnce(&mut module::Registry)) -> ExitCode {
+pub fn main_with(
+    add: impl for<'r> FnOnce(&'r mut module::Registry) -> &'r mut module::Registry,
+) -> ExitCode {
     let mut registry = modules::builtin();
     add(&mut registry);
     let code = process::main(registry, std::env::args_os().skip(1));

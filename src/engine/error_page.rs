@@ -88,8 +88,13 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
 fn builtin(r: &mut Request) -> Outcome {
     let core = r.location().core.clone();
     let location = std::mem::take(&mut r.out.location);
+    // what a 416 tells of the length
+    let range = r.out.headers.get(b"Content-Range").filter(|_| r.err_status == 416).map(<[u8]>::to_vec);
     r.out.clear_entity();
     r.out.location = location;
+    if let Some(range) = range {
+        r.out.headers.set(b"Content-Range", &range);
+    }
     r.out.status = r.err_status;
     r.out.status_line.clear();
     let mut page = Vec::with_capacity(256);

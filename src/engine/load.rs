@@ -2,7 +2,7 @@
 
 use super::site::{self, Defaults};
 use crate::config::{self, Diag, Reader, Sources};
-use crate::module::{Build, Registry, Site};
+use crate::module::{BlockKind, Build, Registry, Site};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +56,9 @@ pub fn load(registry: &Arc<Registry>, options: &LoadOptions, reader: &dyn Reader
             b.read(&g.root)?;
         }
         b.read(&tree.root)?;
+        if !b.blocks.iter().any(|block| matches!(block.kind, BlockKind::Events)) {
+            return Err(Diag::plain("no \"events\" section in configuration"));
+        }
         let defaults = Defaults { error_log: options.error_log.clone(), pid: options.pid.clone() };
         site::assemble(&mut b, &defaults)
     })();

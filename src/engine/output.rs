@@ -140,6 +140,10 @@ fn write_head(r: &mut Request) {
             r.out.clear_last_modified();
         }
     }
+    // nginx's own Last-Modified is of the document, not of an error
+    if r.out.last_modified_text.is_empty() && !matches!(r.out.status, 200 | 206 | 304) {
+        r.out.last_modified = None;
+    }
     redirect::absolute(r);
     let site = r.site.clone();
     let Some(location) = site.locations.get(r.location as usize) else { return };
@@ -164,6 +168,12 @@ fn write_head(r: &mut Request) {
     }
     if r.head.version == Version::V09 && !r.head.line.is_empty() {
         r.out.http09 = true;
+    }
+    if r.out.http09 {
+        r.keepalive = false;
+        framing = if r.out.header_only { Framing::None } else { Framing::Close };
+    }
+    if r.keepalive && crate::serve::draining() {
         r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;

@@ -80,20 +80,43 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
     loop {
         outcome = match outcome {
             Outcome::Done => return,
-            Outcome::Respond(body) => match output::send(r, body).await {
+            Outcome::Respond(body) => match Box::pin(respond(r, body)).await {
                 Ok(()) => return,
                 Err(status) => Outcome::Status(status),
             },
-            Outcome::Status(status) => match error_page::special(r, status).await {
+            Outcome::Status(status) => match Box::pin(error_page::special(r, status)).await {
                 Some(o) => o,
                 None => return,
             },
             Outcome::Redirect(to) => match redirect(r, to) {
-                Ok(entry) => pass(r, entry).await,
+                Ok(entry) => Box::pin(pass(r, entry)).await,
                 Err(status) => Outcome::Status(status),
             },
         };
     }
+}
+
+/// Sends a local response; what has come of a body that nobody wants is thrown away first.
+async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
+    if r.has_body() && !r.body.read && !std::mem::replace(&mut r.body.discarded, true) {
+        let down = r.down.clone();
+        let mut sink = bytes::BytesMut::new();
+        let bad = std::future::poll_fn(|cx| {
+            loop {
+                sink.clear();
+                match down.poll_body(cx, &mut sink, 16 * 1024) {
+                    std::task::Poll::Ready(Ok(BodyRead::Data(_))) => {}
+                    std::task::Poll::Ready(Ok(BodyRead::Bad(status))) => return std::task::Poll::Ready(Some(status)),
+                    _ => return std::task::Poll::Ready(None),
+                }
+            }
+        });
+        if let Some(status) = bad.await {
+            r.keepalive = false;
+            return Err(status);
+        }
+    }
+    output::send(r, body).await
 }
 
 /// Normalises the target and finds the server: what must be known before the first phase.
@@ -127,6 +150,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
     }
     r.internal = true;
     r.valid_location = true;
+    r.upstream.forget_target();
     let site = r.site.clone();
     let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
     match to {
@@ -257,14 +281,14 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
     }
     let conn = r.conn();
     let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed) >= core.keepalive_requests
-        || conn.start.elapsed().as_millis() as u64 > core.keepalive_time;
+        || r.start.saturating_duration_since(conn.start).as_millis() as u64 > core.keepalive_time;
     let agent = r.head.headers.get_id(crate::http::headers::Known::UserAgent).unwrap_or_default();
     let has = |s: &[u8]| memchr::memmem::find(agent, s).is_some();
     let disabled = match core.keepalive_disable {
         (false, false) => false,
         (msie6, safari) => {
             (msie6 && r.method == crate::http::method::Method::Post && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
-                || (safari && has(b"Macintosh") && has(b"Safari/") && !has(b"Chrome/"))
+                || (safari && has(b"Mac OS X") && has(b"Safari/") && !has(b"Gecko/") && !has(b"Chrome/"))
         }
     };
     if core.keepalive_timeout == 0 || used_up || disabled {
@@ -400,7 +424,7 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
         Next::Status(s) => Some(Outcome::Status(s)),
         Next::Respond(b) => Some(Outcome::Respond(b)),
         Next::Redirect(t) => Some(Outcome::Redirect(t)),
-        Next::Upstream(p) => Some(crate::exchange::run(r, &p).await),
+        Next::Upstream(p) => Some(Box::pin(crate::exchange::run(r, &p)).await),
         // a future never returns another one: `settle` has waited for it
         Next::Wait(f) => match Box::pin(f).await {
             Next::Status(s) => Some(Outcome::Status(s)),

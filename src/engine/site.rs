@@ -10,6 +10,7 @@ use crate::log::{ErrorLog, LogFiles, Sink, Target, Threshold};
 use crate::module::*;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Defaults that depend on how the program was started.
 pub struct Defaults {
@@ -40,7 +41,9 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     }
     let locations = std::mem::take(&mut assembly.locations);
     let listeners = super::listeners::collect(b, &ids, &mut servers)?;
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
     Ok(Site {
+        serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         listeners,
         servers,
         locations,

@@ -88,28 +88,12 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
-    // what the parent's variables hold is taken back even if the subrequest ends in the middle
-    let mut lent = Lent { parent: r, child };
-    lent.parent.lend(&mut lent.child);
-    phases::subrequest(&mut lent.child).await;
-    let child = lent.finish();
+    r.lend(&mut child);
+    phases::subrequest(&mut child).await;
+    r.lend(&mut child);
     let state = std::mem::take(&mut *memory.state.lock());
     let aborted = state.aborted || child.aborted;
     Ok(Sub { request: child, body: state.body, aborted })
-}
-
-/// A subrequest under way, with what its parent lent it.
-struct Lent<'r> {
-    parent: &'r mut Request,
-    child: Box<Request>,
-}
-
-impl Lent<'_> {
-    fn finish(self) -> Box<Request> {
-        let Lent { parent, mut child } = self;
-        parent.lend(&mut child);
-        child
-    }
 }
 
 /// Receives the response of a subrequest.

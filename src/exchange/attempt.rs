@@ -7,7 +7,8 @@ use crate::exchange::h1::response::{Parser, Progress};
 use crate::log::Level;
 use crate::module::{BodyLength, Pass, Request, next};
 use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
+use crate::serve::buffers;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -62,11 +63,13 @@ pub(super) struct Attempt<'a> {
     pub start: Instant,
     pub sent: bool,
     pub cached: bool,
+    /// Bytes received up to the end of the head.
+    pub head_bytes: u64,
 }
 
 impl<'a> Attempt<'a> {
     pub fn new(pass: &'a Arc<Pass>, target: &'a Found, group: &'a Group, peer: &'a Peer, length: BodyLength, streaming: bool) -> Self {
-        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false }
+        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false, head_bytes: 0 }
     }
 
     /// Milliseconds since the try began.
@@ -82,28 +85,32 @@ impl<'a> Attempt<'a> {
 
     async fn exchange(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
-        let mut conn = self.connect(r, connector).await?;
+        let tag = Arc::as_ptr(self.pass) as usize as u64;
+        let mut conn = match pool::take(self.group, self.peer, tag) {
+            Some(conn) => conn,
+            // making a connection is rare and its future large
+            None => Box::pin(self.connect(r, connector, tag)).await?,
+        };
         self.cached = conn.reused;
         if let Some(s) = r.upstream.states.last_mut() {
-            s.connect_time = Some(self.start.elapsed().as_millis() as u64);
+            s.connect_time = Some(if self.cached { 0 } else { self.start.elapsed().as_millis() as u64 });
         }
-        conn.rbuf = take_buffer();
+        conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
+        received(r, conn.rbuf.len());
         let consumed = self.read_head(r, &mut conn, early).await?;
         conn.rbuf.advance(consumed);
         if let Some(s) = r.upstream.states.last_mut() {
             s.header_time = Some(self.start.elapsed().as_millis() as u64);
             s.status = r.upstream.head.status;
-            s.bytes_received += consumed as u64;
+        }
+        if let Some(s) = r.upstream.states.last() {
+            self.head_bytes = s.bytes_received.saturating_sub(conn.rbuf.len() as u64);
         }
         self.respond(r, conn, connector).await
     }
 
-    async fn connect(&self, r: &mut Request, connector: &Connector) -> Result<UpConn, Failure> {
-        let tag = Arc::as_ptr(self.pass) as usize as u64;
-        if let Some(conn) = pool::take(self.group, self.peer, tag) {
-            return Ok(conn);
-        }
+    async fn connect(&self, r: &mut Request, connector: &Connector, tag: u64) -> Result<UpConn, Failure> {
         let conf = &self.pass.conf;
         let mut options = ConnectOptions {
             timeout: Duration::from_millis(conf.connect_timeout),
@@ -177,11 +184,7 @@ impl<'a> Attempt<'a> {
                     r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
                     return Err(Failure::new(next::ERROR, 502));
                 }
-                n => {
-                    if let Some(s) = r.upstream.states.last_mut() {
-                        let _ = (s, n);
-                    }
-                }
+                _ => {}
             }
         }
     }
@@ -204,7 +207,10 @@ impl<'a> Attempt<'a> {
         let result = tokio::time::timeout(Duration::from_millis(conf.read_timeout), read).await;
         conn.rbuf = buf;
         match result {
-            Ok(Some(Ok(n))) => Ok(n),
+            Ok(Some(Ok(n))) => {
+                received(r, n);
+                Ok(n)
+            }
             Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
             Ok(None) => {
                 r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too (104: Connection reset by peer) {doing}"));
@@ -239,7 +245,7 @@ impl<'a> Attempt<'a> {
         }
         if status == 101 && r.head.headers.contains(b"upgrade") && conf.allow_upgrade {
             head::copy(self, r);
-            return Ok(tunnel::run(self, r, conn).await);
+            return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
             if status == 401
@@ -270,29 +276,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Size of one read from an origin.
-const BUFFER: usize = 16 * 1024;
-
-thread_local! {
-    static BUFFERS: std::cell::RefCell<Vec<BytesMut>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// A read buffer: idle connections hold none.
-pub(super) fn take_buffer() -> BytesMut {
-    BUFFERS.with(|b| b.borrow_mut().pop()).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
-}
-
-/// Gives a read buffer back.
-pub(super) fn give_buffer(mut b: BytesMut) {
-    b.clear();
-    // a buffer whose front was consumed gets its room back here
-    if !b.try_reclaim(BUFFER) {
-        return;
+/// Counts what was read from the origin.
+pub(super) fn received(r: &mut Request, n: usize) {
+    if let Some(s) = r.upstream.states.last_mut() {
+        s.bytes_received += n as u64;
     }
-    BUFFERS.with(|list| {
-        let mut list = list.borrow_mut();
-        if list.len() < 64 {
-            list.push(b);
-        }
-    });
 }

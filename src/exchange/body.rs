@@ -1,6 +1,7 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
-use super::attempt::{Attempt, Failure, give_buffer};
+use super::attempt::{Attempt, Failure, received};
+use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::chunked::Decoder;
@@ -53,14 +54,14 @@ pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, 
         r.upstream.limit_rate = crate::config::value::parse_size(&t.eval(r)).unwrap_or(0);
     }
     if let Err(status) = output::start(r) {
-        give_buffer(std::mem::take(&mut conn.rbuf));
+        buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
     let result = transfer(a, r, &mut conn, &mut framing).await;
     match result {
         Ok(()) => {
             let clean = conn.rbuf.is_empty() && !matches!(framing, Framing::Close);
-            give_buffer(std::mem::take(&mut conn.rbuf));
+            buffers::give(std::mem::take(&mut conn.rbuf));
             let unsent = a.streaming && !r.body.read;
             if clean && !unsent && !r.upstream.head.connection_close {
                 pool::park(connector, a.group, conn);
@@ -91,7 +92,6 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
     let memory = conf.buffers.0.saturating_mul(conf.buffers.1).max(conf.buffer_size);
     let mut backlog = Backlog::default();
     let mut body = BytesMut::new();
-    let begun = std::time::Instant::now();
     let mut received = 0u64;
     loop {
         // what has been read is decoded and handed on
@@ -103,8 +103,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         let (used, done) = (piece.used, piece.done);
         received += used as u64;
         if let Some(s) = r.upstream.states.last_mut() {
-            s.response_length += if matches!(framing, Framing::Chunked(_)) { body.len() as u64 } else { used as u64 };
-            s.bytes_received += used as u64;
+            s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
         let direct = !matches!(framing, Framing::Chunked(_));
         if backlog.is_empty() && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0) {
@@ -151,7 +150,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
             return Ok(());
         }
         if r.upstream.limit_rate > 0 {
-            pace(r.upstream.limit_rate, received, begun).await;
+            pace(r.upstream.limit_rate, received, a.start).await;
         }
         match more(a, r, conn, &mut backlog, buffered, memory).await? {
             0 if matches!(framing, Framing::Close) => {
@@ -240,6 +239,9 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
     // what is there already costs neither a timer nor a flush
     let now = poll_fn(|cx| Poll::Ready(std::pin::pin!(conn.read_buf(&mut buf)).poll(cx))).await;
     conn.rbuf = buf;
+    if let Poll::Ready(Ok(n)) = now {
+        received(r, n);
+    }
     match now {
         Poll::Ready(Ok(n)) if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() => return Ok(n),
         Poll::Ready(Ok(n)) => {
@@ -280,7 +282,10 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
     let result = tokio::time::timeout(read_limit, either).await;
     conn.rbuf = buf;
     match result {
-        Ok(Either::Read(Ok(n))) => Ok(n),
+        Ok(Either::Read(Ok(n))) => {
+            received(r, n);
+            Ok(n)
+        }
         Ok(Either::Read(Err(e))) => {
             a.broken(r, &e, "recv()", DOING);
             Err(Broken::Origin)

@@ -94,7 +94,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             }
             _ => {}
         }
-        if hidden(conf, name) {
+        if conf.hide.contains(known, name) {
             continue;
         }
         match known {
@@ -103,7 +103,6 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
                 r.out.content_type.extend_from_slice(value);
                 r.out.type_charset = true;
             }
-            Known::Location => r.out.location = value.to_vec(),
             Known::Date => r.out.date = value.to_vec(),
             Known::Server => r.out.server = value.to_vec(),
             Known::LastModified => {
@@ -118,26 +117,14 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
 }
 
-/// Whether a header stays with us (`proxy_hide_header` and the defaults).
-fn hidden(conf: &crate::module::PassConf, name: &[u8]) -> bool {
-    let mut small = [0u8; 64];
-    match small.get_mut(..name.len()) {
-        Some(s) => {
-            s.copy_from_slice(name);
-            s.make_ascii_lowercase();
-            conf.hide.contains(&*s)
-        }
-        None => conf.hide.contains(&*name.to_ascii_lowercase()),
-    }
-}
-
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
     let t = a.target;
     let to = Destination { host: &t.host, port: &t.port, uri: t.uri.as_deref(), tls: t.tls };
     let mut out = Vec::new();
     let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
     let value = if changed { &out[..] } else { value };
-    if known == Known::Location {
+    // only what was rewritten is made absolute
+    if known == Known::Location && changed && value.starts_with(b"/") {
         r.out.location = value.to_vec();
     } else {
         r.out.headers.append(name, value);

@@ -25,11 +25,15 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let unbuffered = wanted && !conf.request_buffering && !r.body.read && (r.head.content_length.is_some() || pass.protocol.chunked());
     let streaming = match unbuffered {
         // what has come at once is as good as buffered
-        true => match request_body::preread(r).await {
+        true => match Box::pin(request_body::preread(r)).await {
             Ok(whole) => !whole,
             Err(status) => return Outcome::Status(status),
         },
-        false => match r.read_body().await {
+        false if !r.has_body() => {
+            r.send_continue();
+            false
+        }
+        false => match Box::pin(r.read_body()).await {
             Ok(()) => false,
             Err(status) => return Outcome::Status(status),
         },
@@ -42,7 +46,11 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         (None, true) if streaming => r.head.content_length.map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
-    let target = match target::find(r, pass).await {
+    let found = match target::fixed(pass) {
+        Some(t) => Ok(t),
+        None => Box::pin(target::find(r, pass)).await,
+    };
+    let target = match found {
         Ok(t) => t,
         Err(status) => return Outcome::Status(status),
     };
@@ -71,7 +79,7 @@ async fn tries(
 ) -> Outcome {
     let conf = &pass.conf;
     let group = &*target.group;
-    let begun = Instant::now();
+    let begun = (conf.next_upstream_timeout > 0).then(Instant::now);
     let mut pick = group.start();
     pick.limit_tries(conf.next_upstream_tries);
     let mut new_group = !r.upstream.states.is_empty();
@@ -119,8 +127,7 @@ async fn tries(
         if sent && matches!(r.method, Method::Post | Method::Lock | Method::Patch) {
             kind |= next::NON_IDEMPOTENT;
         }
-        let timeout = conf.next_upstream_timeout;
-        let late = timeout > 0 && begun.elapsed() >= Duration::from_millis(timeout);
+        let late = begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         if pick.tries == 0 || conf.next_upstream & kind != kind || (sent && streaming) || late || r.header_sent {
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }

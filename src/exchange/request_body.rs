@@ -17,10 +17,15 @@ const DOING: &str = "while sending request to upstream";
 
 /// Sends everything; true if the origin began to answer before that.
 pub(super) async fn send(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
+    if own.is_none() && a.length == BodyLength::None {
+        return write(a, r, conn, head).await;
+    }
+    Box::pin(with_body(a, r, conn, head, own)).await
+}
+
+async fn with_body(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
     let early = if let Some(body) = own {
         write(a, r, conn, head).await? || write(a, r, conn, body).await?
-    } else if a.length == BodyLength::None {
-        write(a, r, conn, head).await?
     } else if a.streaming {
         stream(a, r, conn, head).await?
     } else if let Some(body) = r.body.spool.memory().filter(|b| b.len() + head.len() <= 64 * 1024) {

@@ -16,24 +16,31 @@ pub(super) struct Found {
     pub tls: bool,
 }
 
+/// The target where it has no variables.
+pub(super) fn fixed(pass: &Pass) -> Option<Found> {
+    match &pass.target {
+        PassTarget::Group(group, tls) => {
+            let group = group.get()?.clone();
+            Some(Found { group, host: Vec::new(), port: Vec::new(), uri: None, tls: *tls })
+        }
+        PassTarget::Dynamic(..) => None,
+    }
+}
+
 /// Evaluates the target where it has variables, and resolves its name.
 ///
 /// # Errors
 /// The status with which the request ends.
 pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
-    let (template, groups) = match &pass.target {
-        PassTarget::Group(group, tls) => {
-            let Some(group) = group.get().cloned() else { return Err(500) };
-            return Ok(Found { group, host: Vec::new(), port: Vec::new(), uri: None, tls: *tls });
-        }
-        PassTarget::Dynamic(template, groups) => (template, groups),
-    };
+    let PassTarget::Dynamic(template, groups) = &pass.target else { return Err(500) };
     let mut url = Vec::with_capacity(128);
     template.write(r, &mut url);
     let t = pass.protocol.target(&url).map_err(|e| {
         r.error(Level::Error, format_args!("{e}"));
         500u16
     })?;
+    r.upstream.host.clone_from(&t.host);
+    r.upstream.port.clone_from(&t.port);
     let name = String::from_utf8_lossy(&t.host).into_owned();
     let single = |addrs: Vec<PeerAddr>| Group::single(&name, addrs).map(Arc::new).map_err(|_| 502u16);
     let group = match &t.address {

@@ -1,6 +1,7 @@
 //! An upgraded connection: bytes pass as they are, both ways, until one side ends.
 
-use super::attempt::{Attempt, give_buffer};
+use super::attempt::Attempt;
+use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::log::Level;
@@ -117,8 +118,7 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     if let Some(s) = r.upstream.states.last_mut() {
         s.bytes_sent += sent;
         s.bytes_received += received;
-        s.response_length += received;
     }
-    give_buffer(up);
+    buffers::give(up);
     Outcome::Done
 }

@@ -331,7 +331,7 @@ impl Known {
         NAMES.get(self as usize).copied().unwrap_or_default()
     }
 
-    fn bit(self) -> u128 {
+    pub(super) fn bit(self) -> u128 {
         1 << self as u8
     }
 }

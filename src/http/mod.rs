@@ -8,6 +8,7 @@ pub mod head;
 pub mod headers;
 pub mod host;
 pub mod method;
+pub mod names;
 pub mod range;
 pub mod request_line;
 pub mod status;

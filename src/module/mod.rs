@@ -8,6 +8,7 @@ mod build;
 mod conf;
 mod core_conf;
 mod directive;
+mod docs;
 mod downstream;
 mod hook;
 mod pass;
@@ -28,6 +29,7 @@ pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub(crate) use build::IfBlocks;
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
+pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
 #[cfg(test)]
@@ -43,12 +45,13 @@ pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
-pub use stats::Stat;
+pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{SharedTls, TlsListener, TlsServer};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
+pub use crate::engine::subrequest;
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 
 use std::sync::Arc;

@@ -5,7 +5,6 @@ use crate::config::addr::{Address, parse_server};
 use crate::exchange::h1::response::UpstreamHead;
 use crate::upstream::Group;
 use crate::upstream::connect::UpstreamTls as ConnectTls;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A location's origin, protocol and settings: the content of `proxy_pass` and its kin.
@@ -239,7 +238,7 @@ pub struct PassConf {
     /// `proxy_bind`; the flag is `transparent`.
     pub bind: Option<(Template, bool)>,
     /// Headers that are not passed on, in lower case.
-    pub hide: Arc<HashSet<Box<[u8]>, foldhash::fast::FixedState>>,
+    pub hide: Arc<crate::http::names::NameSet>,
     /// `proxy_ignore_headers`: bits of [`ignore`].
     pub ignore: u32,
     /// `proxy_allow_upgrade`: `Upgrade` responses become tunnels.
@@ -347,12 +346,17 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Forgets everything and keeps the memory.
-    pub fn clear(&mut self) {
-        self.uri.clear();
+    /// Forgets where the request was going: another location follows.
+    pub fn forget_target(&mut self) {
         self.host.clear();
         self.port.clear();
         self.body = None;
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.uri.clear();
+        self.forget_target();
         self.states.clear();
         self.has_head = false;
         self.buffered = None;

@@ -1,7 +1,7 @@
 //! One request, from its head to its log line.
 
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, Site, Slot,
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, SiteRef, Slot,
     Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Requests are reused: [`Request::reset`] forgets all and keeps the memory.
 pub struct Request {
     /// The configuration that this request is served from, to its end.
-    pub site: Arc<Site>,
+    pub site: SiteRef,
     /// Index of the virtual server.
     pub server: u32,
     /// The location, or the settings that take its place.
@@ -92,8 +92,6 @@ pub struct Request {
     pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
-    /// Whether the request was there before the one before it had been answered.
-    pub pipelined: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -121,7 +119,7 @@ pub struct BodyState {
 
 impl Request {
     /// A request of `site` on a connection, with nothing in it yet.
-    pub fn new(site: Arc<Site>, down: Arc<dyn Downstream>) -> Request {
+    pub fn new(site: SiteRef, down: Arc<dyn Downstream>) -> Request {
         let remote = down.info().remote.clone();
         let mut r = Request {
             server: 0,
@@ -134,7 +132,6 @@ impl Request {
             valid_unparsed_uri: true,
             valid_location: true,
             add_uri_to_alias: false,
-            pipelined: false,
             internal: false,
             uri_changes: 0,
             uri_changed: false,
@@ -182,8 +179,8 @@ impl Request {
     }
 
     /// Makes this the next request of `down`; keeps allocated memory.
-    pub fn reset(&mut self, site: &Arc<Site>, down: Arc<dyn Downstream>) {
-        let same = Arc::ptr_eq(&self.site, site);
+    pub fn reset(&mut self, site: &SiteRef, down: Arc<dyn Downstream>) {
+        let same = self.site.same(site);
         if !same {
             self.site = site.clone();
         }
@@ -197,7 +194,6 @@ impl Request {
         self.valid_unparsed_uri = true;
         self.valid_location = true;
         self.add_uri_to_alias = false;
-        self.pipelined = false;
         self.internal = false;
         self.uri_changes = 11;
         self.uri_changed = false;
@@ -496,6 +492,8 @@ impl Request {
         if self.body.read || self.body.discarded {
             return Ok(());
         }
+        // as in nginx, the expectation is met even where the body turns out to be empty
+        self.send_continue();
         if !self.has_body() {
             self.body.read = true;
             return Ok(());
@@ -550,8 +548,8 @@ impl Request {
             return;
         }
         self.body.continued = true;
-        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent && self.has_body() {
-            let head = ResponseHead { status: 100, ..ResponseHead::default() };
+        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
+            let head = ResponseHead { status: 100, status_line: b"100 Continue".to_vec(), ..ResponseHead::default() };
             self.down.head(&head, super::Framing::None);
         }
     }

@@ -174,6 +174,7 @@ impl ResponseHead {
             Some(f) => {
                 f.clear();
                 f.extend_from_slice(value);
+                self.headers.remove(name);
             }
             None if name.eq_ignore_ascii_case(b"content-length") => {
                 self.content_length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
@@ -207,7 +208,7 @@ impl ResponseHead {
             13 if name.eq_ignore_ascii_case(b"last-modified") => &self.last_modified_text,
             _ => return self.headers.get(name),
         };
-        (!field.is_empty()).then_some(field)
+        if field.is_empty() { self.headers.get(name) } else { Some(field) }
     }
 
     /// `$sent_http_…`: like [`ResponseHead::get`] by the variable's spelling, computed headers included.

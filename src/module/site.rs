@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// Everything that requests are served from. Immutable; a reload makes a new one.
 pub struct Site {
+    /// A number that no other site of this process has; never 0.
+    pub serial: u64,
     /// Addresses, each with its servers.
     pub listeners: Vec<Listener>,
     /// Virtual servers, in the order of the configuration.
@@ -27,6 +29,30 @@ pub struct Site {
     pub main: MainConf,
     /// Ids of variables by name, for tests and tools.
     pub var_names: HashMap<Box<str>, VarId>,
+}
+
+/// A thread's own reference to the site: counting it touches no memory that other threads count in.
+#[derive(Clone)]
+pub struct SiteRef(Arc<Arc<Site>>);
+
+impl SiteRef {
+    /// A reference of its own.
+    pub fn new(site: Arc<Site>) -> SiteRef {
+        SiteRef(Arc::new(site))
+    }
+
+    /// Whether both are the same reference.
+    pub fn same(&self, other: &SiteRef) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::ops::Deref for SiteRef {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.0
+    }
 }
 
 /// A location's number in its site.

@@ -1,7 +1,7 @@
 //! Counters of connections and requests: what `stub_status` shows.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,30 +38,61 @@ impl Stat {
 
     /// The sum over all threads.
     pub fn get(self) -> u64 {
-        let sum: i64 = SHARDS.iter().filter_map(|s| s.0.get(self as usize)).map(|c| c.load(Ordering::Relaxed)).sum();
-        // a connection may be closed by another thread between two reads
+        let shards = SHARDS.lock();
+        let sum: i64 = shards.iter().filter_map(|s| s.0.get(self as usize)).map(|c| c.load(Ordering::Relaxed)).sum();
+        // what one thread counts up another may count down
         sum.max(0) as u64
     }
 
     fn add(self, n: i64) {
-        if let Some(c) = SHARDS.get(shard()).and_then(|s| s.0.get(self as usize)) {
-            c.fetch_add(n, Ordering::Relaxed);
+        let _ = MINE.try_with(|shard| {
+            // no other thread writes here
+            if let Some(c) = shard.0.get(self as usize) {
+                c.store(c.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// Counts itself under one name at a time, for as long as it lives.
+pub struct Gauge(Stat);
+
+impl Gauge {
+    /// Counts under `stat`.
+    pub fn new(stat: Stat) -> Gauge {
+        stat.up();
+        Gauge(stat)
+    }
+
+    /// Counts under another name from now on.
+    pub fn set(&mut self, stat: Stat) {
+        if self.0 != stat {
+            self.0.down();
+            stat.up();
+            self.0 = stat;
         }
     }
 }
 
-/// The counters of some of the threads, on cache lines of their own.
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.down();
+    }
+}
+
+/// The counters of one thread, on cache lines of their own; they outlive it.
+#[derive(Default)]
 #[repr(align(128))]
 struct Shard([AtomicI64; Stat::COUNT]);
 
-static SHARDS: [Shard; 32] = [const { Shard([const { AtomicI64::new(0) }; Stat::COUNT]) }; 32];
+static SHARDS: Mutex<Vec<&'static Shard>> = Mutex::new(Vec::new());
 
-fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS.len());
-    }
-    MINE.try_with(Cell::get).unwrap_or(0)
+thread_local! {
+    static MINE: &'static Shard = {
+        let shard: &'static Shard = Box::leak(Box::default());
+        SHARDS.lock().push(shard);
+        shard
+    };
 }
 
 #[cfg(test)]
@@ -70,11 +101,17 @@ mod tests {
 
     #[test]
     fn sums_over_threads() {
-        let before = Stat::Waiting.get();
-        Stat::Waiting.up();
-        Stat::Waiting.up();
-        std::thread::spawn(|| Stat::Waiting.down()).join().unwrap();
-        assert_eq!(Stat::Waiting.get(), before + 1);
-        Stat::Waiting.down();
+        // no other test counts these
+        Stat::Accepted.up();
+        Stat::Accepted.up();
+        std::thread::spawn(|| Stat::Accepted.down()).join().unwrap();
+        let mut gauge = Gauge::new(Stat::Accepted);
+        assert_eq!(Stat::Accepted.get(), 2);
+        gauge.set(Stat::Handled);
+        assert_eq!((Stat::Accepted.get(), Stat::Handled.get()), (1, 1));
+        drop(gauge);
+        assert_eq!(Stat::Handled.get(), 0);
+        Stat::Handled.down();
+        assert_eq!(Stat::Handled.get(), 0);
     }
 }

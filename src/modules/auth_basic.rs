@@ -2,7 +2,6 @@
 
 use super::password;
 use crate::config::Result;
-use crate::engine::core::once;
 use crate::http::method::Method;
 use crate::log::{Errno, Level as LogLevel};
 use crate::module::*;

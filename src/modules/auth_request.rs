@@ -1,8 +1,6 @@
 //! Access by what a subrequest answers: `auth_request`, `auth_request_set`.
 
 use crate::config::{Result, Statement};
-use crate::engine::core::once;
-use crate::engine::subrequest::{self, Ask};
 use crate::http::method::Method;
 use crate::log::Level as LogLevel;
 use crate::module::*;
@@ -51,7 +49,7 @@ struct Check(Arc<AuthRequestConf>);
 impl Handler for Check {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
         Next::Wait(Box::pin(async move {
-            let ask = Ask { uri: self.0.uri.as_deref().unwrap_or_default(), args: b"", method: Method::Get, body: false };
+            let ask = subrequest::Ask { uri: self.0.uri.as_deref().unwrap_or_default(), args: b"", method: Method::Get, body: false };
             let mut sub = match subrequest::run(r, ask).await {
                 Ok(sub) => sub,
                 Err(status) => return Next::Status(status),

@@ -38,11 +38,17 @@ struct Table {
 impl Evaluate for Table {
     fn evaluate<'r>(&'r self, r: &'r Request) -> Val<'r> {
         // where there is no address nginx looks for 255.255.255.255
-        let value = match self.client(r).unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST)).to_canonical() {
+        let value = match self
+            .client(r)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST))
+            .to_canonical()
+        {
             IpAddr::V4(ip) => self.v4.find(ip.to_bits()),
             IpAddr::V6(ip) => self.v6.find(ip.to_bits()),
         };
-        value.and_then(|v| self.values.get(v as usize)).map_or(Val::EMPTY, |v| Val::Bytes(v))
+        value
+            .and_then(|v| self.values.get(v as usize))
+            .map_or(Val::EMPTY, |v| Val::Bytes(v))
     }
 }
 
@@ -55,15 +61,28 @@ impl Table {
         if self.proxies.is_empty() {
             return ip;
         }
-        Some(forwarded(ip?, r.headers().get_all(b"x-forwarded-for"), &self.proxies, self.recursive))
+        Some(forwarded(
+            ip?,
+            r.headers().get_all(b"x-forwarded-for"),
+            &self.proxies,
+            self.recursive,
+        ))
     }
 }
 
 /// The address behind trusted proxies: the last of `X-Forwarded-For`, or the last that is no proxy itself.
-fn forwarded<'a>(mut ip: IpAddr, headers: impl Iterator<Item = &'a [u8]>, proxies: &[Cidr], recursive: bool) -> IpAddr {
+fn forwarded<'a>(
+    mut ip: IpAddr,
+    headers: impl Iterator<Item = &'a [u8]>,
+    proxies: &[Cidr],
+    recursive: bool,
+) -> IpAddr {
     let trusted = |ip: &IpAddr| proxies.iter().any(|p| p.contains(&ip.to_canonical()));
     let headers: smallvec::SmallVec<[&[u8]; 4]> = headers.collect();
-    let list = headers.iter().rev().flat_map(|h| h.rsplit(|c| matches!(c, b' ' | b',')).filter(|a| !a.is_empty()));
+    let list = headers.iter().rev().flat_map(|h| {
+        h.rsplit(|c| matches!(c, b' ' | b','))
+            .filter(|a| !a.is_empty())
+    });
     for text in list {
         if !trusted(&ip) {
             break;
@@ -88,7 +107,10 @@ struct Intervals<T> {
 
 impl<T: Ord + Copy> Intervals<T> {
     fn find(&self, at: T) -> Option<u32> {
-        let i = self.starts.partition_point(|(start, _)| *start <= at).checked_sub(1)?;
+        let i = self
+            .starts
+            .partition_point(|(start, _)| *start <= at)
+            .checked_sub(1)?;
         self.starts.get(i)?.1
     }
 
@@ -123,7 +145,9 @@ impl<T: Ord + Copy> Intervals<T> {
         while !open.is_empty() {
             close(&mut open, &mut push);
         }
-        Intervals { starts: starts.into() }
+        Intervals {
+            starts: starts.into(),
+        }
     }
 }
 
@@ -174,7 +198,9 @@ impl Reader {
         match (&*s.name.text, s.len()) {
             (b"ranges", 0) => {
                 if self.any_network {
-                    return Err(s.error("the \"ranges\" directive must be the first directive inside \"geo\" block"));
+                    return Err(s.error(
+                        "the \"ranges\" directive must be the first directive inside \"geo\" block",
+                    ));
                 }
                 self.ranges = true;
             }
@@ -231,7 +257,10 @@ impl Reader {
     fn add(&mut self, s: &Statement, text: &[u8], net: Cidr4or6, value: u32, b: &mut Build) {
         if let Some(old) = self.networks.insert(net, value) {
             let (new, old) = (shown(self.text(value)), shown(self.text(old)));
-            b.warn(s.warn(format!("duplicate network \"{}\", value: \"{new}\", old value: \"{old}\"", shown(text))));
+            b.warn(s.warn(format!(
+                "duplicate network \"{}\", value: \"{new}\", old value: \"{old}\"",
+                shown(text)
+            )));
         }
     }
 
@@ -241,7 +270,9 @@ impl Reader {
             let value = self.value(s.arg(0));
             if let Some(old) = self.default.replace(value) {
                 let (new, old) = (shown(s.arg(0)), shown(self.text(old)));
-                b.warn(s.warn(format!("duplicate default geo range value: \"{new}\", old value: \"{old}\"")));
+                b.warn(s.warn(format!(
+                    "duplicate default geo range value: \"{new}\", old value: \"{old}\""
+                )));
             }
             return Ok(());
         }
@@ -269,11 +300,19 @@ impl Reader {
                 Inserted::New => {}
                 Inserted::Instead(old) => {
                     let (new, old) = (shown(self.text(value)), shown(self.text(old)));
-                    b.warn(s.warn(format!("duplicate range \"{}\", value: \"{new}\", old value: \"{old}\"", shown(text))));
+                    b.warn(s.warn(format!(
+                        "duplicate range \"{}\", value: \"{new}\", old value: \"{old}\"",
+                        shown(text)
+                    )));
                 }
                 Inserted::Overlap(f, t) => {
                     let ip = |low: u16| Ipv4Addr::from_bits(whole | u32::from(low));
-                    return Err(s.error(format!("range \"{}\" overlaps \"{}-{}\"", shown(text), ip(f), ip(t))));
+                    return Err(s.error(format!(
+                        "range \"{}\" overlaps \"{}-{}\"",
+                        shown(text),
+                        ip(f),
+                        ip(t)
+                    )));
                 }
             }
         }
@@ -292,7 +331,10 @@ impl Reader {
             }
             for (half, list) in &self.halves {
                 let whole = u32::from(*half) << 16;
-                v4.extend(list.iter().map(|(f, t, v)| (whole | u32::from(*f), whole | u32::from(*t), *v)));
+                v4.extend(
+                    list.iter()
+                        .map(|(f, t, v)| (whole | u32::from(*f), whole | u32::from(*t), *v)),
+                );
             }
         }
         for ((ip, prefix), value) in &self.networks {
@@ -344,12 +386,25 @@ fn insert(list: &mut Vec<(u16, u16, u32)>, from: u16, to: u16, value: u32) -> In
     }
     if from < f || to > t {
         // nginx names the last of those in the way
-        let last = list.iter().rev().find(|(f, _, _)| *f <= to).map_or((f, t), |(f, t, _)| (*f, *t));
+        let last = list
+            .iter()
+            .rev()
+            .find(|(f, _, _)| *f <= to)
+            .map_or((f, t), |(f, t, _)| (*f, *t));
         return Inserted::Overlap(last.0, last.1);
     }
-    let before = from.checked_sub(1).filter(|_| from > f).map(|end| (f, end, old));
-    let after = to.checked_add(1).filter(|_| to < t).map(|start| (start, t, old));
-    list.splice(at..=at, before.into_iter().chain([(from, to, value)]).chain(after));
+    let before = from
+        .checked_sub(1)
+        .filter(|_| from > f)
+        .map(|end| (f, end, old));
+    let after = to
+        .checked_add(1)
+        .filter(|_| to < t)
+        .map(|start| (start, t, old));
+    list.splice(
+        at..=at,
+        before.into_iter().chain([(from, to, value)]).chain(after),
+    );
     Inserted::New
 }
 
@@ -368,7 +423,10 @@ fn network(s: &Statement, text: &[u8], b: &mut Build) -> ConfResult<Cidr> {
         return Err(s.error(format!("invalid network \"{}\"", shown(text))));
     };
     if low_bits {
-        b.warn(s.warn(format!("low address bits of {} are meaningless", shown(text))));
+        b.warn(s.warn(format!(
+            "low address bits of {} are meaningless",
+            shown(text)
+        )));
     }
     Ok(net)
 }
@@ -470,10 +528,19 @@ mod tests {
             ("10.0.0.0/33 a;", "invalid network \"10.0.0.0/33\""),
             ("a b c;", "invalid number of the geo parameters"),
             ("a;", "invalid number of the geo parameters"),
-            ("default a; ranges;", "the \"ranges\" directive must be the first directive inside \"geo\" block"),
+            (
+                "default a; ranges;",
+                "the \"ranges\" directive must be the first directive inside \"geo\" block",
+            ),
             ("ranges; 10.0.0.0/8 a;", "invalid range \"10.0.0.0/8\""),
-            ("ranges; 10.0.0.2-10.0.0.1 a;", "invalid range \"10.0.0.2-10.0.0.1\""),
-            ("ranges; 10.0.0.2-10.0.0.9 a; 10.0.0.8-10.0.0.12 b;", "range \"10.0.0.8-10.0.0.12\" overlaps \"10.0.0.2-10.0.0.9\""),
+            (
+                "ranges; 10.0.0.2-10.0.0.1 a;",
+                "invalid range \"10.0.0.2-10.0.0.1\"",
+            ),
+            (
+                "ranges; 10.0.0.2-10.0.0.9 a; 10.0.0.8-10.0.0.12 b;",
+                "range \"10.0.0.8-10.0.0.12\" overlaps \"10.0.0.2-10.0.0.9\"",
+            ),
         ] {
             assert_eq!(table(text).err().as_deref(), Some(message), "{text}");
         }
@@ -482,20 +549,32 @@ mod tests {
 
     #[test]
     fn addresses_behind_proxies() {
-        let proxies: Vec<Cidr> = ["10.0.0.0/8", "::1"].iter().map(|t| parse_cidr(t.as_bytes()).unwrap().0).collect();
+        let proxies: Vec<Cidr> = ["10.0.0.0/8", "::1"]
+            .iter()
+            .map(|t| parse_cidr(t.as_bytes()).unwrap().0)
+            .collect();
         for (ip, headers, recursive, found) in [
             ("1.1.1.1", &["2.2.2.2"][..], true, "1.1.1.1"),
             ("10.0.0.1", &["2.2.2.2"], false, "2.2.2.2"),
             ("::ffff:10.0.0.1", &["2.2.2.2"], false, "2.2.2.2"),
             ("::1", &["3.3.3.3, 10.0.0.2"], false, "10.0.0.2"),
             ("::1", &["3.3.3.3, 10.0.0.2 ,"], true, "3.3.3.3"),
-            ("::1", &["4.4.4.4", "10.0.0.3, 10.0.0.2:80"], true, "4.4.4.4"),
+            (
+                "::1",
+                &["4.4.4.4", "10.0.0.3, 10.0.0.2:80"],
+                true,
+                "4.4.4.4",
+            ),
             ("::1", &["x, 10.0.0.2"], true, "10.0.0.2"),
             ("::1", &["x"], true, "::1"),
             ("::1", &[], true, "::1"),
         ] {
             let list = headers.iter().map(|h| h.as_bytes());
-            assert_eq!(forwarded(ip.parse().unwrap(), list, &proxies, recursive).to_string(), found, "{ip} {headers:?}");
+            assert_eq!(
+                forwarded(ip.parse().unwrap(), list, &proxies, recursive).to_string(),
+                found,
+                "{ip} {headers:?}"
+            );
         }
     }
 

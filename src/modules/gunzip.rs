@@ -102,7 +102,7 @@ impl BodyFilter for Inflater {
 
 impl Inflater {
     /// Unpacks what is held and `data`, until [`PIECE`] is reached.
-    fn unpack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), flate2::DecompressError> {
+    fn unpack(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), flate2::DecompressError> {
         let mut held = std::mem::take(&mut self.held);
         let mut rest = if held.is_empty() {
             data
@@ -156,7 +156,7 @@ mod tests {
     }
 
     /// Unpacks as the output does; the size of the largest piece comes with it.
-    fn unpacked(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
+    fn unpacked(pieces: &[&[u8]]) -> std::result::Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
         let mut f = Inflater::default();
         let (mut all, mut largest) = (Vec::new(), 0);
         for p in pieces {

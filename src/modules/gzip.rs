@@ -197,7 +197,7 @@ impl Deflater {
 }
 
 /// Compresses all of `data`.
-fn deflate(stream: &mut Compress, data: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> Result<(), flate2::CompressError> {
+fn deflate(stream: &mut Compress, data: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> std::result::Result<(), flate2::CompressError> {
     let mut rest = data;
     loop {
         if out.capacity() - out.len() < 512 {

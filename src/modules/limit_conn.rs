@@ -3,7 +3,6 @@
 use super::limit_req::bounded_status;
 use super::zones::{self, ZoneRef, ZoneSpec};
 use crate::config::{Result, Statement, value};
-use crate::engine::core::once;
 use crate::log::Level as LogLevel;
 use crate::module::*;
 use parking_lot::Mutex;

@@ -48,7 +48,10 @@ impl Evaluate for Table {
         let result = match self.keys.find(subject) {
             Some(t) => t,
             None => {
-                let hit = self.patterns.iter().find(|(p, _)| !subject.is_empty() && p.exec_shared(subject, r));
+                let hit = self
+                    .patterns
+                    .iter()
+                    .find(|(p, _)| !subject.is_empty() && p.exec_shared(subject, r));
                 hit.map_or(&self.default, |(_, t)| t)
             }
         };
@@ -94,7 +97,8 @@ impl Keys {
         }
         // the longest name wins on either side
         if !self.leading.is_empty()
-            && let Some(t) = memchr::memchr_iter(b'.', low).find_map(|at| self.leading.get(low.get(at + 1..)?))
+            && let Some(t) =
+                memchr::memchr_iter(b'.', low).find_map(|at| self.leading.get(low.get(at + 1..)?))
         {
             return Some(t);
         }
@@ -107,10 +111,20 @@ impl Keys {
     /// Adds a value; the error is what nginx says of it.
     fn add(&mut self, key: &[u8], hostnames: bool, result: Template) -> Result<(), String> {
         let low = key.to_ascii_lowercase();
-        let conflict = || Err(format!("conflicting parameter \"{}\"", String::from_utf8_lossy(&low)));
+        let conflict = || {
+            Err(format!(
+                "conflicting parameter \"{}\"",
+                String::from_utf8_lossy(&low)
+            ))
+        };
         if hostnames {
             let stars = low.iter().filter(|c| **c == b'*').count();
-            let invalid = || Err(format!("invalid hostname or wildcard \"{}\"", String::from_utf8_lossy(key)));
+            let invalid = || {
+                Err(format!(
+                    "invalid hostname or wildcard \"{}\"",
+                    String::from_utf8_lossy(key)
+                ))
+            };
             if stars > 1 || low.contains(&0) || low.windows(2).any(|w| w == b"..") {
                 return invalid();
             }
@@ -144,7 +158,13 @@ impl Keys {
 fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
     let source = b.template(s, 0)?;
     let name = b.var_name(s, 1)?;
-    let mut table = Table { source, hostnames: false, keys: Keys::default(), patterns: Vec::new(), default: Template::default() };
+    let mut table = Table {
+        source,
+        hostnames: false,
+        keys: Keys::default(),
+        patterns: Vec::new(),
+        default: Template::default(),
+    };
     let (mut volatile, mut has_default) = (false, false);
     for item in s.items() {
         if item.block.is_some() {
@@ -177,11 +197,16 @@ fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
                     Some(p) => (p, true),
                     None => (pattern, false),
                 };
-                table.patterns.push((b.pattern(item, pattern, caseless)?, result));
+                table
+                    .patterns
+                    .push((b.pattern(item, pattern, caseless)?, result));
             }
             _ => {
                 let key = key.strip_prefix(b"\\").unwrap_or(key);
-                table.keys.add(key, table.hostnames, result).map_err(|e| item.error(e))?;
+                table
+                    .keys
+                    .add(key, table.hostnames, result)
+                    .map_err(|e| item.error(e))?;
             }
         }
     }
@@ -196,27 +221,47 @@ mod tests {
     fn keys(hostnames: bool, list: &[&str]) -> Keys {
         let mut k = Keys::default();
         for key in list {
-            k.add(key.as_bytes(), hostnames, Template::literal(key.as_bytes())).unwrap();
+            k.add(key.as_bytes(), hostnames, Template::literal(key.as_bytes()))
+                .unwrap();
         }
         k
     }
 
     fn found(k: &Keys, subject: &str) -> String {
-        let t = k.find(subject.as_bytes()).and_then(Template::as_literal).unwrap_or(b"-");
+        let t = k
+            .find(subject.as_bytes())
+            .and_then(Template::as_literal)
+            .unwrap_or(b"-");
         String::from_utf8_lossy(t).into_owned()
     }
 
     #[test]
     fn exact_values_are_caseless() {
         let k = keys(false, &["FOO", "*.x", ".y"]);
-        assert_eq!([found(&k, "foo"), found(&k, "Foo"), found(&k, "fo")], ["FOO", "FOO", "-"]);
-        assert_eq!([found(&k, "a.x"), found(&k, "*.x"), found(&k, "y")], ["-", "*.x", "-"]);
+        assert_eq!(
+            [found(&k, "foo"), found(&k, "Foo"), found(&k, "fo")],
+            ["FOO", "FOO", "-"]
+        );
+        assert_eq!(
+            [found(&k, "a.x"), found(&k, "*.x"), found(&k, "y")],
+            ["-", "*.x", "-"]
+        );
         assert_eq!(found(&k, &"x".repeat(1000)), "-");
     }
 
     #[test]
     fn wildcards_prefer_the_longest_name() {
-        let k = keys(true, &["*.example.com", "*.b.example.com", ".other.org", "www.example.*", "www.*", "exact.example.com"]);
+        let k = keys(
+            true,
+            &[
+                "*.example.com",
+                "*.b.example.com",
+                ".other.org",
+                "www.example.*",
+                "www.*",
+                "exact.example.com",
+            ],
+        );
         for (subject, key) in [
             ("a.example.com", "*.example.com"),
             ("A.B.Example.com", "*.b.example.com"),
@@ -249,7 +294,11 @@ mod tests {
             ("*.*", "invalid hostname or wildcard \"*.*\""),
             ("a..b", "invalid hostname or wildcard \"a..b\""),
         ] {
-            assert_eq!(k.add(key.as_bytes(), true, Template::default()), Err(message.to_owned()), "{key}");
+            assert_eq!(
+                k.add(key.as_bytes(), true, Template::default()),
+                Err(message.to_owned()),
+                "{key}"
+            );
         }
     }
 

@@ -2,7 +2,6 @@
 
 use crate::config::addr::{Cidr, parse_cidr, parse_ip_port};
 use crate::config::{Result, Statement};
-use crate::engine::core::once;
 use crate::module::*;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Links that are only good with a hash, and only for a time: `secure_link`.
 
 use crate::config::{Result, Statement};
-use crate::engine::core::once;
 use crate::http::date;
 use crate::module::*;
 use base64::Engine;

@@ -35,7 +35,10 @@ impl Evaluate for Split {
             Some(id) => murmur_hash2(r.var(id).as_bytes()),
             None => murmur_hash2(&self.source.eval(r)),
         };
-        let part = self.parts.iter().find(|(bound, _)| bound.is_none_or(|b| hash < b));
+        let part = self
+            .parts
+            .iter()
+            .find(|(bound, _)| bound.is_none_or(|b| hash < b));
         part.map_or(Val::EMPTY, |(_, value)| Val::Bytes(value))
     }
 }
@@ -56,13 +59,21 @@ fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
             b"*" => None,
             _ => match key.strip_suffix(b"%").and_then(hundredths) {
                 Some(n) if n > 0 => Some(n),
-                _ => return Err(item.error(format!("invalid percent value \"{}\"", String::from_utf8_lossy(key)))),
+                _ => {
+                    return Err(item.error(format!(
+                        "invalid percent value \"{}\"",
+                        String::from_utf8_lossy(key)
+                    )));
+                }
             },
         };
         shares.push((share, item.arg(0).into()));
     }
-    let Some(parts) = bounds(shares) else { return Err(s.error("percent total is greater than 100%")) };
-    b.define_var(s, &name, Arc::new(Split { source, parts }), true).map(drop)
+    let Some(parts) = bounds(shares) else {
+        return Err(s.error("percent total is greater than 100%"));
+    };
+    b.define_var(s, &name, Arc::new(Split { source, parts }), true)
+        .map(drop)
 }
 
 /// Hundredths of a percent: at most two digits behind the point.
@@ -74,7 +85,10 @@ fn hundredths(text: &[u8]) -> Option<u32> {
     if text.is_empty() || fraction.len() > 2 {
         return None;
     }
-    let digits = whole.iter().chain(fraction).chain(std::iter::repeat_n(&b'0', 2 - fraction.len()));
+    let digits = whole
+        .iter()
+        .chain(fraction)
+        .chain(std::iter::repeat_n(&b'0', 2 - fraction.len()));
     digits.into_iter().try_fold(0u32, |n, d| {
         let digit = d.is_ascii_digit().then(|| u32::from(d - b'0'))?;
         n.checked_mul(10)?.checked_add(digit)
@@ -134,7 +148,14 @@ mod tests {
 
     #[test]
     fn percents() {
-        for (text, n) in [("50", Some(5000)), ("0.5", Some(50)), ("0.05", Some(5)), (".5", Some(50)), ("5.", Some(500)), ("33.33", Some(3333))] {
+        for (text, n) in [
+            ("50", Some(5000)),
+            ("0.5", Some(50)),
+            ("0.05", Some(5)),
+            (".5", Some(50)),
+            ("5.", Some(500)),
+            ("33.33", Some(3333)),
+        ] {
             assert_eq!(hundredths(text.as_bytes()), n, "{text}");
         }
         for text in ["", "1.234", "-1", "1.2.3", "x", "99999999999"] {
@@ -144,9 +165,18 @@ mod tests {
 
     #[test]
     fn bounds_as_nginx_has_them() {
-        let of = |list: &[Option<u32>]| bounds(list.iter().map(|s| (*s, ())).collect()).map(|v| v.into_iter().map(|(b, ())| b).collect::<Vec<_>>());
-        assert_eq!(of(&[Some(5000), None]), Some(vec![Some(2_147_483_647), None]));
-        assert_eq!(of(&[Some(5000), Some(5000)]), Some(vec![Some(2_147_483_647), None]));
+        let of = |list: &[Option<u32>]| {
+            bounds(list.iter().map(|s| (*s, ())).collect())
+                .map(|v| v.into_iter().map(|(b, ())| b).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            of(&[Some(5000), None]),
+            Some(vec![Some(2_147_483_647), None])
+        );
+        assert_eq!(
+            of(&[Some(5000), Some(5000)]),
+            Some(vec![Some(2_147_483_647), None])
+        );
         assert_eq!(of(&[Some(5000), Some(5001)]), None);
         assert_eq!(of(&[None, Some(1)]), None);
     }
@@ -154,7 +184,15 @@ mod tests {
     #[test]
     fn hashes() {
         // values of the reference implementation
-        for (text, hash) in [("", 0), ("a", 0x9268_5f5e), ("ab", 0x1aa1_4063), ("abc", 0x1357_7c9b), ("abcd", 0x2687_3021), ("hello", 0xe561_29cb), ("127.0.0.1xyz", 0x980f_813f)] {
+        for (text, hash) in [
+            ("", 0),
+            ("a", 0x9268_5f5e),
+            ("ab", 0x1aa1_4063),
+            ("abc", 0x1357_7c9b),
+            ("abcd", 0x2687_3021),
+            ("hello", 0xe561_29cb),
+            ("127.0.0.1xyz", 0x980f_813f),
+        ] {
             assert_eq!(murmur_hash2(text.as_bytes()), hash, "{text}");
         }
     }

@@ -16,7 +16,7 @@ use super::sockets::Sockets;
 use super::supervisor::Supervisor;
 use super::threads::Threads;
 use super::user::{self, Identity, Root};
-use super::{FileError, Program, daemon};
+use super::{FileError, Program, check_connections, daemon};
 use crate::cli::NGINX_VERSION;
 use crate::log::{ErrorLog, Level, LogFiles, Record, install_bridge, process_log, set_process_log};
 use crate::module::{Content, Site};
@@ -41,6 +41,7 @@ fn start(mut program: Program) -> Result<i32, i32> {
     };
     let main = site.main.clone();
     let identity = Identity::of(&main).map_err(emerg)?;
+    check_connections(&site, &log).map_err(|()| 1)?;
     let threads = main.worker_threads.max(1);
     let sockets = Sockets::default();
     let prepared = sockets

@@ -27,7 +27,7 @@ use crate::log::{
     ErrorLog, Level, LogFiles, Record, Sink, Threshold, console, process_log, set_process_log,
     use_stderr,
 };
-use crate::module::Registry;
+use crate::module::{Registry, Site};
 
 /// Does what the command line (`args`, without the program's name) asks for; the result is the exit code.
 pub fn main(registry: Registry, args: impl Iterator<Item = OsString>) -> i32 {
@@ -105,7 +105,7 @@ impl Program {
             }
             Err(error) => {
                 error.warnings.iter().for_each(|d| tell(d));
-                if self.options.test && !self.options.quiet && after_syntax(&error.diag) {
+                if self.options.test && !self.options.quiet && self.is_after_syntax(&error.diag) {
                     self.say_syntax_is_ok();
                 }
                 tell(&error.diag);
@@ -149,6 +149,15 @@ impl Program {
         0
     }
 
+    /// Whether nginx finds this fault only after it has called the syntax good: the process's files, no `events`.
+    fn is_after_syntax(&self, diag: &Diag) -> bool {
+        let unreadable = format!("open() \"{}\" failed ", self.paths.conf_file.display());
+        let opening = diag.message.starts_with("open() \"");
+        diag.file.is_none()
+            && (diag.message.starts_with("no \"events\"")
+                || opening && !diag.message.starts_with(&unreadable))
+    }
+
     fn rehearse(&self, loaded: &Loaded) -> bool {
         if !self.options.quiet {
             self.say_syntax_is_ok();
@@ -158,6 +167,7 @@ impl Program {
         user::Identity::of(main)
             .map_err(|e| log.write(Level::Emerg, None, format_args!("{e}")))
             .is_ok()
+            && check_connections(&loaded.site, &log).is_ok()
             && pid::rehearse(&main.pid).map_err(|e| e.log(&log)).is_ok()
             && sockets::rehearse(&loaded.site.listeners, &log).is_ok()
     }
@@ -242,8 +252,16 @@ fn level_of(diag: &Diag) -> Level {
     Level::from_name(diag.level.name().as_bytes()).unwrap_or(Level::Emerg)
 }
 
-/// Whether nginx finds this fault only after it has called the syntax good: files of the process, no `events`.
-fn after_syntax(diag: &Diag) -> bool {
-    diag.file.is_none()
-        && (diag.message.starts_with("no \"events\"") || diag.message.contains("log\" failed ("))
+/// Whether there is room for a connection beside the listening sockets, by nginx's reckoning.
+fn check_connections(site: &Site, log: &ErrorLog) -> Result<(), ()> {
+    let (most, sockets) = (site.main.worker_connections, site.listeners.len());
+    if most > sockets {
+        return Ok(());
+    }
+    log.write(
+        Level::Emerg,
+        None,
+        format_args!("{most} worker_connections are not enough for {sockets} listening sockets"),
+    );
+    Err(())
 }

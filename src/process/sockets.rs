@@ -120,7 +120,7 @@ impl Sockets {
                 .find(|l| l.addr == open.addr && has_socket(l, listeners));
             match wanted {
                 Some(_) if prepared.new.iter().any(|o| o.addr == open.addr) => {
-                    drop(open.stop.send_replace(true))
+                    open.stop.send_replace(true);
                 }
                 Some(l) => {
                     if open.options != l.options {

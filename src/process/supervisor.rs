@@ -1,9 +1,11 @@
 //! What a running process does when it is told something: reload, reopen, drain, end.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,7 +15,7 @@ use tokio::sync::watch;
 use super::daemon::{Ready, redirect_stderr};
 use super::sockets::{Prepared, Sockets};
 use super::user::{Identity, Root};
-use super::{Program, launch, level_of, pid};
+use super::{Program, check_connections, launch, level_of, pid};
 use crate::config::Disk;
 use crate::engine::load;
 use crate::engine::load::Loaded;
@@ -41,6 +43,8 @@ pub(super) struct Supervisor {
     alive: usize,
     identity: Option<Identity>,
     main: MainConf,
+    /// When connections of before an epoch are cut off.
+    cuts: VecDeque<(Instant, u64)>,
     exit: watch::Sender<Option<i32>>,
 }
 
@@ -64,6 +68,7 @@ impl Supervisor {
             alive: threads,
             identity,
             main,
+            cuts: VecDeque::new(),
             exit,
         }
     }
@@ -111,7 +116,7 @@ impl Supervisor {
             }
         }
         loop {
-            let code = match inbox.recv() {
+            let code = match self.next(inbox) {
                 Ok(Event::Signal(signal)) => self.obey(signal, inbox),
                 Ok(Event::Ended(number, outcome)) => Some(self.lost(number, outcome)),
                 Ok(Event::Started) => None,
@@ -121,6 +126,21 @@ impl Supervisor {
                 return code;
             }
         }
+    }
+
+    /// The next event; what is due meanwhile is done.
+    fn next(&mut self, inbox: &Receiver<Event>) -> Result<Event, RecvError> {
+        while let Some((due, epoch)) = self.cuts.front().copied() {
+            match inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(event) => return Ok(event),
+                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.shared.cut_before.send_replace(epoch);
+                    self.cuts.pop_front();
+                }
+            }
+        }
+        inbox.recv()
     }
 
     /// Does what a signal says; an exit code ends the process.
@@ -162,6 +182,9 @@ impl Supervisor {
             log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
         }
         let Loaded { site, .. } = loaded;
+        if check_connections(&site, &log).is_err() {
+            return;
+        }
         let Ok(prepared) = self.sockets.prepare(&site.listeners, self.threads, &log) else {
             return;
         };
@@ -172,6 +195,11 @@ impl Supervisor {
         set_process_log(new_log.clone());
         redirect_stderr(&new_log, false);
         self.shared.replace(site);
+        // nginx bounds the life of what began before a reload by the timeout that was in force then
+        if let Some(due) = shutdown_end(&self.main) {
+            let epoch = self.shared.epoch.load(Ordering::Acquire);
+            self.cuts.push_back((due, epoch));
+        }
         let site = self.shared.site.load_full();
         self.commit(prepared, &site.listeners);
         drop(site);
@@ -242,8 +270,8 @@ impl Supervisor {
         self.sockets.close();
         drop(root);
         self.channels.clear();
-        let limit = self.main.worker_shutdown_timeout.filter(|ms| *ms > 0);
-        let end = limit.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        let mut end = shutdown_end(&self.main);
+        let mut cut = false;
         while self.alive > 0 {
             let event = match end {
                 Some(end) => inbox.recv_timeout(end.saturating_duration_since(Instant::now())),
@@ -254,6 +282,12 @@ impl Supervisor {
                 Ok(Event::Signal(Signal::SIGTERM | Signal::SIGINT)) => break,
                 Ok(Event::Signal(Signal::SIGUSR1)) => self.reopen(),
                 Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) if !cut => {
+                    // what is cut off still gets its line in the access log
+                    cut = true;
+                    self.shared.cut_before.send_replace(u64::MAX);
+                    end = Instant::now().checked_add(LAST_WORDS);
+                }
                 Err(_) => break,
             }
         }
@@ -273,4 +307,13 @@ impl Supervisor {
         let _ = pid::remove(&self.main.pid);
         2
     }
+}
+
+/// How long a request that was cut off may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// When `worker_shutdown_timeout` ends if it begins now.
+fn shutdown_end(main: &MainConf) -> Option<Instant> {
+    let limit = main.worker_shutdown_timeout.filter(|ms| *ms > 0)?;
+    Instant::now().checked_add(Duration::from_millis(limit))
 }

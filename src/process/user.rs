@@ -165,7 +165,7 @@ pub(super) fn enter(folder: &Path, log: &ErrorLog) -> Result<(), ()> {
 pub(super) fn set_environment(main: &MainConf) {
     let named = |name: &str| main.env.iter().find(|(n, _)| n == name);
     for (name, _) in std::env::vars_os() {
-        if name != "TZ" && !name.to_str().is_some_and(|n| named(n).is_some()) {
+        if name != "TZ" && name.to_str().is_none_or(|n| named(n).is_none()) {
             // SAFETY: no other thread reads the environment yet
             #[allow(unsafe_code)]
             unsafe {

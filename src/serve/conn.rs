@@ -1,6 +1,6 @@
 //! One client connection of HTTP/1: reads bodies, gathers what is written into few sends.
 
-use super::head_writer;
+use super::{buffers, head_writer};
 use crate::exchange::h1::chunked::{self, Decoder};
 use crate::http::headers::Headers;
 use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
@@ -107,6 +108,8 @@ pub struct Conn {
     info: ConnInfo,
     fd: RawFd,
     inner: Mutex<Inner>,
+    /// Waits for its next request: a drain closes it.
+    idle: AtomicBool,
     /// The request that is being handed through Pingora.
     pub(super) parked: Mutex<Option<Box<Request>>>,
 }
@@ -136,6 +139,7 @@ impl Conn {
                 error: None,
                 close: false,
             }),
+            idle: AtomicBool::new(false),
             parked: Mutex::new(None),
         }
     }
@@ -155,7 +159,13 @@ impl Conn {
             // a TLS stream cannot tell readiness without reading
             return inner.fill(cx, 4096).map_ok(drop);
         }
-        inner.transport.poll_readable(cx)
+        ready!(inner.transport.poll_readable(cx))?;
+        // readiness may be a guess: tokio gives it to every accepted socket
+        let filled = inner.fill(cx, 4096);
+        if filled.is_pending() {
+            inner.rbuf = BytesMut::new();
+        }
+        filled.map_ok(drop)
     }
 
     /// Reads more into the buffer; 0 at the end.
@@ -192,7 +202,7 @@ impl Conn {
 
     /// Whether the request's body has been read to its end.
     pub(super) fn body_done(&self) -> bool {
-        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done)
+        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done | BodyIn::Raw)
     }
 
     /// Whether the connection must be closed after the present response.
@@ -205,10 +215,10 @@ impl Conn {
     pub(super) fn rest(&self) {
         let inner = &mut *self.inner.lock();
         if inner.rbuf.is_empty() {
-            inner.rbuf = BytesMut::new();
+            buffers::give(std::mem::take(&mut inner.rbuf));
         }
-        if inner.wbuf.is_empty() && inner.wbuf.capacity() > 4096 {
-            inner.wbuf = BytesMut::new();
+        if inner.wbuf.is_empty() {
+            buffers::give(std::mem::take(&mut inner.wbuf));
         }
     }
 
@@ -245,6 +255,21 @@ impl Conn {
         inner.rbuf.clear();
         Poll::Ready(Ok(n))
     }
+
+    /// Whether the connection waits for its next request.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the connection waits for its next request.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// Ends both directions at once: whoever reads or writes finds the connection closed.
+    pub(super) fn cut(&self) {
+        let _ = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Both);
+    }
 }
 
 impl Inner {
@@ -253,6 +278,9 @@ impl Inner {
             return Poll::Ready(Ok(0));
         }
         let Inner { transport, rbuf, .. } = self;
+        if rbuf.capacity() == 0 {
+            *rbuf = buffers::take();
+        }
         let n = ready!(read_into(transport, cx, rbuf, size))?;
         self.eof |= n == 0;
         Poll::Ready(Ok(n))
@@ -332,6 +360,9 @@ impl Downstream for Conn {
         let inner = &mut *self.inner.lock();
         if inner.error.is_some() {
             return;
+        }
+        if inner.wbuf.capacity() == 0 {
+            inner.wbuf = buffers::take();
         }
         let old = inner.wbuf.len();
         head_writer::write(head, framing, &mut inner.wbuf);

@@ -6,7 +6,7 @@ use super::thread::Thread;
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
 use crate::log::Level;
-use crate::module::{ListenAddr, Lingering, Request};
+use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::SocketDigest;
@@ -45,25 +45,31 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
-    let mut pipelined = false;
-    let mut epoch = u64::MAX;
-    let mut pipelined = false;
-    loop {
+    // the site that `index` was looked up in
+    let mut known = 0;
+    let mut index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
+    let mut header_timeout = {
         let site = thread.site();
-        let now = thread.shared.epoch.load(Ordering::Relaxed);
-        if now != epoch {
-            // a reload may have moved or removed the address
-            let Some(index) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
-            crate::module::Downstream::info(&**conn).listener.store(index, Ordering::Relaxed);
-            epoch = now;
-        }
-        let index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
-        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
-        let header_timeout = Duration::from_millis(server.conf.client_header_timeout);
-        match wait(thread, conn, idle.unwrap_or(header_timeout)).await {
+        let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
+        Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
+    };
+    let mut pipelined = false;
+    let mut state = Gauge::new(Stat::Waiting);
+    loop {
+        // no site is held while nothing is asked for, so that a reload frees the old one
+        match wait(thread, conn, idle, header_timeout).await {
             Waited::Readable => {}
             Waited::TimedOut | Waited::Drained => return,
         }
+        let site = thread.site();
+        if site.serial != known {
+            // a reload may have moved or removed the address
+            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
+            crate::module::Downstream::info(&**conn).listener.store(found, Ordering::Relaxed);
+            (known, index) = (site.serial, found);
+        }
+        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
+        header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
             header_buffer: server.conf.client_header_buffer_size,
             large: server.conf.large_client_header_buffers,
@@ -74,14 +80,15 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
         let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
         let default_location = server.default_location;
-        drop(site);
-
-        let mut r = thread.request(conn);
+        let mut r = thread.request(&site, conn);
         r.pipelined = pipelined;
+        drop(site);
+        Stat::Requests.up();
+        state.set(Stat::Reading);
         r.server = default_server;
         r.location = default_location;
         match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
-            Head::Whole => {}
+            Head::Whole => state.set(Stat::Writing),
             Head::Closed(false) | Head::TimedOut(false) => {
                 thread.recycle(r);
                 return;
@@ -101,15 +108,14 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
                 return;
             }
             Head::Refused(e) => {
-                refuse(conn, &mut r, &e).await;
+                Box::pin(refuse(conn, &mut r, &e)).await;
                 let lingering = Linger::of(&r);
                 thread.recycle(r);
-                linger(conn, lingering).await;
+                Box::pin(linger(conn, lingering)).await;
                 return;
             }
         }
         begin(conn, &mut r);
-        r.pipelined = pipelined;
         *conn.parked.lock() = Some(r);
         let handle = Handle { conn: conn.clone(), digest: digest.clone() };
         let mut session = ServerSession::new_http1(Box::new(handle));
@@ -117,7 +123,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
         let Some(mut r) = conn.parked.lock().take() else { return };
 
-        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !*thread.shared.draining.borrow();
+        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !thread.draining.load(Ordering::Relaxed);
         let lingering = Linger::of(&r);
         let timeout = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
@@ -125,18 +131,19 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         }
         r.keepalive = keepalive;
         thread.recycle(r);
-        if !conn.body_done() && !discard(conn, &lingering).await {
+        if !conn.body_done() && !Box::pin(discard(conn, &lingering)).await {
             conn.shutdown_write();
             return;
         }
         if !keepalive {
-            linger(conn, lingering).await;
+            Box::pin(linger(conn, lingering)).await;
             return;
         }
         pipelined = conn.has_input();
         if !pipelined {
             conn.rest();
         }
+        state.set(Stat::Waiting);
         idle = Some(timeout);
     }
 }
@@ -150,21 +157,23 @@ fn digest(conn: &Conn) -> SocketDigest {
 }
 
 /// Waits for the first byte of a request without holding a buffer for it.
-async fn wait(thread: &'static Thread, conn: &Conn, limit: Duration) -> Waited {
+///
+/// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
+async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Duration>, first: Duration) -> Waited {
     let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
     let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
     if now {
         return Waited::Readable;
     }
-    if *thread.shared.draining.borrow() {
-        return Waited::Drained;
+    if idle.is_some() {
+        if thread.draining.load(Ordering::Relaxed) {
+            return Waited::Drained;
+        }
+        conn.set_idle(true);
     }
-    tokio::select! {
-        biased;
-        _ = readable => Waited::Readable,
-        () = thread.drain.notified() => Waited::Drained,
-        () = tokio::time::sleep(limit) => Waited::TimedOut,
-    }
+    let waited = timeout(idle.unwrap_or(first), readable).await;
+    conn.set_idle(false);
+    if waited.is_ok() { Waited::Readable } else { Waited::TimedOut }
 }
 
 async fn read_head(conn: &Conn, parser: &mut Parser, r: &mut Request, limits: &Limits, limit: Duration) -> Head {

@@ -1,5 +1,6 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+pub mod buffers;
 mod conn;
 mod front;
 mod head_writer;
@@ -11,5 +12,5 @@ mod thread;
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;
 pub use proxy::Front;
-pub use thread::connector;
+pub use thread::{connector, draining};
 pub use thread::{Listening, Shared, run_thread};

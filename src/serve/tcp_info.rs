@@ -11,7 +11,8 @@ pub(super) fn of(fd: RawFd) -> Option<TcpInfo> {
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     let out = (&raw mut info).cast();
     // SAFETY: `out` points to `len` writable bytes; the kernel writes no more than `len`.
-    let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, out, &raw mut len) };
+    let result =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, out, &raw mut len) };
     (result == 0).then_some(TcpInfo {
         rtt: info.tcpi_rtt,
         rttvar: info.tcpi_rttvar,

@@ -4,16 +4,17 @@ use super::conn::{Conn, Transport};
 use super::front;
 use super::proxy::Front;
 use crate::log::Level;
-use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site};
+use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub struct Shared {
     pub epoch: AtomicU64,
     /// True once the process stops accepting and closes idle connections.
     pub draining: watch::Sender<bool>,
+    /// Connections that were accepted before this epoch are cut off (`worker_shutdown_timeout`).
+    pub cut_before: watch::Sender<u64>,
     /// Open client connections.
     pub connections: AtomicUsize,
     /// The next `$connection`.
@@ -41,6 +44,7 @@ impl Shared {
             site: ArcSwap::from_pointee(site),
             epoch: AtomicU64::new(0),
             draining: watch::Sender::new(false),
+            cut_before: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             serial: AtomicU64::new(1),
             connector: crate::upstream::Connector::new(threads as u32),
@@ -70,10 +74,12 @@ pub(super) struct Thread {
     pub proxy: Arc<HttpProxy<Front>>,
     /// Pingora's own shutdown flag; never raised, because the front closes idle connections itself.
     pub shutdown: ShutdownWatch,
-    /// Raised for this thread's idle connections when the process drains.
-    pub drain: tokio::sync::Notify,
+    /// Whether idle connections are closed and busy ones close when they are done.
+    pub draining: AtomicBool,
     pub connections: AtomicUsize,
-    site: Mutex<(u64, Arc<Site>)>,
+    /// Every open connection by its number, with the epoch in which it was accepted.
+    open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
+    site: Mutex<(u64, SiteRef)>,
     pool: Mutex<Vec<Box<Request>>>,
 }
 
@@ -86,29 +92,51 @@ const POOLED: usize = 256;
 
 impl Thread {
     /// The site in force.
-    pub fn site(&self) -> Arc<Site> {
+    pub fn site(&self) -> SiteRef {
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         let mut held = self.site.lock();
         if held.0 != epoch {
-            *held = (epoch, self.shared.site.load_full());
+            *held = (epoch, SiteRef::new(self.shared.site.load_full()));
             self.pool.lock().clear();
         }
         held.1.clone()
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, conn: &Arc<Conn>) -> Box<Request> {
-        let site = self.site();
+    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(&site, conn.clone());
+                r.reset(site, conn.clone());
                 r
             }
             None => {
                 let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(&site, conn.clone());
+                r.reset(site, conn.clone());
                 r
+            }
+        }
+    }
+
+    /// Closes the connections that wait for a request.
+    fn close_idle(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        for (_, conn) in self.open.lock().values() {
+            if let Some(conn) = conn.upgrade()
+                && conn.is_idle()
+            {
+                conn.cut();
+            }
+        }
+    }
+
+    /// Ends connections that were accepted before `epoch`, whatever they are doing.
+    fn cut_before(&self, epoch: u64) {
+        for (accepted, conn) in self.open.lock().values() {
+            if *accepted < epoch
+                && let Some(conn) = conn.upgrade()
+            {
+                conn.cut();
             }
         }
     }
@@ -116,7 +144,7 @@ impl Thread {
     /// Keeps a request object for later.
     pub fn recycle(&self, mut r: Box<Request>) {
         r.release();
-        let fresh = Arc::ptr_eq(&r.site, &self.site.lock().1);
+        let fresh = r.site.same(&self.site.lock().1);
         let mut pool = self.pool.lock();
         if fresh && pool.len() < POOLED {
             pool.push(r);
@@ -134,6 +162,11 @@ pub fn connector() -> Option<&'static crate::upstream::Connector> {
     current().map(|t| &t.shared.connector)
 }
 
+/// Whether the process stops: connections take no further request.
+pub fn draining() -> bool {
+    current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
+}
+
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
@@ -144,21 +177,24 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {
-        site: Mutex::new((shared.epoch.load(Ordering::Acquire), shared.site.load_full())),
+        site: Mutex::new((shared.epoch.load(Ordering::Acquire), SiteRef::new(shared.site.load_full()))),
         shared,
-        drain: tokio::sync::Notify::new(),
+        draining: AtomicBool::new(false),
         proxy: Arc::new(proxy),
         shutdown,
         pool: Mutex::default(),
         connections: AtomicUsize::new(0),
+        open: Mutex::default(),
     }));
     THREAD.with(|t| {
         let _ = t.set(thread);
     });
     runtime.block_on(async move {
         let mut draining = thread.shared.draining.subscribe();
+        let mut cut = thread.shared.cut_before.subscribe();
         loop {
             tokio::select! {
+                Ok(()) = cut.changed() => thread.cut_before(*cut.borrow_and_update()),
                 l = listeners.recv() => match l {
                     Some(listening) => drop(tokio::spawn(accept_loop(thread, listening))),
                     None => break,
@@ -168,7 +204,10 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
         }
         // idle connections close at once, busy ones when their response is complete
         while thread.connections.load(Ordering::Relaxed) > 0 {
-            thread.drain.notify_waiters();
+            thread.close_idle();
+            if cut.has_changed().unwrap_or(false) {
+                thread.cut_before(*cut.borrow_and_update());
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         crate::upstream::pool::clear();
@@ -231,22 +270,30 @@ impl Socket {
 
 fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: Option<SocketAddr>) {
     let site = thread.site();
-    let Some(index) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
+    let mut local = None;
+    let mut addr = addr.clone();
+    if let (Transport::Tcp(s), ListenAddr::Inet(a)) = (&transport, &addr) {
+        local = if a.ip().is_unspecified() { s.local_addr().ok() } else { Some(*a) };
+        // a wildcard's socket takes the connections of addresses that have none of their own
+        if let Some(local) = local
+            && a.ip().is_unspecified()
+            && site.listeners.iter().any(|l| l.addr == ListenAddr::Inet(local))
+        {
+            addr = ListenAddr::Inet(local);
+        }
+    }
+    let Some(index) = site.listeners.iter().position(|l| l.addr == addr) else { return };
     let Some(listener) = site.listeners.get(index) else { return };
+    Stat::Accepted.up();
     if thread.connections.load(Ordering::Relaxed) >= site.main.worker_connections {
         site.error_log.write(Level::Alert, None, format_args!("{} worker_connections are not enough", site.main.worker_connections));
         return;
     }
-    let mut local = None;
     if let Transport::Tcp(s) = &transport {
         let _ = s.set_nodelay(true);
         if let Some(k) = listener.options.keepalive {
             keepalive(s, k);
         }
-        local = match addr {
-            ListenAddr::Inet(a) if !a.ip().is_unspecified() => Some(*a),
-            _ => s.local_addr().ok(),
-        };
     }
     let info = ConnInfo {
         serial: thread.shared.serial.fetch_add(1, Ordering::Relaxed),
@@ -259,8 +306,7 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let conn = Arc::new(Conn::new(transport, info));
-    let counted = Counted::new(thread);
-    let addr = addr.clone();
+    let counted = Counted::new(thread, &conn);
     tokio::spawn(async move {
         front::serve(thread, &conn, &addr).await;
         drop(conn);
@@ -287,19 +333,28 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 }
 
 /// Counts a connection for as long as it lives, a panic of its task included.
-struct Counted(&'static Thread);
+struct Counted {
+    thread: &'static Thread,
+    serial: u64,
+}
 
 impl Counted {
-    fn new(thread: &'static Thread) -> Counted {
+    fn new(thread: &'static Thread, conn: &Arc<Conn>) -> Counted {
+        let serial = Downstream::info(&**conn).serial;
         thread.connections.fetch_add(1, Ordering::Relaxed);
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
-        Counted(thread)
+        Stat::Handled.up();
+        Stat::Active.up();
+        thread.open.lock().insert(serial, (thread.shared.epoch.load(Ordering::Acquire), Arc::downgrade(conn)));
+        Counted { thread, serial }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        Stat::Active.down();
+        self.thread.open.lock().remove(&self.serial);
+        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
+        self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

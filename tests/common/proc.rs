@@ -170,7 +170,7 @@ impl Setup {
 
     /// As [`Setup::start`]; the error is everything that the program said.
     pub fn try_start(self, program: &Path) -> Result<Server, String> {
-        let mut place = self.place();
+        let mut place = self.place(program);
         let conf = place.write_conf(&self.conf);
         let mut command = place.command(program, &self.conf);
         let stderr = fs::File::create(place.dir.path().join("stderr.txt")).expect("stderr.txt");
@@ -206,7 +206,7 @@ impl Setup {
 
     /// Runs `program -t` on the configuration: exit status and what it said on the error stream.
     pub fn test(self, program: &Path) -> (ExitStatus, String) {
-        let mut place = self.place();
+        let mut place = self.place(program);
         place.write_conf(&self.conf);
         let mut command = place.command(program, &self.conf);
         let output = command
@@ -220,7 +220,7 @@ impl Setup {
         )
     }
 
-    fn place(&self) -> Place {
+    fn place(&self, program: &Path) -> Place {
         let dir = TempDir::with_prefix("couloir-test-").expect("temp folder");
         // a master that is root gives its workers to another user
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -228,6 +228,7 @@ impl Setup {
             dir,
             ports: BTreeMap::new(),
             values: self.values.clone(),
+            absent: absent_protocols(program),
         };
         for (name, text, mtime) in &self.files {
             place.write(name, text);
@@ -248,6 +249,8 @@ struct Place {
     dir: TempDir,
     ports: BTreeMap<u16, Port>,
     values: Vec<(String, String)>,
+    /// Protocols that the program lacks: it would refuse their directives.
+    absent: Vec<&'static str>,
 }
 
 impl Place {
@@ -289,11 +292,15 @@ impl Place {
 
     fn globals_http(&self) -> String {
         let dir = self.dir.path().display();
-        format!(
-            "root {dir}; access_log {dir}/access.log; client_body_temp_path {dir}/client_body_temp; \
-             proxy_temp_path {dir}/proxy_temp; fastcgi_temp_path {dir}/fastcgi_temp; \
-             uwsgi_temp_path {dir}/uwsgi_temp; scgi_temp_path {dir}/scgi_temp;"
-        )
+        let mut text = format!("root {dir}; access_log {dir}/access.log;");
+        let present = |name: &&str| !self.absent.contains(name);
+        for name in ["client_body", "proxy"]
+            .into_iter()
+            .chain(PROTOCOLS.into_iter().filter(present))
+        {
+            text += &format!(" {name}_temp_path {dir}/{name}_temp;");
+        }
+        text
     }
 
     /// Replaces the markers; an unknown one is a mistake in the test.
@@ -320,6 +327,15 @@ impl Place {
         }
         expanded
     }
+}
+
+/// Protocols towards origins that a program may be built without.
+const PROTOCOLS: [&str; 3] = ["fastcgi", "uwsgi", "scgi"];
+
+fn absent_protocols(program: &Path) -> Vec<&'static str> {
+    let (_, _, build) = run(program, &["-V"]);
+    let absent = |name: &&str| build.contains(&format!("--without-http_{name}_module"));
+    PROTOCOLS.into_iter().filter(absent).collect()
 }
 
 enum Listener {

@@ -233,7 +233,7 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
     let mut levels = Vec::new();
     for i in 1..s.len() {
         match s.number(i) {
-            Ok(n @ 1..=3) => levels.push(n as u8),
+            Ok(n @ 1..=255) => levels.push(n as u8),
             _ => return Err(s.invalid_value(i)),
         }
     }

@@ -50,9 +50,24 @@ impl Module for Core {
     const NAME: &'static str = "core";
     type Conf = CoreWritten;
     const DIRECTIVES: &'static [Directive<CoreWritten>] = &[
-        Directive::new("user", M, Args::Between(1, 2), "`user name [group];` The user that requests are served as. Default: nobody nogroup.", |c, s, _| {
+        Directive::new("user", M, Args::Between(1, 2), "`user name [group];` The user that requests are served as. Default: nobody nogroup.", |c, s, b| {
+            if c.user.is_some() {
+                return Err(s.duplicate());
+            }
+            if !nix::unistd::geteuid().is_root() {
+                b.warn(s.warn("the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored"));
+                return Ok(());
+            }
+            let user = s.str(0)?;
+            if nix::unistd::User::from_name(user).ok().flatten().is_none() {
+                return Err(s.error(format!("getpwnam(\"{user}\") failed")));
+            }
             let group = (s.len() > 1).then(|| s.str(1).map(str::to_owned)).transpose()?;
-            once(&mut c.user, s, (s.str(0)?.to_owned(), group))
+            let name = group.as_deref().unwrap_or(user);
+            if nix::unistd::Group::from_name(name).ok().flatten().is_none() {
+                return Err(s.error(format!("getgrnam(\"{name}\") failed")));
+            }
+            once(&mut c.user, s, (user.to_owned(), group))
         }),
         Directive::new("worker_processes", M, Args::Exactly(1), "`worker_processes number|auto;` How many threads serve. Default: 1.", |c, s, _| {
             let n = match s.arg(0) {

@@ -29,7 +29,9 @@ pub fn requests<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 
 /// `$tcpinfo_…`.
 pub fn tcp_info(r: &Request, get: impl FnOnce(&TcpInfo) -> u32) -> Val<'_> {
-    r.down.tcp_info().map_or(Val::None, |i| Val::number(u64::from(get(&i))))
+    r.down
+        .tcp_info()
+        .map_or(Val::None, |i| Val::number(u64::from(get(&i))))
 }
 
 /// What a PROXY protocol header says, if there is one.
@@ -39,11 +41,19 @@ pub fn proxy<'r>(r: &'r Request, get: impl FnOnce(&'r ProxyProtocol) -> Val<'r>)
 
 /// `$proxy_protocol_tlv_…`: by name or by number (`0x05`).
 pub fn proxy_tlv<'r>(r: &'r Request, name: &'r [u8]) -> Val<'r> {
-    let Some(p) = r.conn().proxy.get() else { return Val::None };
+    let Some(p) = r.conn().proxy.get() else {
+        return Val::None;
+    };
     match tlv(&p.tlvs, name) {
         Ok(value) => value,
         Err(reason) => {
-            r.error(Level::Error, format_args!("{reason} PROXY protocol TLV \"{}\"", String::from_utf8_lossy(name)));
+            r.error(
+                Level::Error,
+                format_args!(
+                    "{reason} PROXY protocol TLV \"{}\"",
+                    String::from_utf8_lossy(name)
+                ),
+            );
             Val::None
         }
     }
@@ -55,10 +65,17 @@ const TLV_SSL: (u8, usize) = (0x20, 5);
 fn tlv<'r>(list: &'r [(u8, Vec<u8>)], name: &[u8]) -> Result<Val<'r>, &'static str> {
     let outer = |kind: u8| list.iter().find(|(t, _)| *t == kind).map(|(_, v)| &**v);
     if let Some(name) = name.strip_prefix(b"ssl_") {
-        let Some(ssl) = outer(TLV_SSL.0) else { return Ok(Val::None) };
-        let Some((head, inner)) = ssl.split_at_checked(TLV_SSL.1) else { return Ok(Val::None) };
+        let Some(ssl) = outer(TLV_SSL.0) else {
+            return Ok(Val::None);
+        };
+        let Some((head, inner)) = ssl.split_at_checked(TLV_SSL.1) else {
+            return Ok(Val::None);
+        };
         if name == b"verify" {
-            let verify = head.iter().skip(1).fold(0u64, |n, b| n << 8 | u64::from(*b));
+            let verify = head
+                .iter()
+                .skip(1)
+                .fold(0u64, |n, b| n << 8 | u64::from(*b));
             return Ok(Val::number(verify));
         }
         let kind = number(name)?.map_or_else(
@@ -90,9 +107,13 @@ fn tlv<'r>(list: &'r [(u8, Vec<u8>)], name: &[u8]) -> Result<Val<'r>, &'static s
 
 /// `0x…`
 fn number(name: &[u8]) -> Result<Option<u32>, &'static str> {
-    let Some(digits) = name.strip_prefix(b"0x") else { return Ok(None) };
+    let Some(digits) = name.strip_prefix(b"0x") else {
+        return Ok(None);
+    };
     let digits = std::str::from_utf8(digits).map_err(|_| "invalid")?;
-    u32::from_str_radix(digits, 16).map(Some).map_err(|_| "invalid")
+    u32::from_str_radix(digits, 16)
+        .map(Some)
+        .map_err(|_| "invalid")
 }
 
 fn inner_tlv(mut list: &[u8], kind: u32) -> Option<&[u8]> {
@@ -141,9 +162,20 @@ mod tests {
 
     #[test]
     fn tlvs() {
-        let ssl = [&[1, 0, 0, 1, 2][..], &[0x21, 0, 3], b"1.3", &[0x22, 0, 2], b"cn", &[0x23, 0, 9], b"cut"].concat();
+        let ssl = [
+            &[1, 0, 0, 1, 2][..],
+            &[0x21, 0, 3],
+            b"1.3",
+            &[0x22, 0, 2],
+            b"cn",
+            &[0x23, 0, 9],
+            b"cut",
+        ]
+        .concat();
         let list = vec![(0x01, b"h2".to_vec()), (0x20, ssl), (0xee, b"own".to_vec())];
-        let value = |name: &str| tlv(&list, name.as_bytes()).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        let value = |name: &str| {
+            tlv(&list, name.as_bytes()).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+        };
         for (name, text) in [
             ("alpn", "h2"),
             ("0x01", "h2"),

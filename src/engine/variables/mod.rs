@@ -12,6 +12,7 @@ use self::request as q;
 use self::response as o;
 
 /// Every variable of nginx's ngx_http_core_module.
+#[rustfmt::skip] // a table
 pub const VARIABLES: &[Variable] = &[
     // the head of the request; those with an entry of their own cannot be redefined
     Variable::new("http_host", |r, _| joined(r.headers(), b"host", b", ")),
@@ -98,18 +99,28 @@ pub const VARIABLES: &[Variable] = &[
 
 /// A value that nginx has only where it is not empty.
 fn present(text: &[u8]) -> Val<'_> {
-    if text.is_empty() { Val::None } else { Val::Bytes(text) }
+    if text.is_empty() {
+        Val::None
+    } else {
+        Val::Bytes(text)
+    }
 }
 
 /// A port; empty where there is none.
 fn port(n: u16) -> Val<'static> {
-    if n == 0 { Val::EMPTY } else { Val::number(u64::from(n)) }
+    if n == 0 {
+        Val::EMPTY
+    } else {
+        Val::number(u64::from(n))
+    }
 }
 
 /// Every value of a header, by the variable's spelling of its name.
 fn joined<'r>(headers: &'r Headers, name: &[u8], separator: &[u8]) -> Val<'r> {
     let mut values = headers.all_by_variable(name);
-    let Some(first) = values.next() else { return Val::None };
+    let Some(first) = values.next() else {
+        return Val::None;
+    };
     if values.next().is_none() {
         return Val::Bytes(first);
     }
@@ -125,7 +136,13 @@ mod tests {
     #[test]
     fn several_headers_are_joined() {
         let mut h = Headers::new();
-        for (name, value) in [("X-Foo", "a"), ("Cookie", "c=1"), ("x-foo", "b"), ("Cookie", "d=2"), ("X-Bar", "")] {
+        for (name, value) in [
+            ("X-Foo", "a"),
+            ("Cookie", "c=1"),
+            ("x-foo", "b"),
+            ("Cookie", "d=2"),
+            ("X-Bar", ""),
+        ] {
             h.append(name.as_bytes(), value.as_bytes());
         }
         assert_eq!(joined(&h, b"x_foo", b", ").as_bytes(), b"a, b");

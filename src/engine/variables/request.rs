@@ -12,12 +12,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// `$host`: of the request line, of `Host`, or the server's name.
 pub fn host<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    if r.head.host.is_empty() { Val::Bytes(&r.server().name) } else { Val::Bytes(&r.head.host) }
+    if r.head.host.is_empty() {
+        Val::Bytes(&r.server().name)
+    } else {
+        Val::Bytes(&r.head.host)
+    }
 }
 
 /// `$cookie_…`: the name's case does not matter, spaces may surround `=`.
 pub fn cookie<'r>(r: &'r Request, name: &'r [u8]) -> Val<'r> {
-    Val::from_option(r.headers().get_all(b"cookie").find_map(|line| cookie_in(line, name)))
+    Val::from_option(
+        r.headers()
+            .get_all(b"cookie")
+            .find_map(|line| cookie_in(line, name)),
+    )
 }
 
 fn cookie_in<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
@@ -56,7 +64,11 @@ pub fn content_length<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 /// `$remote_user`: the name in `Authorization: Basic`.
 pub fn remote_user<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
     let connect = r.method == crate::http::method::Method::Connect;
-    let field: &[u8] = if connect { b"proxy-authorization" } else { b"authorization" };
+    let field: &[u8] = if connect {
+        b"proxy-authorization"
+    } else {
+        b"authorization"
+    };
     match r.headers().get(field).and_then(basic_user) {
         Some(user) => Val::Owned(user),
         None => Val::None,
@@ -66,7 +78,9 @@ pub fn remote_user<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 fn basic_user(value: &[u8]) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone).with_decode_allow_trailing_bits(true),
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+            .with_decode_allow_trailing_bits(true),
     );
     let (scheme, text) = value.split_at_checked(b"Basic ".len())?;
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
@@ -132,7 +146,10 @@ mod tests {
 
     #[test]
     fn cookies() {
-        let find = |line: &str, name: &str| cookie_in(line.as_bytes(), name.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned());
+        let find = |line: &str, name: &str| {
+            cookie_in(line.as_bytes(), name.as_bytes())
+                .map(|v| String::from_utf8_lossy(v).into_owned())
+        };
         assert_eq!(find("a=1; bb=2;c=3", "bb").as_deref(), Some("2"));
         assert_eq!(find("a=1; bb=2;c=3", "C").as_deref(), Some("3"));
         assert_eq!(find("a=1, b=2; c", "b"), None);
@@ -145,11 +162,21 @@ mod tests {
 
     #[test]
     fn users() {
-        let user = |v: &str| basic_user(v.as_bytes()).map(|u| String::from_utf8_lossy(&u).into_owned());
+        let user =
+            |v: &str| basic_user(v.as_bytes()).map(|u| String::from_utf8_lossy(&u).into_owned());
         assert_eq!(user("Basic dXNlcjpwYXNz").as_deref(), Some("user"));
         assert_eq!(user("basic   dTo=").as_deref(), Some("u"));
         assert_eq!(user("Basic dTo").as_deref(), Some("u"));
-        for bad in ["", "Basic", "Basic ", "Basic =", "Bearer dTo=", "Basic Onh4", "Basic dXNlcg==", "Basic d!"] {
+        for bad in [
+            "",
+            "Basic",
+            "Basic ",
+            "Basic =",
+            "Bearer dTo=",
+            "Basic Onh4",
+            "Basic dXNlcg==",
+            "Basic d!",
+        ] {
             assert_eq!(user(bad), None, "{bad}");
         }
     }

@@ -21,7 +21,11 @@ pub fn status<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 
 /// `$request_completion`: `OK` once the response has been sent in full.
 pub fn completion<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    Val::Bytes(if r.header_sent && !r.aborted && !r.client_closed { b"OK" } else { b"" })
+    Val::Bytes(if r.header_sent && !r.aborted && !r.client_closed {
+        b"OK"
+    } else {
+        b""
+    })
 }
 
 /// `set $limit_rate`.
@@ -31,7 +35,10 @@ pub fn set_limit_rate(r: &mut Request, value: &[u8]) {
             r.limit_rate = rate;
             r.limit_rate_set = true;
         }
-        None => r.error(Level::Error, format_args!("invalid $limit_rate \"{}\"", String::from_utf8_lossy(value))),
+        None => r.error(
+            Level::Error,
+            format_args!("invalid $limit_rate \"{}\"", String::from_utf8_lossy(value)),
+        ),
     }
 }
 

@@ -135,9 +135,6 @@ impl List {
         if self.format == Format::Xml {
             r.out.charset.extend_from_slice(b"utf-8");
         }
-        if r.is_head() {
-            return Ok(Body::Empty);
-        }
         let mut entries = Vec::new();
         for entry in folder {
             let entry = match entry {

@@ -5,7 +5,7 @@ use super::redirect::default_rule;
 use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri};
 use super::{ProxyConf, Rewriting};
 use crate::module::*;
-use std::collections::HashSet;
+use crate::http::names::NameSet;
 use std::sync::Arc;
 
 /// A memory page: nginx's unit of buffers.
@@ -179,7 +179,7 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
 }
 
 /// nginx's list of headers that stay behind, with `proxy_hide_header` and without `proxy_pass_header`.
-fn hidden(c: &ProxyConf) -> HashSet<Box<[u8]>, foldhash::fast::FixedState> {
+fn hidden(c: &ProxyConf) -> NameSet {
     const DEFAULT: [&[u8]; 8] = [
         b"date",
         b"server",
@@ -190,8 +190,7 @@ fn hidden(c: &ProxyConf) -> HashSet<Box<[u8]>, foldhash::fast::FixedState> {
         b"x-accel-buffering",
         b"x-accel-charset",
     ];
-    let mut set: HashSet<Box<[u8]>, _> = DEFAULT.into_iter().map(Box::from).collect();
-    set.extend(c.hide.iter().flatten().cloned());
+    let mut set: NameSet = DEFAULT.into_iter().chain(c.hide.iter().flatten().map(|n| &**n)).collect();
     for name in c.pass_headers.iter().flatten() {
         set.remove(name);
     }

@@ -5,6 +5,7 @@ use super::pass;
 use super::redirect::{self, Rule};
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
+use crate::http::names::NameSet;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
@@ -262,7 +263,7 @@ fn is_quoted(raw: &[u8]) -> bool {
 pub struct RequestHeaders {
     host: Option<Template>,
     list: Box<[(Box<[u8]>, Value)]>,
-    names: Names,
+    names: NameSet,
 }
 
 enum Value {
@@ -292,13 +293,13 @@ impl RequestHeaders {
         ];
         let mut host = None;
         let mut list = Vec::new();
-        let mut names = Names::default();
+        let mut names = NameSet::default();
         for (name, value) in set {
             if name.eq_ignore_ascii_case(b"host") {
                 host = Some(value.clone());
                 continue;
             }
-            names.add(name);
+            names.insert(name);
             match value.as_literal() {
                 Some(b"") => {}
                 Some(text) => list.push((
@@ -315,7 +316,7 @@ impl RequestHeaders {
             if names.contains(Known::of(name), name) {
                 continue;
             }
-            names.add(name);
+            names.insert(name);
             match name {
                 b"Content-Length" => list.push(((*b"Content-Length: ").into(), Value::Length)),
                 b"Transfer-Encoding" => {
@@ -363,44 +364,10 @@ impl RequestHeaders {
     }
 }
 
-/// A set of header names that is asked for every header of every request.
-#[derive(Default)]
-struct Names {
-    /// A bit for each known name.
-    known: u128,
-    /// The others, in lower case.
-    other: Vec<Box<[u8]>>,
-}
-
-impl Names {
-    fn add(&mut self, name: &[u8]) {
-        match Known::of(name) {
-            Known::Other => self.other.push(name.to_ascii_lowercase().into()),
-            known => self.known |= 1 << known as u8,
-        }
-    }
-
-    fn contains(&self, known: Known, name: &[u8]) -> bool {
-        match known {
-            Known::Other => self.other.iter().any(|n| n.eq_ignore_ascii_case(name)),
-            known => self.known & (1 << known as u8) != 0,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_of_both_kinds() {
-        let mut names = Names::default();
-        names.add(b"HOST");
-        names.add(b"X-Mine");
-        let has = |n: &[u8]| names.contains(Known::of(n), n);
-        assert!(has(b"host") && has(b"x-MINE"));
-        assert!(!has(b"X-Other") && !has(b"Connection"));
-    }
 
     #[test]
     fn defaults_stand_unless_overridden() {

@@ -58,9 +58,9 @@ pub const VARIABLES: &[Variable] = &[
     }),
 ];
 
-/// A value that exists once a request to an origin has been written.
+/// A value that exists once a target is known.
 fn noted<'r>(r: &'r Request, value: &'r [u8]) -> Val<'r> {
-    if r.upstream.body.is_some() {
+    if !r.upstream.host.is_empty() {
         Val::Bytes(value)
     } else {
         Val::None

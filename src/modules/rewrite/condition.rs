@@ -8,15 +8,22 @@ pub fn parse(s: &Statement, b: &mut Build) -> ConfResult<Test> {
     let mut words: Vec<&[u8]> = s.args.iter().map(|w| &*w.text).collect();
     let invalid = |word: Option<&&[u8]>| {
         let word = word.copied().unwrap_or_default();
-        s.error(format!("invalid condition \"{}\"", String::from_utf8_lossy(word)))
+        s.error(format!(
+            "invalid condition \"{}\"",
+            String::from_utf8_lossy(word)
+        ))
     };
-    let Some(rest) = words.first().and_then(|w| w.strip_prefix(b"(")) else { return Err(invalid(words.first())) };
+    let Some(rest) = words.first().and_then(|w| w.strip_prefix(b"(")) else {
+        return Err(invalid(words.first()));
+    };
     if rest.is_empty() {
         words.remove(0);
     } else if let Some(first) = words.first_mut() {
         *first = rest;
     }
-    let Some(rest) = words.last().and_then(|w| w.strip_suffix(b")")) else { return Err(invalid(words.last())) };
+    let Some(rest) = words.last().and_then(|w| w.strip_suffix(b")")) else {
+        return Err(invalid(words.last()));
+    };
     if rest.is_empty() {
         // what remains of "()" is still called by its name
         if words.len() == 1 {
@@ -32,14 +39,27 @@ pub fn parse(s: &Statement, b: &mut Build) -> ConfResult<Test> {
                 return Err(invalid(words.first()));
             }
             let var = b.var(s, &String::from_utf8_lossy(name));
-            let [operator, value] = rest else { return Ok(Test::True(var)) };
+            let [operator, value] = rest else {
+                return Ok(Test::True(var));
+            };
             match *operator {
-                b"=" | b"!=" => Ok(Test::Equal { var, value: b.template_of(s, value)?, not: operator.len() == 2 }),
+                b"=" | b"!=" => Ok(Test::Equal {
+                    var,
+                    value: b.template_of(s, value)?,
+                    not: operator.len() == 2,
+                }),
                 b"~" | b"~*" | b"!~" | b"!~*" => {
                     let pattern = b.pattern(s, value, operator.ends_with(b"*"))?;
-                    Ok(Test::Matches { var, pattern, not: operator.starts_with(b"!") })
+                    Ok(Test::Matches {
+                        var,
+                        pattern,
+                        not: operator.starts_with(b"!"),
+                    })
                 }
-                _ => Err(s.error(format!("unexpected \"{}\" in condition", String::from_utf8_lossy(operator)))),
+                _ => Err(s.error(format!(
+                    "unexpected \"{}\" in condition",
+                    String::from_utf8_lossy(operator)
+                ))),
             }
         }
         [operator @ ([b'-', kind] | [b'!', b'-', kind]), path] => {
@@ -51,7 +71,11 @@ pub fn parse(s: &Statement, b: &mut Build) -> ConfResult<Test> {
                 b'x' => FileTest::Exec,
                 _ => return Err(invalid(Some(operator))),
             };
-            Ok(Test::File { kind, path, not: operator.len() == 3 })
+            Ok(Test::File {
+                kind,
+                path,
+                not: operator.len() == 3,
+            })
         }
         _ => Err(invalid(words.first())),
     }
@@ -74,16 +98,62 @@ mod tests {
     fn every_operator() {
         assert!(matches!(read("($a)"), Ok(Test::True(_))));
         assert!(matches!(read("( $a )"), Ok(Test::True(_))));
-        assert!(matches!(read("($a = b)"), Ok(Test::Equal { not: false, .. })));
-        assert!(matches!(read("($a != \"\")"), Ok(Test::Equal { not: true, .. })));
-        assert!(matches!(read("($a ~ b)"), Ok(Test::Matches { not: false, .. })));
-        assert!(matches!(read("($a ~* b)"), Ok(Test::Matches { not: false, .. })));
-        assert!(matches!(read("($a !~ b)"), Ok(Test::Matches { not: true, .. })));
-        assert!(matches!(read("( $a !~* \"b c\" )"), Ok(Test::Matches { not: true, .. })));
-        assert!(matches!(read("(-f $a)"), Ok(Test::File { kind: FileTest::Plain, not: false, .. })));
-        assert!(matches!(read("(!-d $a)"), Ok(Test::File { kind: FileTest::Dir, not: true, .. })));
-        assert!(matches!(read("( -e /x )"), Ok(Test::File { kind: FileTest::Exists, not: false, .. })));
-        assert!(matches!(read("(!-x /x)"), Ok(Test::File { kind: FileTest::Exec, not: true, .. })));
+        assert!(matches!(
+            read("($a = b)"),
+            Ok(Test::Equal { not: false, .. })
+        ));
+        assert!(matches!(
+            read("($a != \"\")"),
+            Ok(Test::Equal { not: true, .. })
+        ));
+        assert!(matches!(
+            read("($a ~ b)"),
+            Ok(Test::Matches { not: false, .. })
+        ));
+        assert!(matches!(
+            read("($a ~* b)"),
+            Ok(Test::Matches { not: false, .. })
+        ));
+        assert!(matches!(
+            read("($a !~ b)"),
+            Ok(Test::Matches { not: true, .. })
+        ));
+        assert!(matches!(
+            read("( $a !~* \"b c\" )"),
+            Ok(Test::Matches { not: true, .. })
+        ));
+        assert!(matches!(
+            read("(-f $a)"),
+            Ok(Test::File {
+                kind: FileTest::Plain,
+                not: false,
+                ..
+            })
+        ));
+        assert!(matches!(
+            read("(!-d $a)"),
+            Ok(Test::File {
+                kind: FileTest::Dir,
+                not: true,
+                ..
+            })
+        ));
+        assert!(matches!(
+            read("( -e /x )"),
+            Ok(Test::File {
+                kind: FileTest::Exists,
+                not: false,
+                ..
+            })
+        ));
+        assert!(matches!(
+            read("(!-x /x)"),
+            Ok(Test::File {
+                kind: FileTest::Exec,
+                not: true,
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -104,7 +174,11 @@ mod tests {
             ("(-f)", "invalid condition \"-f\""),
             ("(-f a b)", "invalid condition \"-f\""),
         ] {
-            assert_eq!(read(condition).err().as_deref(), Some(message), "{condition}");
+            assert_eq!(
+                read(condition).err().as_deref(),
+                Some(message),
+                "{condition}"
+            );
         }
     }
 }

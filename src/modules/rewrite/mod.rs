@@ -6,8 +6,8 @@ mod condition;
 mod program;
 
 use crate::config::value::parse_number;
-use crate::module::once;
 use crate::inherit;
+use crate::module::once;
 use crate::module::*;
 use bytes::Bytes;
 use program::{Answer, Code, Program, Rule};
@@ -31,7 +31,10 @@ impl Conf for RewriteConf {
     }
 }
 
-const IN: Place = Place::SERVER.or(Place::LOCATION).or(Place::SERVER_IF).or(Place::LOCATION_IF);
+const IN: Place = Place::SERVER
+    .or(Place::LOCATION)
+    .or(Place::SERVER_IF)
+    .or(Place::LOCATION_IF);
 
 impl Module for Rewrite {
     const NAME: &'static str = "http_rewrite";
@@ -51,10 +54,16 @@ impl Module for Rewrite {
             "`return code [text];`, `return code URL;`, `return URL;` Ends the request with this status; 444 closes the connection.",
             answer,
         ),
-        Directive::new("break", IN, Args::None, "`break;` Leaves the rest of this module's directives out.", |c, _, b| {
-            c.push(Code::Break, b);
-            Ok(())
-        }),
+        Directive::new(
+            "break",
+            IN,
+            Args::None,
+            "`break;` Leaves the rest of this module's directives out.",
+            |c, _, b| {
+                c.push(Code::Break, b);
+                Ok(())
+            },
+        ),
         Directive::new(
             "if",
             Place::SERVER.or(Place::LOCATION),
@@ -62,7 +71,13 @@ impl Module for Rewrite {
             "`if (condition) { … }` Settings for requests of which the condition holds.",
             if_block,
         ),
-        Directive::new("set", IN, Args::Exactly(2), "`set $variable value;` Assigns a variable.", set),
+        Directive::new(
+            "set",
+            IN,
+            Args::Exactly(2),
+            "`set $variable value;` Assigns a variable.",
+            set,
+        ),
         Directive::new(
             "rewrite_log",
             IN.or(Place::HTTP),
@@ -95,7 +110,9 @@ impl RewriteConf {
 
 /// What makes a replacement or a `return` a redirect without further words.
 fn is_url(text: &[u8]) -> bool {
-    [&b"http://"[..], b"https://", b"$scheme"].iter().any(|p| text.starts_with(p))
+    [&b"http://"[..], b"https://", b"$scheme"]
+        .iter()
+        .any(|p| text.starts_with(p))
 }
 
 fn rewrite(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
@@ -104,7 +121,16 @@ fn rewrite(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> 
         return Err(s.error_at(1, "empty replacement"));
     }
     let pattern = b.pattern(s, s.arg(0), false)?;
-    let mut rule = Rule { pattern, path: Template::default(), args: None, has_args: false, keep_args: true, redirect: None, last: false, end_cycle: false };
+    let mut rule = Rule {
+        pattern,
+        path: Template::default(),
+        args: None,
+        has_args: false,
+        keep_args: true,
+        redirect: None,
+        last: false,
+        end_cycle: false,
+    };
     let text = match replacement.strip_suffix(b"?") {
         Some(text) => {
             rule.keep_args = false;
@@ -139,14 +165,36 @@ fn rewrite(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> 
 }
 
 fn answer(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    let invalid = || s.error_at(0, format!("invalid return code \"{}\"", String::from_utf8_lossy(s.arg(0))));
+    let invalid = || {
+        s.error_at(
+            0,
+            format!(
+                "invalid return code \"{}\"",
+                String::from_utf8_lossy(s.arg(0))
+            ),
+        )
+    };
     let (status, text) = match parse_number(s.arg(0)) {
-        Some(n @ 0..=999) => (n as u16, if s.len() > 1 { b.template(s, 1)? } else { Template::default() }),
+        Some(n @ 0..=999) => (
+            n as u16,
+            if s.len() > 1 {
+                b.template(s, 1)?
+            } else {
+                Template::default()
+            },
+        ),
         None if s.len() == 1 && is_url(s.arg(0)) => (302, b.template(s, 0)?),
         _ => return Err(invalid()),
     };
     let literal = text.as_literal().map(Bytes::copy_from_slice);
-    c.push(Code::Return(Arc::new(Answer { status, text, literal })), b);
+    c.push(
+        Code::Return(Arc::new(Answer {
+            status,
+            text,
+            literal,
+        })),
+        b,
+    );
     Ok(())
 }
 
@@ -157,13 +205,26 @@ fn if_block(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()>
     } else {
         let cell = b.enter_if(s)?;
         // an `if` cannot stand in another one: the last is the one just read
-        (b.shared::<IfBlocks>().0.last().map(|(id, _, _)| *id), Some(cell))
+        (
+            b.shared::<IfBlocks>().0.last().map(|(id, _, _)| *id),
+            Some(cell),
+        )
     };
     let codes = match inner {
-        Some(id) => b.conf_of::<Rewrite>(id).map(|conf| std::mem::take(&mut conf.codes)).unwrap_or_default(),
+        Some(id) => b
+            .conf_of::<Rewrite>(id)
+            .map(|conf| std::mem::take(&mut conf.codes))
+            .unwrap_or_default(),
         None => Vec::new(),
     };
-    c.push(Code::If { test, settings: cell, skip: codes.len() }, b);
+    c.push(
+        Code::If {
+            test,
+            settings: cell,
+            skip: codes.len(),
+        },
+        b,
+    );
     c.codes.extend(codes);
     Ok(())
 }
@@ -193,7 +254,10 @@ struct Uninitialized(Box<str>);
 impl Evaluate for Uninitialized {
     fn evaluate<'r>(&'r self, r: &'r Request) -> Val<'r> {
         if r.core().uninitialized_variable_warn {
-            r.error(crate::log::Level::Warn, format_args!("using uninitialized \"{}\" variable", self.0));
+            r.error(
+                crate::log::Level::Warn,
+                format_args!("using uninitialized \"{}\" variable", self.0),
+            );
         }
         Val::EMPTY
     }

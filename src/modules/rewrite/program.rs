@@ -1,13 +1,11 @@
 //! The codes, and how a request runs through them.
 
 use super::RewriteConf;
+use crate::engine::files::{self, Kind};
 use crate::http::escape::{Unescape, unescape};
-use crate::log::{Errno, Level};
+use crate::log::Level;
 use crate::module::{Body, Handler, LocCell, Next, Pattern, Request, Template, VarId};
 use bytes::Bytes;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// Runs the codes of one block.
@@ -17,7 +15,11 @@ pub struct Program {
 
 impl Handler for Program {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
-        let mut run = Run { log: self.conf.log.unwrap_or(false), quote: true, r };
+        let mut run = Run {
+            log: self.conf.log.unwrap_or(false),
+            quote: true,
+            r,
+        };
         let codes = &self.conf.codes;
         let mut at = 0;
         while let Some(code) = codes.get(at) {
@@ -29,7 +31,11 @@ impl Handler for Program {
                     run.r.set_var(*id, text);
                     None
                 }
-                Code::If { test, settings, skip } => match run.holds(test) {
+                Code::If {
+                    test,
+                    settings,
+                    skip,
+                } => match run.holds(test) {
                     Ok(true) => {
                         if let Some(id) = settings.as_ref().and_then(|c| c.get()) {
                             run.r.location = *id;
@@ -66,7 +72,11 @@ pub enum Code {
     /// `set`
     Set(VarId, Template),
     /// `if`: where the condition does not hold, `skip` codes are left out; in a location, `settings` take its place.
-    If { test: Test, settings: Option<LocCell>, skip: usize },
+    If {
+        test: Test,
+        settings: Option<LocCell>,
+        skip: usize,
+    },
     /// `rewrite`
     Rewrite(Arc<Rule>),
     /// `return`
@@ -81,11 +91,23 @@ pub enum Test {
     /// Neither empty nor `0`.
     True(VarId),
     /// `=`, `!=`
-    Equal { var: VarId, value: Template, not: bool },
+    Equal {
+        var: VarId,
+        value: Template,
+        not: bool,
+    },
     /// `~`, `~*`, `!~`, `!~*`
-    Matches { var: VarId, pattern: Arc<Pattern>, not: bool },
+    Matches {
+        var: VarId,
+        pattern: Arc<Pattern>,
+        not: bool,
+    },
     /// `-f`, `-d`, `-e`, `-x` and their negations.
-    File { kind: FileTest, path: Template, not: bool },
+    File {
+        kind: FileTest,
+        path: Template,
+        not: bool,
+    },
 }
 
 /// What is asked of a file.
@@ -156,16 +178,28 @@ impl Run<'_> {
         let shown = String::from_utf8_lossy;
         match pattern.try_exec(subject, self.r) {
             Ok(true) => {
-                self.notice(format_args!("\"{}\" matches \"{}\"", pattern.source(), shown(subject)));
+                self.notice(format_args!(
+                    "\"{}\" matches \"{}\"",
+                    pattern.source(),
+                    shown(subject)
+                ));
                 Ok(true)
             }
             Ok(false) => {
-                self.notice(format_args!("\"{}\" does not match \"{}\"", pattern.source(), shown(subject)));
+                self.notice(format_args!(
+                    "\"{}\" does not match \"{}\"",
+                    pattern.source(),
+                    shown(subject)
+                ));
                 self.r.captures.clear();
                 Ok(false)
             }
             Err(e) => {
-                let text = format_args!("pcre2_match() failed: {e} on \"{}\" using \"{}\"", shown(subject), pattern.source());
+                let text = format_args!(
+                    "pcre2_match() failed: {e} on \"{}\" using \"{}\"",
+                    shown(subject),
+                    pattern.source()
+                );
                 self.r.error(Level::Alert, text);
                 Err(500)
             }
@@ -178,7 +212,9 @@ impl Run<'_> {
             Test::Equal { var, value, not } => {
                 let equal = match (value.as_literal(), value.as_variable()) {
                     (Some(text), _) => self.r.var(*var).as_bytes() == text,
-                    (None, Some(other)) => self.r.var(*var).as_bytes() == self.r.var(other).as_bytes(),
+                    (None, Some(other)) => {
+                        self.r.var(*var).as_bytes() == self.r.var(other).as_bytes()
+                    }
                     (None, None) => {
                         let mut text = self.r.scratch();
                         self.write(value, &mut text);
@@ -207,17 +243,16 @@ impl Run<'_> {
     }
 
     fn file(&self, kind: FileTest, path: &[u8]) -> bool {
-        match std::fs::metadata(OsStr::from_bytes(path)) {
-            Ok(m) => match kind {
-                FileTest::Plain => m.is_file(),
-                FileTest::Dir => m.is_dir(),
-                FileTest::Exists => m.is_file() || m.is_dir(),
-                FileTest::Exec => m.mode() & 0o100 != 0,
+        match files::stat(self.r, path) {
+            Ok(info) => match kind {
+                FileTest::Plain => info.kind == Kind::File,
+                FileTest::Dir => info.is_dir(),
+                FileTest::Exists => info.kind != Kind::Other,
+                FileTest::Exec => info.mode & 0o100 != 0,
             },
             Err(e) => {
-                if !matches!(e.raw_os_error(), None | Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG)) {
-                    let path = String::from_utf8_lossy(path);
-                    self.r.error(Level::Crit, format_args!("stat() \"{path}\" failed{}", Errno::of(&e)));
+                if !e.is_missing() {
+                    e.log(self.r, Level::Crit, path);
                 }
                 false
             }
@@ -269,7 +304,10 @@ impl Run<'_> {
         }
         r.put_scratch(escaped);
         r.out.location = location;
-        self.notice(format_args!("rewritten redirect: \"{}\"", String::from_utf8_lossy(&self.r.out.location)));
+        self.notice(format_args!(
+            "rewritten redirect: \"{}\"",
+            String::from_utf8_lossy(&self.r.out.location)
+        ));
     }
 
     fn replace(&mut self, rule: &Rule) -> Result<(), u16> {
@@ -294,9 +332,16 @@ impl Run<'_> {
         std::mem::swap(&mut r.uri, &mut uri);
         r.put_scratch(uri);
         let shown = String::from_utf8_lossy;
-        self.notice(format_args!("rewritten data: \"{}\", args: \"{}\"", shown(&self.r.uri), shown(&self.r.args)));
+        self.notice(format_args!(
+            "rewritten data: \"{}\", args: \"{}\"",
+            shown(&self.r.uri),
+            shown(&self.r.args)
+        ));
         if self.r.uri.is_empty() {
-            self.r.error(Level::Error, format_args!("the rewritten URI has a zero length"));
+            self.r.error(
+                Level::Error,
+                format_args!("the rewritten URI has a zero length"),
+            );
             return Err(500);
         }
         Ok(())
@@ -326,7 +371,11 @@ impl Run<'_> {
         };
         r.out.content_length = Some(text.len() as u64);
         r.set_content_type();
-        Next::Respond(if text.is_empty() { Body::Empty } else { Body::Bytes(text) })
+        Next::Respond(if text.is_empty() {
+            Body::Empty
+        } else {
+            Body::Bytes(text)
+        })
     }
 }
 
