@@ -180,7 +180,10 @@ fn variables_of_a_request_that_has_only_begun() {
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let request = Request::new(SiteRef::new(site), Arc::new(Conn::new(Transport::Unix(ours), info)));
+    let request = Request::new(
+        SiteRef::new(site),
+        Arc::new(Conn::new(Transport::Unix(ours), info)),
+    );
     for module in registry.modules() {
         for v in module.variables() {
             let suffixes: &[&[u8]] = if v.prefix {

@@ -12,6 +12,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
             let next = settle(h.handle(r)).await;
             return outcome(r, next).await.unwrap_or(Outcome::Status(404));
         }
+        None if r.lost_pass => return Outcome::Status(500),
         None => {}
     }
     for h in &location.hooks.contents {

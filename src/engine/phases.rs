@@ -250,6 +250,7 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
 }
 
 fn enter_location(r: &mut Request) -> Option<Outcome> {
+    r.lost_pass = false;
     let site = r.site.clone();
     let location = site.locations.get(r.location as usize)?;
     if let Some((methods, other)) = location.limit_except

@@ -112,6 +112,9 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
+    // where they are the origin's, none of our own takes their place
+    r.out.no_date = !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server = !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);

@@ -92,6 +92,8 @@ pub struct Request {
     pub depth: u8,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
+    /// Whether an `if` took the place of another one that named an origin: the request cannot be served.
+    pub lost_pass: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     values: Vec<Kept>,
@@ -158,6 +160,7 @@ impl Request {
             depth: 0,
             timed_out: false,
             pipelined: false,
+            lost_pass: false,
             client_closed: false,
             values: Vec::new(),
             slots: Vec::new(),
@@ -222,6 +225,7 @@ impl Request {
         self.depth = 0;
         self.timed_out = false;
         self.pipelined = false;
+        self.lost_pass = false;
         self.client_closed = false;
         self.shared.clear();
         if same {
@@ -437,6 +441,15 @@ impl Request {
             Some(i) if i > 0 => &name[i + 1..],
             _ => b"",
         }
+    }
+
+    /// Puts the settings of an `if` in place of the location's.
+    ///
+    /// As in nginx an origin that an earlier `if` chose is lost in a later one that names none.
+    pub fn enter_if(&mut self, id: LocId) {
+        let passed = |l: Option<&Location>| matches!(l.map(|l| &l.hooks.content), Some(Some(super::Content::Upstream(_))));
+        self.lost_pass = (self.lost_pass || passed(Some(self.location()))) && !passed(self.site.locations.get(id as usize));
+        self.location = id;
     }
 
     /// The media type of the URI by its extension (`types`, `default_type`).

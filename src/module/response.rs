@@ -17,6 +17,10 @@ pub struct ResponseHead {
     pub server: Vec<u8>,
     /// `Date`; empty writes the current one.
     pub date: Vec<u8>,
+    /// Whether `Server` is left to an origin that sent none (`proxy_pass_header`).
+    pub no_server: bool,
+    /// The same for `Date`.
+    pub no_date: bool,
     /// `Content-Type`; empty writes none.
     pub content_type: Vec<u8>,
     /// `charset=` to be added to the type; empty adds none.
@@ -74,6 +78,8 @@ impl ResponseHead {
         self.headers.clear();
         self.trailers.clear();
         self.status = 0;
+        self.no_server = false;
+        self.no_date = false;
         self.content_length = None;
         self.last_modified = None;
         self.allow_ranges = false;

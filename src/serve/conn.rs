@@ -163,7 +163,7 @@ impl Conn {
         // readiness may be a guess: tokio gives it to every accepted socket
         let filled = inner.fill(cx, 4096);
         if filled.is_pending() {
-            inner.rbuf = BytesMut::new();
+            buffers::give(std::mem::take(&mut inner.rbuf));
         }
         filled.map_ok(drop)
     }

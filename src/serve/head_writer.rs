@@ -34,7 +34,8 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
         put(&[b"\r\n"]);
         return;
     }
-    if head.server.is_empty() {
+    if head.no_server {
+    } else if head.server.is_empty() {
         let server: &[u8] = match head.tokens {
             Tokens::On => SERVER.as_bytes(),
             Tokens::Off => b"nginx",
@@ -44,7 +45,8 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     } else {
         put(&[b"Server: ", &head.server, b"\r\n"]);
     }
-    if head.date.is_empty() {
+    if head.no_date {
+    } else if head.date.is_empty() {
         put(&[b"Date: ", &date::now().http_date, b"\r\n"]);
     } else {
         put(&[b"Date: ", &head.date, b"\r\n"]);

@@ -77,7 +77,7 @@ fn error(body: &str) -> String {
 
 /// A request that has found its location, and that location's pass.
 fn arrive(site: &Arc<Site>, text: &str) -> (Request, Arc<Pass>) {
-    let mut r = Request::new(site.clone(), Arc::new(Nobody::default()));
+    let mut r = Request::new(SiteRef::new(site.clone()), Arc::new(Nobody::default()));
     let raw = text.replace('\n', "\r\n");
     let parsed = Parser::default().parse(raw.as_bytes(), &Limits::default(), &mut r.head);
     assert!(matches!(parsed, Progress::Done { .. }), "not a whole head");

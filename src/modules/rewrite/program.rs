@@ -38,7 +38,7 @@ impl Handler for Program {
                 } => match run.holds(test) {
                     Ok(true) => {
                         if let Some(id) = settings.as_ref().and_then(|c| c.get()) {
-                            run.r.location = *id;
+                            run.r.enter_if(*id);
                         }
                         None
                     }
