@@ -30,13 +30,13 @@ pub mod try_files;
 pub mod upstream;
 pub mod zones;
 
-use crate::engine::core::{Core, HttpCore, HttpServer};
+use crate::engine::core::{Core, Http2, HttpCore, HttpServer};
 use crate::module::Registry;
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
-    r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<Core>().add::<HttpServer>().add::<HttpCore>().add::<Http2>();
     // variables
     r.add::<map::Map>();
     r.add::<geo::Geo>();

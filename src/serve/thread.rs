@@ -103,16 +103,16 @@ impl Thread {
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
+    pub fn request(&self, site: &SiteRef, down: Arc<dyn Downstream>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(site, conn.clone());
+                r.reset(site, down);
                 r
             }
             None => {
-                let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(site, conn.clone());
+                let mut r = Box::new(Request::new(site.clone(), down.clone()));
+                r.reset(site, down);
                 r
             }
         }
