@@ -5,7 +5,7 @@ use super::front;
 use super::proxy::Front;
 use super::tls;
 use crate::log::Level;
-use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
+use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -104,16 +104,16 @@ impl Thread {
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
+    pub fn request(&self, site: &SiteRef, down: Arc<dyn Downstream>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(site, conn.clone());
+                r.reset(site, down);
                 r
             }
             None => {
-                let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(site, conn.clone());
+                let mut r = Box::new(Request::new(site.clone(), down.clone()));
+                r.reset(site, down);
                 r
             }
         }
