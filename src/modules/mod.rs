@@ -39,13 +39,13 @@ pub mod zones;
 #[cfg(test)]
 mod local_tests;
 
-use crate::engine::core::{Core, HttpCore, HttpServer};
+use crate::engine::core::{Core, Http2, HttpCore, HttpServer};
 use crate::module::Registry;
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
-    r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<Core>().add::<HttpServer>().add::<HttpCore>().add::<Http2>();
     r.add::<ssl::Ssl>();
     // variables
     r.add::<map::Map>();

@@ -87,10 +87,10 @@ enum BodyIn {
     Done,
 }
 
-struct Inner {
-    transport: Transport,
+pub(super) struct Inner {
+    pub(super) transport: Transport,
     /// Read and not yet consumed.
-    rbuf: BytesMut,
+    pub(super) rbuf: BytesMut,
     /// Written and not yet sent.
     wbuf: BytesMut,
     body: BodyIn,
@@ -109,7 +109,7 @@ struct Inner {
 pub struct Conn {
     info: ConnInfo,
     fd: RawFd,
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
     /// The request that is being handed through Pingora.

@@ -3,6 +3,7 @@
 pub mod buffers;
 mod conn;
 mod front;
+mod h2;
 mod head_writer;
 mod opening;
 mod pingora_io;

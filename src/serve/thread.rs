@@ -5,7 +5,7 @@ use super::front;
 use super::opening;
 use super::proxy::Front;
 use crate::log::Level;
-use crate::module::{ConnInfo, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
+use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -104,16 +104,16 @@ impl Thread {
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
+    pub fn request(&self, site: &SiteRef, down: Arc<dyn Downstream>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(site, conn.clone());
+                r.reset(site, down);
                 r
             }
             None => {
-                let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(site, conn.clone());
+                let mut r = Box::new(Request::new(site.clone(), down.clone()));
+                r.reset(site, down);
                 r
             }
         }
@@ -350,6 +350,8 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
+    /// In which the connection was accepted.
+    epoch: u64,
 }
 
 impl Counted {
@@ -358,13 +360,12 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial }
+        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
     }
 
     /// Makes the connection known to a drain.
     fn register(&mut self, conn: &Arc<Conn>) {
-        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
-        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
+        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
     }
 }
 
