@@ -7,6 +7,7 @@ mod h2;
 mod head_writer;
 mod pingora_io;
 mod proxy;
+mod proxy_protocol;
 mod tcp_info;
 mod thread;
 mod tls;

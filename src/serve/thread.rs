@@ -309,9 +309,17 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
     let mut counted = Counted::new(thread, info.serial);
     // the site is held for the handshake alone
     let tls = listener.tls.is_some();
-    let site = tls.then_some(site);
+    let proxied = listener.proxy_protocol;
+    let site = (tls || proxied).then_some(site);
+    let mut transport = transport;
     tokio::spawn(async move {
-        let transport = match site {
+        if proxied
+            && let Some(site) = &site
+            && !Box::pin(proxy_header(site, index, &mut transport, &info)).await
+        {
+            return;
+        }
+        let transport = match site.filter(|_| tls) {
             // boxed, so that plain connections do not carry the room for a handshake
             Some(site) => match Box::pin(handshake(site, index, transport, &info)).await {
                 Some(t) => t,
@@ -326,6 +334,16 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         drop(conn);
         drop(counted);
     });
+}
+
+/// Reads the PROXY protocol's header.
+async fn proxy_header(site: &SiteRef, index: usize, transport: &mut Transport, info: &ConnInfo) -> bool {
+    let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
+    let Some(server) = server else { return false };
+    let limit = Duration::from_millis(server.conf.client_header_timeout);
+    let location = site.locations.get(server.default_location as usize);
+    let log = location.map_or(&site.error_log, |l| &l.core.error_log);
+    super::proxy_protocol::read(transport, info, limit, log).await
 }
 
 /// Makes the TLS handshake; the site that it was made with is let go of.
