@@ -51,7 +51,8 @@ pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &Listen
     let header_timeout = {
         let site = thread.site();
         let Some((_, l, server)) = listener(&site, addr) else { return Protocol::Http1 };
-        if !l.http2 && !server.conf.http2.enable {
+        // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
+        if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
             return Protocol::Http1;
         }
         Duration::from_millis(server.conf.client_header_timeout)
