@@ -2,8 +2,8 @@
 
 use super::conn::{Conn, Transport};
 use super::front;
+use super::opening;
 use super::proxy::Front;
-use super::tls;
 use crate::log::Level;
 use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
@@ -307,21 +307,13 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let mut counted = Counted::new(thread, info.serial);
-    // the site is held for the handshake alone
-    let tls = listener.tls.is_some();
-    let proxied = listener.proxy_protocol;
-    let site = (tls || proxied).then_some(site);
-    let mut transport = transport;
+    // the site is held for the opening alone
+    let opens = listener.tls.is_some() || listener.proxy_protocol;
+    let site = opens.then_some(site);
     tokio::spawn(async move {
-        if proxied
-            && let Some(site) = &site
-            && !Box::pin(proxy_header(site, index, &mut transport, &info)).await
-        {
-            return;
-        }
-        let transport = match site.filter(|_| tls) {
+        let transport = match site {
             // boxed, so that plain connections do not carry the room for a handshake
-            Some(site) => match Box::pin(handshake(site, index, transport, &info)).await {
+            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
                 Some(t) => t,
                 None => return,
             },
@@ -334,21 +326,6 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         drop(conn);
         drop(counted);
     });
-}
-
-/// Reads the PROXY protocol's header.
-async fn proxy_header(site: &SiteRef, index: usize, transport: &mut Transport, info: &ConnInfo) -> bool {
-    let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
-    let Some(server) = server else { return false };
-    let limit = Duration::from_millis(server.conf.client_header_timeout);
-    let location = site.locations.get(server.default_location as usize);
-    let log = location.map_or(&site.error_log, |l| &l.core.error_log);
-    super::proxy_protocol::read(transport, info, limit, log).await
-}
-
-/// Makes the TLS handshake; the site that it was made with is let go of.
-async fn handshake(site: SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
-    tls::accept(&site, index, transport, info).await
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
@@ -373,8 +350,6 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
-    /// In which it was accepted.
-    epoch: u64,
 }
 
 impl Counted {
@@ -383,12 +358,13 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
+        Counted { thread, serial }
     }
 
     /// Makes the connection known to a drain.
     fn register(&mut self, conn: &Arc<Conn>) {
-        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
+        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
+        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
     }
 }
 
