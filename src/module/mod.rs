@@ -35,7 +35,7 @@ pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Rem
 #[cfg(test)]
 pub(crate) use downstream::Nobody;
 pub use hook::{
-    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
+    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };
 pub use pass::*;
 pub use pattern::{Captures, Pattern};
