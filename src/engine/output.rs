@@ -58,8 +58,8 @@ impl Output {
     }
 
     /// Makes subrequests before and after the body.
-    pub fn surround(&mut self, before: Option<&[u8]>, after: Option<&[u8]>) {
-        self.around = [before.map(Box::from), after.map(Box::from)];
+    pub fn surround(&mut self, before: Option<Box<[u8]>>, after: Option<Box<[u8]>>) {
+        self.around = [before, after];
     }
 }
 
