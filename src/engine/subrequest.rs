@@ -4,7 +4,7 @@ use super::phases;
 use crate::http::method::Method;
 use crate::http::headers::Headers;
 use crate::log::Level;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, ResponseHead};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use std::io;
@@ -60,12 +60,66 @@ impl Sub {
 /// # Errors
 /// Too many subrequests inside each other; the status is 500.
 pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
+    let memory = Arc::new(Memory::new(r, if ask.body { Keeps::All } else { Keeps::Nothing }));
+    let mut child = child(r, &ask, memory.clone())?;
+    child.out.header_only = !ask.body;
+    r.lend(&mut child);
+    phases::subrequest(&mut child).await;
+    r.lend(&mut child);
+    let state = std::mem::take(&mut *memory.state.lock());
+    let aborted = state.aborted || child.aborted;
+    Ok(Sub { request: child, body: state.body, aborted })
+}
+
+/// Makes a request of the parent's server that goes its own way: the parent neither waits for it nor learns its answer.
+///
+/// With `body` it repeats the parent's body, which must have been read.
+///
+/// # Errors
+/// As [`run`].
+pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
+    let memory = Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) });
+    let mut child = child(r, &ask, memory)?;
+    child.out.header_only = true;
+    r.copy_values(&mut child);
+    if body {
+        repeat_body(r, &mut child);
+    }
+    crate::serve::detach(async move { phases::subrequest(&mut child).await });
+    Ok(())
+}
+
+/// Begins a subrequest whose response comes in pieces; the parent's variables are with it until [`close`].
+pub(super) fn open(r: &mut Request, include: &mut Include) -> Result<(Box<Request>, Arc<Memory>), u16> {
+    let memory = Arc::new(Memory::new(r, Keeps::Piece));
+    let ask = Ask { uri: &include.uri, args: &include.args, method: Method::Get, body: true };
+    let mut child = child(r, &ask, memory.clone())?;
+    child.stub = include.stub.take().map(|text| (r.out.content_type.clone(), text));
+    repeat_body(r, &mut child);
+    r.lend(&mut child);
+    Ok((child, memory))
+}
+
+/// Takes the variables back.
+pub(super) fn close(r: &mut Request, child: &mut Request) {
+    r.lend(child);
+}
+
+/// Lets a subrequest read the body that its parent has read.
+fn repeat_body(r: &Request, child: &mut Request) {
+    if r.body.read && !r.body.discarded && r.has_body() {
+        child.head.content_length = Some(r.body.spool.len());
+        child.body.spool = r.body.spool.share();
+        child.body.read = true;
+    }
+}
+
+fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>, u16> {
     if r.depth >= DEPTH {
         r.error(Level::Error, format_args!("subrequests cycle while processing \"{}\"", String::from_utf8_lossy(ask.uri)));
         return Err(500);
     }
-    let memory = Arc::new(Memory { parent: r.down.clone(), state: Mutex::new(State { keep: ask.body, ..State::default() }) });
-    let mut child = Box::new(Request::new(r.site.clone(), memory.clone()));
+    let mut child = Box::new(Request::new(r.site.clone(), memory));
     child.server = r.server;
     child.location = r.server().default_location;
     child.head = r.head.clone();
@@ -83,28 +137,59 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     child.remote = r.remote.clone();
     (child.start_msec, child.body.continued) = (r.start_msec + r.elapsed(), true);
     child.out.http11 = r.out.http11;
-    child.out.header_only = !ask.body;
     // what is included must be in the charset of what includes it
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
-    r.lend(&mut child);
-    phases::subrequest(&mut child).await;
-    r.lend(&mut child);
-    let state = std::mem::take(&mut *memory.state.lock());
-    let aborted = state.aborted || child.aborted;
-    Ok(Sub { request: child, body: state.body, aborted })
+    Ok(child)
 }
 
+/// What becomes of the body of a subrequest's response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// It is thrown away.
+    Nothing,
+    /// It is kept whole.
+    All,
+    /// Some of it is kept until it is taken.
+    Piece,
+}
+
+/// How much of a response waits to be taken.
+const PIECE: usize = 64 * 1024;
+
 /// Receives the response of a subrequest.
-struct Memory {
+pub(super) struct Memory {
     parent: Arc<dyn Downstream>,
+    keeps: Keeps,
+    /// Whether the client's connection has no say.
+    background: bool,
     state: Mutex<State>,
+}
+
+impl Memory {
+    fn new(r: &Request, keeps: Keeps) -> Memory {
+        Memory { parent: r.down.clone(), keeps, background: false, state: Mutex::default() }
+    }
+
+    /// Whether there is something to be taken.
+    pub fn is_filled(&self) -> bool {
+        !self.state.lock().body.is_empty()
+    }
+
+    /// Takes what has come.
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state.lock().body)
+    }
+
+    /// Ready while less than so many bytes wait to be taken. Who takes them polls the subrequest anew: nothing is to be woken.
+    fn below(&self, limit: usize) -> Poll<io::Result<()>> {
+        if self.keeps == Keeps::Piece && self.state.lock().body.len() >= limit { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
 }
 
 #[derive(Default)]
 struct State {
-    keep: bool,
     body: Vec<u8>,
     sent: u64,
     aborted: bool,
@@ -120,7 +205,7 @@ impl Downstream for Memory {
     fn write(&self, data: &[u8]) {
         let mut state = self.state.lock();
         state.sent += data.len() as u64;
-        if state.keep {
+        if self.keeps != Keeps::Nothing {
             state.body.extend_from_slice(data);
         }
     }
@@ -128,15 +213,18 @@ impl Downstream for Memory {
     fn finish(&self, _trailers: Option<&Headers>) {}
 
     fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        self.below(PIECE)
     }
 
     fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        self.below(1)
     }
 
     fn poll_file(&self, _cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
         use std::os::unix::fs::FileExt;
+        if self.below(PIECE).is_pending() {
+            return Poll::Pending;
+        }
         let mut buf = [0; 16 * 1024];
         let n = match file.read_at(&mut buf, offset) {
             Ok(0) if len > 0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -152,11 +240,11 @@ impl Downstream for Memory {
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.parent.poll_closed(cx)
+        if self.background { Poll::Pending } else { self.parent.poll_closed(cx) }
     }
 
     fn queued(&self) -> usize {
-        0
+        if self.keeps == Keeps::Piece { self.state.lock().body.len() } else { 0 }
     }
 
     fn sent(&self) -> u64 {

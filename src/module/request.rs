@@ -90,6 +90,8 @@ pub struct Request {
     pub head_size: u64,
     /// How many requests this subrequest is inside of.
     pub depth: u8,
+    /// What a subrequest sends where its response is empty or an error: a media type and a text.
+    pub stub: Option<(Vec<u8>, Vec<u8>)>,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
     /// Whether an `if` took the place of another one that named an origin: the request cannot be served.
@@ -158,6 +160,7 @@ impl Request {
             output: Default::default(),
             head_size: 0,
             depth: 0,
+            stub: None,
             timed_out: false,
             pipelined: false,
             lost_pass: false,
@@ -223,6 +226,7 @@ impl Request {
         self.output.clear();
         self.head_size = 0;
         self.depth = 0;
+        self.stub = None;
         self.timed_out = false;
         self.pipelined = false;
         self.lost_pass = false;
@@ -324,6 +328,17 @@ impl Request {
         self.site.var_names.get(name).map_or(Val::None, |id| self.var(*id))
     }
 
+    /// The value of any variable that a module provides or the configuration knows, by its name in lower case.
+    pub fn var_named<'a>(&'a self, name: &'a str) -> Val<'a> {
+        if let Some(id) = self.site.var_names.get(name) {
+            return self.var(*id);
+        }
+        match self.site.registry.variable(name) {
+            Some((v, at)) => (v.get)(self, name.as_bytes().get(at..).unwrap_or_default()),
+            None => Val::None,
+        }
+    }
+
     /// Assigns a variable (`set`, captures).
     pub fn set_var(&mut self, id: VarId, value: Vec<u8>) {
         let Some(def) = self.site.vars.get(id.0 as usize) else { return };
@@ -389,6 +404,11 @@ impl Request {
         self.shared.iter().find_map(|s| s.downcast_ref())
     }
 
+    /// The same, to be changed.
+    pub fn shared_mut<T: Send + Sync + 'static>(&mut self) -> Option<&mut T> {
+        self.shared.iter_mut().find_map(|s| s.downcast_mut())
+    }
+
     /// Remembers something for the whole request; it is dropped when the request ends.
     pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: T) {
         match self.shared.iter_mut().find_map(|s| s.downcast_mut::<T>()) {
@@ -406,6 +426,16 @@ impl Request {
     pub(crate) fn lend(&mut self, other: &mut Request) {
         std::mem::swap(&mut self.values, &mut other.values);
         std::mem::swap(&mut self.shared, &mut other.shared);
+    }
+
+    /// Gives a copy of the values of variables to a request that outlives this one.
+    pub(crate) fn copy_values(&self, other: &mut Request) {
+        for (from, to) in self.values.iter().zip(&mut other.values) {
+            if let Some(value) = from.get() {
+                to.take();
+                to.push(value.clone());
+            }
+        }
     }
 
     /// An empty buffer to work in; give it back with [`Request::put_scratch`] so that it is allocated once.
