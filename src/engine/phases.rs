@@ -133,7 +133,7 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.head.uri = 0..0;
         return Err(400);
     }
-    Ok(())
+    if listener.tls.is_some() { super::tls::check(r, listener) } else { Ok(()) }
 }
 
 /// Prepares for another pass.

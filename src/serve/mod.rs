@@ -3,11 +3,13 @@
 pub mod buffers;
 mod conn;
 mod front;
+mod h2;
 mod head_writer;
 mod pingora_io;
 mod proxy;
 mod tcp_info;
 mod thread;
+mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;
