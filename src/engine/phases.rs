@@ -281,6 +281,8 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
     {
         r.error(Level::Error, format_args!("client intended to send too large body: {n} bytes"));
         r.body.continued = true;
+        // thrown away from here on: the error page's own location does not ask again
+        r.body.discarded = true;
         return Some(Outcome::Status(413));
     }
     None
