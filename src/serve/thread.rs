@@ -367,6 +367,8 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
+    /// In which the connection was accepted.
+    epoch: u64,
 }
 
 impl Counted {
@@ -375,13 +377,12 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial }
+        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
     }
 
     /// Makes the connection known to a drain.
     fn register(&mut self, conn: &Arc<Conn>) {
-        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
-        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
+        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
     }
 }
 
