@@ -1,13 +1,11 @@
 //! A response's body on its way through the filters, and the subrequests whose responses come in between.
 
 use super::output::{send_bytes, slice};
-use super::{phases, subrequest};
+use super::subrequest;
 use crate::log::Level;
 use crate::module::{BodyFilter, Include, Request};
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
 
 /// A filter of a response's body.
 pub struct Stage {
@@ -134,30 +132,26 @@ const MOST_KEPT: usize = 64 << 20;
 fn include(r: &mut Request, first: usize, mut ask: Include) -> Later<'_> {
     Box::pin(async move {
         let keep = ask.keep.take();
-        let Ok((mut child, pipe)) = subrequest::open(r, &mut ask) else { return Err(io::Error::other("no subrequest")) };
+        let Ok(mut running) = subrequest::start(r, &mut ask) else { return Err(io::Error::other("no subrequest")) };
         let mut kept = Vec::new();
         let mut result = Ok(());
-        {
-            let mut run = Box::pin(phases::subrequest(&mut child));
-            loop {
-                let ended = poll_fn(|cx| match run.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(true),
-                    Poll::Pending if pipe.is_filled() => Poll::Ready(false),
-                    Poll::Pending => Poll::Pending,
-                });
-                let ended = ended.await;
-                let data = pipe.take();
-                if keep.is_none() && !data.is_empty() {
-                    result = pass(r, first, &data, false).await;
-                } else if kept.len() <= MOST_KEPT {
-                    kept.extend_from_slice(&data);
+        let child = loop {
+            let (data, ended) = running.next().await;
+            if result.is_err() {
+            } else if keep.is_none() && !data.is_empty() {
+                result = pass(r, first, &data, false).await;
+                if result.is_err() {
+                    running.give_up();
                 }
-                if ended || result.is_err() {
-                    break;
-                }
+            } else if kept.len() <= MOST_KEPT {
+                kept.extend_from_slice(&data);
             }
-        }
-        subrequest::close(r, &mut child);
+            if let Some(child) = ended {
+                break child;
+            }
+        };
+        let Some(mut child) = child else { return Err(io::Error::other("the subrequest was given up")) };
+        r.lend(&mut child);
         result?;
         if child.aborted && !child.header_sent {
             return Err(io::Error::other("the subrequest was given up"));
