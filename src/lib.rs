@@ -29,6 +29,7 @@ pub mod module;
 pub mod modules;
 mod process;
 pub mod serve;
+pub mod tls;
 pub mod upstream;
 
 use std::process::ExitCode;

@@ -21,6 +21,7 @@ struct Address {
 
 /// Makes the listeners of all servers.
 pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<Vec<Listener>> {
+    super::tls::servers(b, ids, servers)?;
     let mut order: Vec<Address> = Vec::new();
     let mut index: HashMap<ListenAddr, usize> = HashMap::new();
     for (n, id) in ids.iter().enumerate() {
@@ -86,7 +87,7 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
     let mut listeners = Vec::with_capacity(order.len());
     for a in order {
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
-        let tls = super::tls::listener(b, ids, &a.servers, a.default, a.spec.ssl, servers, &names)?;
+        let tls = if a.spec.ssl { Some(super::tls::listener(b, ids, &a.servers, a.default, servers)?) } else { None };
         let http2 = a.spec.http2;
         listeners.push(Listener {
             addr: a.spec.addr,

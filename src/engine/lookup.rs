@@ -5,6 +5,15 @@ use crate::module::{Listener, LocId, Location, LocationTree, Names, Request, Sit
 impl Names {
     /// The server of a name (lower case, without port); `None` where no name matches.
     pub fn find(&self, host: &[u8], r: &mut Request) -> Option<u32> {
+        let found = self.find_fixed(host);
+        if found.is_some() || host.is_empty() {
+            return found;
+        }
+        self.patterns.iter().find(|(p, _)| p.exec(host, r)).map(|(_, s)| *s)
+    }
+
+    /// The same without regular expressions, which need a request.
+    pub fn find_fixed(&self, host: &[u8]) -> Option<u32> {
         if let Some(s) = self.exact.get(host) {
             return Some(*s);
         }
@@ -27,20 +36,27 @@ impl Names {
                 }
             }
         }
-        if host.is_empty() {
-            return None;
-        }
-        self.patterns.iter().find(|(p, _)| p.exec(host, r)).map(|(_, s)| *s)
+        None
     }
 }
 
-/// The server of a request on a listener, by its host name.
+/// The server of a request on a listener, by its host name, else by the name of the TLS handshake.
 pub fn server(l: &Listener, r: &mut Request) -> u32 {
+    if let Some(n) = by_host(l, r) {
+        return n;
+    }
+    let tls = r.conn().tls.get().cloned();
+    let name = tls.as_ref().and_then(|t| t.chosen_by.as_deref());
+    name.and_then(|n| l.names.find(n, r)).unwrap_or(l.default_server)
+}
+
+/// The server whose name is the request's host.
+pub fn by_host(l: &Listener, r: &mut Request) -> Option<u32> {
     // a request without Host is served by the server with the empty name, if there is one
     let host = std::mem::take(&mut r.head.host);
     let found = l.names.find(&host, r);
     r.head.host = host;
-    found.unwrap_or(l.default_server)
+    found
 }
 
 /// What [`location`] found.

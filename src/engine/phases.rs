@@ -144,7 +144,7 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.head.uri = 0..0;
         return Err(400);
     }
-    Ok(())
+    if listener.tls.is_some() { super::tls::check(r, listener) } else { Ok(()) }
 }
 
 /// Prepares for another pass.
@@ -281,6 +281,8 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
     {
         r.error(Level::Error, format_args!("client intended to send too large body: {n} bytes"));
         r.body.continued = true;
+        // thrown away from here on: the error page's own location does not ask again
+        r.body.discarded = true;
         return Some(Outcome::Status(413));
     }
     None

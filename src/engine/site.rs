@@ -4,7 +4,7 @@ use super::core::http::HttpWritten;
 use super::core::location::Locations;
 use super::core::main::CoreWritten;
 use super::core::server::{ServerName, ServerWritten, Servers};
-use super::core::{Core, HttpCore, HttpServer};
+use super::core::{Core, Http2, HttpCore, HttpServer};
 use crate::config::Result;
 use crate::log::{ErrorLog, LogFiles, Sink, Target, Threshold};
 use crate::module::*;
@@ -193,6 +193,7 @@ impl Assembly<'_> {
             merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
             max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
             allow_connect: d.allow_connect,
+            http2: effective::<Http2>(self.b, id).settings(),
         };
         let hooks = self.attach(id, Level::Server)?;
         let (tree, named) = self.tree(id, None)?;

@@ -583,6 +583,10 @@ fn error(status: u16, reason: &'static str, detail: Option<String>) -> HeadError
     }
 }
 
+#[path = "head_v2.rs"]
+mod v2;
+pub use v2::RequestV2;
+
 #[cfg(test)]
 #[path = "head_tests.rs"]
 mod tests;

@@ -27,6 +27,27 @@ pub struct ServerConf {
     pub max_headers: usize,
     /// `allow_connect`: whether CONNECT is let through to a module that serves it.
     pub allow_connect: bool,
+    /// HTTP/2.
+    pub http2: Http2Conf,
+}
+
+/// Settings of HTTP/2 (`http2_…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Conf {
+    /// `http2`.
+    pub enable: bool,
+    /// `http2_max_concurrent_streams`.
+    pub max_concurrent_streams: u32,
+    /// `http2_body_preread_size`: body bytes that a client may send before they are asked for.
+    pub preread_size: u32,
+    /// `http2_chunk_size`: the largest DATA frame sent, bytes.
+    pub chunk_size: usize,
+}
+
+impl Default for Http2Conf {
+    fn default() -> Self {
+        Http2Conf { enable: false, max_concurrent_streams: 128, preread_size: 65_536, chunk_size: 8192 }
+    }
 }
 
 impl Default for ServerConf {
@@ -40,6 +61,7 @@ impl Default for ServerConf {
             merge_slashes: true,
             max_headers: 1000,
             allow_connect: false,
+            http2: Http2Conf::default(),
         }
     }
 }

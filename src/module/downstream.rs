@@ -2,6 +2,7 @@
 
 use super::{ResponseHead, Small};
 use bytes::{Bytes, BytesMut};
+use openssl::x509::{X509, X509VerifyResult};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -163,20 +164,45 @@ impl Remote {
 }
 
 /// What a TLS handshake settled.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct TlsInfo {
     /// `$ssl_protocol`.
-    pub protocol: String,
+    pub protocol: &'static str,
     /// `$ssl_cipher`.
-    pub cipher: String,
+    pub cipher: &'static str,
     /// `$ssl_server_name`: the name the client asked for.
     pub server_name: Option<String>,
+    /// The same in lower case, if it chose the server: requests for other names may be misdirected.
+    pub chosen_by: Option<Box<[u8]>>,
     /// `$ssl_session_reused`.
     pub reused: bool,
+    /// `$ssl_session_id`, bytes.
+    pub session_id: Vec<u8>,
     /// `$ssl_alpn_protocol`.
     pub alpn: Option<Vec<u8>>,
-    /// Named values of the further `$ssl_*` variables.
+    /// The client's certificate.
+    pub client: Option<X509>,
+    /// What is wrong with the client's certificate.
+    pub verify: X509VerifyResult,
+    /// Named values of those further `$ssl_*` variables that the site uses.
     pub more: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Default for TlsInfo {
+    fn default() -> Self {
+        TlsInfo {
+            protocol: "",
+            cipher: "",
+            server_name: None,
+            chosen_by: None,
+            reused: false,
+            session_id: Vec::new(),
+            alpn: None,
+            client: None,
+            verify: X509VerifyResult::OK,
+            more: Vec::new(),
+        }
+    }
 }
 
 /// The addresses that a PROXY protocol header names.
@@ -192,6 +218,13 @@ pub struct ProxyProtocol {
 
 /// Stands in for a connection in a request that waits to be used again.
 pub(crate) struct Nobody(ConnInfo);
+
+impl Nobody {
+    /// Stands in for a connection that has no request yet.
+    pub(crate) fn of(info: ConnInfo) -> Nobody {
+        Nobody(info)
+    }
+}
 
 impl Default for Nobody {
     fn default() -> Self {

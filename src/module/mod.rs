@@ -32,7 +32,6 @@ pub use core_conf::*;
 pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
-#[cfg(test)]
 pub(crate) use downstream::Nobody;
 pub use hook::{
     Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next, Phase, RedirectTo, StatusText,
@@ -47,7 +46,7 @@ pub use slot::Slot;
 pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use template::Template;
-pub use tls::{SharedTls, TlsListener, TlsServer};
+pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 

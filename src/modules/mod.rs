@@ -30,6 +30,7 @@ pub mod referer;
 pub mod rewrite;
 pub mod secure_link;
 pub mod split_clients;
+pub mod ssl;
 pub mod ssi;
 pub mod static_files;
 pub mod stub_status;
@@ -38,13 +39,17 @@ pub mod try_files;
 pub mod upstream;
 pub mod zones;
 
-use crate::engine::core::{Core, HttpCore, HttpServer};
+#[cfg(test)]
+mod local_tests;
+
+use crate::engine::core::{Core, Http2, HttpCore, HttpServer};
 use crate::module::Registry;
 
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
-    r.add::<Core>().add::<HttpServer>().add::<HttpCore>();
+    r.add::<Core>().add::<HttpServer>().add::<HttpCore>().add::<Http2>();
+    r.add::<ssl::Ssl>();
     // variables
     r.add::<map::Map>();
     r.add::<geo::Geo>();

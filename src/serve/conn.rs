@@ -87,10 +87,10 @@ enum BodyIn {
     Done,
 }
 
-struct Inner {
-    transport: Transport,
+pub(super) struct Inner {
+    pub(super) transport: Transport,
     /// Read and not yet consumed.
-    rbuf: BytesMut,
+    pub(super) rbuf: BytesMut,
     /// Written and not yet sent.
     wbuf: BytesMut,
     body: BodyIn,
@@ -101,13 +101,15 @@ struct Inner {
     eof: bool,
     error: Option<io::ErrorKind>,
     close: bool,
+    /// Whether a TLS session has been ended.
+    shut: bool,
 }
 
 /// A connection of HTTP/1. Shared by the loop that reads heads, Pingora's session and the request.
 pub struct Conn {
     info: ConnInfo,
     fd: RawFd,
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
     /// The request that is being handed through Pingora.
@@ -118,6 +120,8 @@ pub struct Conn {
 const COALESCE: usize = 16 * 1024;
 /// Above this much unsent, a writer waits.
 const HIGH_WATER: usize = 64 * 1024;
+/// How long the end of a TLS session may take to be sent.
+const GOODBYE: std::time::Duration = std::time::Duration::from_millis(100);
 /// One read of a head or of a body.
 const READ: usize = 16 * 1024;
 
@@ -138,6 +142,7 @@ impl Conn {
                 eof: false,
                 error: None,
                 close: false,
+                shut: false,
             }),
             idle: AtomicBool::new(false),
             parked: Mutex::new(None),
@@ -157,7 +162,11 @@ impl Conn {
         }
         if let Transport::Other(..) = inner.transport {
             // a TLS stream cannot tell readiness without reading
-            return inner.fill(cx, 4096).map_ok(drop);
+            let filled = inner.fill(cx, 4096).map_ok(drop);
+            if filled.is_pending() {
+                inner.rbuf = BytesMut::new();
+            }
+            return filled;
         }
         ready!(inner.transport.poll_readable(cx))?;
         // readiness may be a guess: tokio gives it to every accepted socket
@@ -231,8 +240,23 @@ impl Conn {
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.lock();
         match &mut inner.transport {
-            Transport::Other(s, _) => Pin::new(s).poll_shutdown(cx),
+            Transport::Other(s, _) if !inner.shut && inner.error.is_none() => {
+                let done = Pin::new(s).poll_shutdown(cx);
+                inner.shut = done.is_ready();
+                done
+            }
             _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends a TLS session that has not been ended yet; a client that takes nothing is not waited for.
+    pub(super) async fn goodbye(&self) {
+        let tls = {
+            let inner = self.inner.lock();
+            matches!(inner.transport, Transport::Other(..)) && !inner.shut
+        };
+        if tls {
+            let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.poll_shutdown(cx))).await;
         }
     }
 

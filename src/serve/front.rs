@@ -1,6 +1,7 @@
 //! The border: reads request heads with one deadline each, and keeps connections alive or lets them go.
 
 use super::conn::Conn;
+use super::h2::{self, Protocol};
 use super::pingora_io::Handle;
 use super::thread::Thread;
 use crate::engine::phases;
@@ -42,6 +43,11 @@ enum Head {
 
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
+    match h2::protocol(thread, conn, addr).await {
+        Protocol::Http1 => {}
+        Protocol::Http2 => return h2::serve(thread, conn, addr).await,
+        Protocol::Gone => return,
+    }
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
@@ -80,7 +86,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
         let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
         let default_location = server.default_location;
-        let mut r = thread.request(&site, conn);
+        let mut r = thread.request(&site, conn.clone());
         r.pipelined = pipelined;
         drop(site);
         Stat::Requests.up();

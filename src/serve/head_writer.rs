@@ -34,16 +34,8 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
         put(&[b"\r\n"]);
         return;
     }
-    if head.no_server {
-    } else if head.server.is_empty() {
-        let server: &[u8] = match head.tokens {
-            Tokens::On => SERVER.as_bytes(),
-            Tokens::Off => b"nginx",
-            Tokens::Build => concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")").as_bytes(),
-        };
-        put(&[b"Server: ", server, b"\r\n"]);
-    } else {
-        put(&[b"Server: ", &head.server, b"\r\n"]);
+    if !head.no_server {
+        put(&[b"Server: ", server(head), b"\r\n"]);
     }
     if head.no_date {
     } else if head.date.is_empty() {
@@ -92,4 +84,16 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
         put(&[name, b": ", value, b"\r\n"]);
     }
     put(&[b"\r\n"]);
+}
+
+/// The value of `Server`: an origin's, or our own as `server_tokens` says.
+pub(super) fn server(head: &ResponseHead) -> &[u8] {
+    if !head.server.is_empty() {
+        return &head.server;
+    }
+    match head.tokens {
+        Tokens::On => SERVER.as_bytes(),
+        Tokens::Off => b"nginx",
+        Tokens::Build => concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")").as_bytes(),
+    }
 }

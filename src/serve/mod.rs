@@ -3,11 +3,16 @@
 pub mod buffers;
 mod conn;
 mod front;
+mod h2;
 mod head_writer;
+mod opening;
 mod pingora_io;
 mod proxy;
+mod proxy_protocol;
+mod socket;
 mod tcp_info;
 mod thread;
+mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;

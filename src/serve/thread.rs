@@ -2,6 +2,7 @@
 
 use super::conn::{Conn, Transport};
 use super::front;
+use super::opening;
 use super::proxy::Front;
 use crate::log::Level;
 use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
@@ -103,16 +104,16 @@ impl Thread {
     }
 
     /// A request object for a connection: a used one where there is one.
-    pub fn request(&self, site: &SiteRef, conn: &Arc<Conn>) -> Box<Request> {
+    pub fn request(&self, site: &SiteRef, down: Arc<dyn Downstream>) -> Box<Request> {
         let pooled = self.pool.lock().pop();
         match pooled {
             Some(mut r) => {
-                r.reset(site, conn.clone());
+                r.reset(site, down);
                 r
             }
             None => {
-                let mut r = Box::new(Request::new(site.clone(), conn.clone()));
-                r.reset(site, conn.clone());
+                let mut r = Box::new(Request::new(site.clone(), down.clone()));
+                r.reset(site, down);
                 r
             }
         }
@@ -322,10 +323,23 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let conn = Arc::new(Conn::new(transport, info));
-    let counted = Counted::new(thread, &conn);
+    let mut counted = Counted::new(thread, info.serial);
+    // the site is held for the opening alone
+    let opens = listener.tls.is_some() || listener.proxy_protocol;
+    let site = opens.then_some(site);
     tokio::spawn(async move {
+        let transport = match site {
+            // boxed, so that plain connections do not carry the room for a handshake
+            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
+                Some(t) => t,
+                None => return,
+            },
+            None => transport,
+        };
+        let conn = Arc::new(Conn::new(transport, info));
+        counted.register(&conn);
         front::serve(thread, &conn, &addr).await;
+        conn.goodbye().await;
         drop(conn);
         drop(counted);
     });
@@ -356,14 +370,18 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(thread: &'static Thread, conn: &Arc<Conn>) -> Counted {
-        let serial = Downstream::info(&**conn).serial;
+    fn new(thread: &'static Thread, serial: u64) -> Counted {
         thread.connections.fetch_add(1, Ordering::Relaxed);
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        thread.open.lock().insert(serial, (thread.shared.epoch.load(Ordering::Acquire), Arc::downgrade(conn)));
         Counted { thread, serial }
+    }
+
+    /// Makes the connection known to a drain.
+    fn register(&mut self, conn: &Arc<Conn>) {
+        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
+        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
     }
 }
 

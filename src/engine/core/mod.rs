@@ -2,12 +2,14 @@
 
 pub mod errors;
 pub mod http;
+pub mod http2;
 pub mod listen;
 pub mod location;
 pub mod main;
 pub mod server;
 
 pub use http::HttpCore;
+pub use http2::Http2;
 pub use main::Core;
 pub use server::HttpServer;
 

@@ -1,0 +1,305 @@
+//! From a server's settings to OpenSSL's context, in nginx's order and words.
+
+use super::{Builtin, DEFAULT_PROTOCOLS, Named, SslConf, warning};
+use crate::config::Diag;
+use crate::module::*;
+use crate::tls::load::{Loader, Name};
+use crate::tls::session::{TicketKey, Tickets};
+use crate::tls::{accept, error, ffi};
+use openssl::hash::{MessageDigest, hash};
+use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode, SslVerifyMode};
+use openssl::x509::X509;
+use std::sync::Arc;
+
+/// The TLS settings of a server; `None` where nothing is configured.
+///
+/// # Errors
+/// What nginx refuses, in its words; most without a place.
+pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
+    let mut out = TlsServer {
+        reject: c.rejects(),
+        verify: c.verify.unwrap_or_default(),
+        zone: c.zone.clone(),
+        ..TlsServer::default()
+    };
+    if c.early_data == Some(true) && (c.certificates.is_some() || out.reject) {
+        b.warn(warning("\"ssl_early_data\" is not supported on this platform, ignored"));
+    }
+    if let Some(list) = &c.certificates {
+        let keys = c.keys.as_ref().map_or(0, Vec::len);
+        if keys < list.len() {
+            let last = list.last().map(|n| String::from_utf8_lossy(&n.text).into_owned()).unwrap_or_default();
+            return Err(Diag::plain(format!("no \"ssl_certificate_key\" is defined for certificate \"{last}\"")));
+        }
+    } else if !out.reject {
+        return Ok(out);
+    }
+    error::clear();
+    let mut ctx = base(c)?;
+    let leaves = certificates(c, &mut ctx, &mut out, b)?;
+    if let Some(size) = c.buffer_size.filter(|n| (512..16_384).contains(n)) {
+        ffi::set_record_size(&mut ctx, size as usize);
+    }
+    let mut authorities = Vec::new();
+    verification(c, &mut ctx, &mut authorities, out.verify, b)?;
+    if let Some(file) = c.dhparam.as_deref().filter(|f| !f.is_empty()) {
+        let path = b.conf_prefixed(file);
+        ffi::set_dh(&mut ctx, &path).map_err(|call| failed(format!("{call}(\"{}\") failed", path.display())))?;
+    }
+    if c.ech_files.is_some() {
+        b.warn(warning("\"ssl_ech_file\" is not supported on this platform, ignored"));
+    }
+    let curve = c.curve.as_deref().unwrap_or("auto");
+    if curve != "auto" {
+        ctx.set_groups_list(curve).map_err(|e| stack(format!("SSL_CTX_set1_curves_list(\"{curve}\") failed"), &e))?;
+    }
+    sessions(c, &mut ctx, &mut out, &leaves, &authorities, b)?;
+    if c.stapling == Some(true) {
+        stapling(c, &mut ctx, b)?;
+    }
+    if let Some(commands) = &c.commands {
+        let resolved = |f: &str| b.conf_prefixed(f).display().to_string();
+        ffi::conf_commands(&mut ctx, commands, resolved).map_err(|e| match e {
+            ffi::Refused::Command(i) => {
+                let (name, value) = commands.get(i).cloned().unwrap_or_default();
+                failed(format!("SSL_CONF_cmd(\"{name}\", \"{value}\") failed"))
+            }
+            ffi::Refused::Finish => failed("SSL_CONF_finish() failed"),
+        })?;
+    }
+    out.context = Some(ctx.build());
+    error::clear();
+    Ok(out)
+}
+
+fn failed(text: impl Into<String>) -> Box<Diag> {
+    Diag::plain(error::failure(text))
+}
+
+fn stack(text: impl Into<String>, e: &openssl::error::ErrorStack) -> Box<Diag> {
+    Diag::plain(error::describe(text, e))
+}
+
+/// A context with options, protocols, ciphers and callbacks.
+fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
+    let mut ctx = SslContext::builder(SslMethod::tls_server()).map_err(|e| stack("SSL_CTX_new() failed", &e))?;
+    let protocols = c.protocols.unwrap_or(DEFAULT_PROTOCOLS);
+    let versions = [
+        (1 << 1, SslOptions::NO_SSLV3),
+        (1 << 2, SslOptions::NO_TLSV1),
+        (1 << 3, SslOptions::NO_TLSV1_1),
+        (1 << 4, SslOptions::NO_TLSV1_2),
+        (1 << 5, SslOptions::NO_TLSV1_3),
+    ];
+    for (bit, option) in versions {
+        if protocols & bit == 0 {
+            ctx.set_options(option);
+        } else {
+            ctx.clear_options(option);
+        }
+    }
+    let _ = ctx.set_min_proto_version(None);
+    let _ = ctx.set_max_proto_version(None);
+    ctx.set_options(
+        SslOptions::SINGLE_DH_USE
+            | SslOptions::SINGLE_ECDH_USE
+            | SslOptions::NO_COMPRESSION
+            | SslOptions::NO_RENEGOTIATION
+            | SslOptions::from_bits_retain(IGNORE_UNEXPECTED_EOF | NO_ANTI_REPLAY),
+    );
+    ctx.set_mode(
+        SslMode::ENABLE_PARTIAL_WRITE
+            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
+            | SslMode::AUTO_RETRY
+            | SslMode::NO_AUTO_CHAIN
+            | SslMode::RELEASE_BUFFERS,
+    );
+    ctx.set_read_ahead(true);
+    accept::install(&mut ctx);
+    accept::verify_later(&mut ctx, SslVerifyMode::NONE);
+    let ciphers = c.ciphers.as_deref().unwrap_or("HIGH:!aNULL:!MD5");
+    ctx.set_cipher_list(ciphers).map_err(|e| stack(format!("SSL_CTX_set_cipher_list(\"{ciphers}\") failed"), &e))?;
+    if c.prefer_server_ciphers == Some(true) {
+        ctx.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
+    }
+    Ok(ctx)
+}
+
+/// A client that closes without close_notify is no error.
+const IGNORE_UNEXPECTED_EOF: u64 = 1 << 7;
+/// Early data is not taken, so replays need not be remembered.
+const NO_ANTI_REPLAY: u64 = 1 << 24;
+
+/// Loads the certificates, or leaves those with variables to the handshake.
+fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b: &mut Build) -> ConfResult<Vec<X509>> {
+    let (Some(list), Some(keys)) = (&c.certificates, &c.keys) else { return Ok(Vec::new()) };
+    let pairs = list.iter().zip(keys);
+    let dynamic = |n: &Named| n.template.as_literal().is_none();
+    if pairs.clone().any(|(c, k)| dynamic(c) || dynamic(k)) {
+        out.dynamic = Some(DynamicCertificates {
+            pairs: pairs.map(|(c, k)| (c.template.clone(), k.template.clone())).collect(),
+            base: b.conf_prefixed(""),
+            passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
+            cache: c.cache.clone().flatten(),
+        });
+        ffi::set_certificate_callback(ctx);
+        return Ok(Vec::new());
+    }
+    let base = b.conf_prefixed("");
+    let mut leaves = Vec::with_capacity(list.len());
+    for (certificate, key) in pairs {
+        let (certificate, key) = (Name::parse(&certificate.text, &base), Name::parse(&key.text, &base));
+        let passwords = c.passwords.as_deref().map(Vec::as_slice);
+        let loader = b.shared::<Loader>();
+        let mut chain = loader.chain(&certificate).map_err(Diag::plain)?;
+        let mut pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
+        if chain.first().and_then(|leaf| leaf.public_key().ok()).is_some_and(|public| !public.public_eq(&pkey)) {
+            // files that were replaced one after the other get a second look
+            loader.forget(&certificate, &key);
+            chain = loader.chain(&certificate).map_err(Diag::plain)?;
+            pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
+        }
+        let Some((leaf, rest)) = chain.split_first() else { continue };
+        ctx.set_certificate(leaf).map_err(|e| stack(format!("SSL_CTX_use_certificate(\"{}\") failed", certificate.shown()), &e))?;
+        for c in rest {
+            if !ffi::add_chain(ctx, c) {
+                return Err(failed(format!("SSL_CTX_set0_chain(\"{}\") failed", certificate.shown())));
+            }
+        }
+        ctx.set_private_key(&pkey).map_err(|e| stack(format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()), &e))?;
+        leaves.push(leaf.clone());
+    }
+    if c.compression == Some(true) {
+        b.warn(warning("\"ssl_certificate_compression\" is not supported on this platform, ignored"));
+    }
+    Ok(leaves)
+}
+
+/// Clients' certificates: authorities, depth and revocation.
+fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>, verify: VerifyClient, b: &mut Build) -> ConfResult<()> {
+    let given = |f: &Option<String>| f.as_deref().filter(|f| !f.is_empty()).map(str::to_owned);
+    let (client, trusted) = (given(&c.client_certificate), given(&c.trusted_certificate));
+    let depth = u32::try_from(c.verify_depth.unwrap_or(1)).unwrap_or(u32::MAX >> 1);
+    if verify != VerifyClient::Off {
+        if verify != VerifyClient::OptionalNoCa && client.is_none() && trusted.is_none() {
+            return Err(Diag::plain("no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client"));
+        }
+        accept::verify_later(ctx, SslVerifyMode::PEER);
+        if let Some(file) = client {
+            let list = trust(ctx, &file, b)?;
+            for cert in list.iter() {
+                let der = cert.subject_name().to_der().unwrap_or_default();
+                if names.iter().any(|n: &X509| n.subject_name().to_der().is_ok_and(|d| d == der)) {
+                    continue;
+                }
+                ctx.add_client_ca(cert).map_err(|e| stack(format!("SSL_CTX_add_client_CA(\"{file}\") failed"), &e))?;
+                names.push(cert.clone());
+            }
+        }
+    }
+    ctx.set_verify_depth(depth);
+    if let Some(file) = trusted {
+        trust(ctx, &file, b)?;
+    }
+    if let Some(file) = given(&c.crl) {
+        let path = b.conf_prefixed(&file);
+        ffi::add_crls(ctx, ffi::Source::Path(&path)).map_err(|call| match call {
+            "X509_STORE_add_crl() failed" => failed(format!("X509_STORE_add_crl(\"{}\") failed", path.display())),
+            call => failed(format!("cannot load CRL \"{}\": {call}", path.display())),
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds the certificates of a file to the context's store.
+fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<crate::tls::load::Chain> {
+    let path = b.conf_prefixed(file);
+    let list = b.shared::<Loader>().authorities(&path).map_err(Diag::plain)?;
+    for cert in list.iter() {
+        ctx.cert_store_mut().add_cert(cert.clone()).map_err(|e| stack(format!("X509_STORE_add_cert(\"{}\") failed", path.display()), &e))?;
+    }
+    Ok(list)
+}
+
+/// Caches of sessions, and tickets.
+fn sessions(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, leaves: &[X509], authorities: &[X509], b: &mut Build) -> ConfResult<()> {
+    let timeout = c.session_timeout.unwrap_or(300);
+    ffi::set_timeout(ctx, timeout);
+    let id = session_context(c, leaves, authorities).map_err(|e| stack("EVP_DigestFinal_ex() failed", &e))?;
+    ctx.set_session_id_context(&id).map_err(|e| stack("SSL_CTX_set_session_id_context() failed", &e))?;
+    match c.builtin.unwrap_or(Builtin::None) {
+        Builtin::Off => {
+            ctx.set_session_cache_mode(SslSessionCacheMode::OFF);
+        }
+        Builtin::None => {
+            // clients are told that sessions can be reused, but none is kept
+            ctx.set_session_cache_mode(
+                SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_AUTO_CLEAR | SslSessionCacheMode::NO_INTERNAL_STORE,
+            );
+            ctx.set_session_cache_size(1);
+        }
+        builtin => {
+            let mut mode = SslSessionCacheMode::SERVER;
+            if c.zone.is_some() && builtin == Builtin::Unused {
+                mode |= SslSessionCacheMode::NO_INTERNAL;
+            }
+            ctx.set_session_cache_mode(mode);
+            if let Builtin::Size(Some(n)) = builtin {
+                ctx.set_session_cache_size(n);
+            }
+            if let Some(zone) = &c.zone {
+                ffi::share_sessions(ctx, zone, timeout);
+            }
+        }
+    }
+    if c.session_tickets == Some(false) {
+        ctx.set_options(SslOptions::NO_TICKET);
+    }
+    let uses_zone = !matches!(c.builtin, None | Some(Builtin::Off | Builtin::None));
+    out.tickets = match &c.ticket_keys {
+        Some(files) => Some(Tickets::Files(files.iter().map(|f| ticket_key(f, b)).collect::<ConfResult<Vec<_>>>()?.into())),
+        None => c.zone.clone().filter(|_| uses_zone).map(|z| Tickets::Zone(z, timeout)),
+    };
+    if out.tickets.is_some() {
+        ffi::set_ticket_callback(ctx);
+    }
+    Ok(())
+}
+
+/// What sessions must have in common: the certificates and the authorities of clients.
+fn session_context(c: &SslConf, leaves: &[X509], authorities: &[X509]) -> Result<Vec<u8>, openssl::error::ErrorStack> {
+    let sha1 = MessageDigest::sha1();
+    let mut all = b"HTTP".to_vec();
+    for cert in leaves {
+        all.extend_from_slice(&cert.digest(sha1)?);
+    }
+    if leaves.is_empty() {
+        all.extend(c.certificates.iter().flatten().flat_map(|n| n.text.iter().copied()));
+    }
+    for cert in authorities {
+        all.extend_from_slice(&hash(sha1, &cert.subject_name().to_der()?)?);
+    }
+    Ok(hash(sha1, &all)?.to_vec())
+}
+
+fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
+    let path = b.conf_prefixed(file);
+    let text = std::fs::read(&path).map_err(|e| Diag::plain(format!("open() \"{}\" failed{}", path.display(), crate::log::Errno::of(&e))))?;
+    TicketKey::from_file(&text).ok_or_else(|| Diag::plain(format!("\"{}\" must be 48 or 80 bytes", path.display())))
+}
+
+/// `ssl_stapling` with a file.
+fn stapling(c: &SslConf, ctx: &mut SslContextBuilder, b: &mut Build) -> ConfResult<()> {
+    if c.compression == Some(true) {
+        return Err(Diag::plain("\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\""));
+    }
+    let Some(file) = c.stapling_file.as_deref().filter(|f| !f.is_empty()) else {
+        b.warn(warning("\"ssl_stapling\" ignored, not supported without \"ssl_stapling_file\""));
+        return Ok(());
+    };
+    let path = b.conf_prefixed(file);
+    let der = std::fs::read(&path).map_err(|e| Diag::plain(format!("BIO_new_file(\"{}\") failed{}", path.display(), crate::log::Errno::of(&e))))?;
+    openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| stack(format!("d2i_OCSP_RESPONSE_bio(\"{}\") failed", path.display()), &e))?;
+    let der: Arc<[u8]> = der.into();
+    ctx.set_status_callback(move |ssl| ssl.set_ocsp_status(&der).map(|()| true)).map_err(|e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e))
+}

@@ -1,0 +1,317 @@
+//! nginx's ngx_http_ssl_module: TLS towards clients.
+
+mod context;
+mod variables;
+
+pub use context::server;
+
+use crate::config::{Diag, value};
+use crate::module::*;
+use crate::module::once;
+use crate::tls::load::Cache;
+use crate::tls::session::Zone;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `ssl_*`.
+pub struct Ssl;
+
+/// What the `ssl_*` directives wrote in one block.
+#[derive(Default, Clone)]
+pub struct SslConf {
+    certificates: Option<Vec<Named>>,
+    keys: Option<Vec<Named>>,
+    cache: Option<Option<Arc<Cache>>>,
+    passwords: Option<Arc<Vec<Vec<u8>>>>,
+    compression: Option<bool>,
+    dhparam: Option<String>,
+    curve: Option<String>,
+    protocols: Option<u32>,
+    ciphers: Option<String>,
+    prefer_server_ciphers: Option<bool>,
+    buffer_size: Option<u64>,
+    verify: Option<VerifyClient>,
+    verify_depth: Option<u64>,
+    client_certificate: Option<String>,
+    trusted_certificate: Option<String>,
+    crl: Option<String>,
+    builtin: Option<Builtin>,
+    zone: Option<Arc<Zone>>,
+    session_timeout: Option<u64>,
+    session_tickets: Option<bool>,
+    ticket_keys: Option<Vec<String>>,
+    ocsp: Option<u8>,
+    ocsp_responder: Option<()>,
+    ocsp_cache: Option<()>,
+    stapling: Option<bool>,
+    stapling_file: Option<String>,
+    stapling_responder: Option<()>,
+    stapling_verify: Option<bool>,
+    early_data: Option<bool>,
+    ech_files: Option<()>,
+    commands: Option<Vec<(String, String)>>,
+    reject_handshake: Option<bool>,
+    inheritable: Option<bool>,
+}
+
+/// A parameter of `ssl_certificate` or `ssl_certificate_key`.
+#[derive(Clone)]
+struct Named {
+    text: Vec<u8>,
+    template: Template,
+}
+
+/// The cache inside OpenSSL that `ssl_session_cache` asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Builtin {
+    /// `off`: sessions are refused.
+    Off,
+    /// `none`: clients are told that sessions may be reused, but none is kept.
+    None,
+    /// `builtin` and `builtin:n`.
+    Size(Option<i32>),
+    /// Only a shared zone.
+    Unused,
+}
+
+impl Conf for SslConf {
+    fn inherit(&mut self, o: &Self) {
+        crate::inherit!(self, o; certificates, keys, cache, passwords, compression, dhparam, curve, protocols, ciphers,
+            prefer_server_ciphers, buffer_size, verify, verify_depth, client_certificate, trusted_certificate, crl, builtin,
+            zone, session_timeout, session_tickets, ticket_keys, ocsp, ocsp_responder, ocsp_cache, stapling, stapling_file,
+            stapling_responder, stapling_verify, early_data, ech_files, commands, reject_handshake);
+    }
+}
+
+impl SslConf {
+    /// Whether there are certificates.
+    pub fn has_certificates(&self) -> bool {
+        self.certificates.is_some()
+    }
+
+    /// `ssl_object_cache_inheritable`.
+    pub fn inheritable(&self) -> bool {
+        self.inheritable.unwrap_or(true)
+    }
+
+    /// `ssl_reject_handshake`.
+    pub fn rejects(&self) -> bool {
+        self.reject_handshake.unwrap_or(false)
+    }
+}
+
+const HS: Place = Place::HTTP.or(Place::SERVER);
+const ONE: Args = Args::Exactly(1);
+
+/// `ssl_protocols`, as bits.
+const PROTOCOLS: &[(&str, u32)] =
+    &[("SSLv2", 1), ("SSLv3", 1 << 1), ("TLSv1", 1 << 2), ("TLSv1.1", 1 << 3), ("TLSv1.2", 1 << 4), ("TLSv1.3", 1 << 5)];
+/// TLSv1.2 and TLSv1.3.
+const DEFAULT_PROTOCOLS: u32 = (1 << 4) | (1 << 5);
+
+const VERIFY: &[(&str, VerifyClient)] = &[
+    ("off", VerifyClient::Off),
+    ("on", VerifyClient::On),
+    ("optional", VerifyClient::Optional),
+    ("optional_no_ca", VerifyClient::OptionalNoCa),
+];
+
+impl Module for Ssl {
+    const NAME: &'static str = "http_ssl";
+    type Conf = SslConf;
+    const DIRECTIVES: &'static [Directive<SslConf>] = &[
+        Directive::new("ssl_certificate", HS, ONE, "`ssl_certificate file|data:text;` A certificate with its chain (PEM); may be given for several kinds of keys, and may contain variables.", |c, s, b| named(&mut c.certificates, s, b)),
+        Directive::new("ssl_certificate_key", HS, ONE, "`ssl_certificate_key file|data:text;` The key (PEM) of the certificate in the same place of the list. `engine:` and `store:` are not supported.", |c, s, b| named(&mut c.keys, s, b)),
+        Directive::new("ssl_certificate_cache", HS, Args::Between(1, 3), "`ssl_certificate_cache off|max=N [inactive=time] [valid=time];` Keeps certificates whose names have variables. Default: off.", certificate_cache),
+        Directive::new("ssl_ech_file", HS, ONE, "`ssl_ech_file file;` Accepted with a warning: OpenSSL 3.6 has no encrypted hello.", |c, _, _| {
+            c.ech_files = Some(());
+            Ok(())
+        }),
+        Directive::new("ssl_password_file", HS, ONE, "`ssl_password_file file;` Passwords of keys, one a line.", password_file),
+        Directive::new("ssl_certificate_compression", HS, Args::Flag, "`ssl_certificate_compression on|off;` Accepted with a warning: OpenSSL is built without compression. Default: off.", |c, s, _| once(&mut c.compression, s, s.flag(0)?)),
+        Directive::new("ssl_dhparam", HS, ONE, "`ssl_dhparam file;` Parameters (PEM) for DHE ciphers.", |c, s, _| text(&mut c.dhparam, s)),
+        Directive::new("ssl_ecdh_curve", HS, ONE, "`ssl_ecdh_curve curve[:curve …];` Default: auto, OpenSSL's own list.", |c, s, _| text(&mut c.curve, s)),
+        Directive::new("ssl_protocols", HS, Args::AtLeast(1), "`ssl_protocols protocol …;` Default: TLSv1.2 TLSv1.3.", protocols),
+        Directive::new("ssl_ciphers", HS, ONE, "`ssl_ciphers list;` In OpenSSL's form, for TLS 1.2 and older. Default: HIGH:!aNULL:!MD5.", |c, s, _| text(&mut c.ciphers, s)),
+        Directive::new("ssl_buffer_size", HS, ONE, "`ssl_buffer_size size;` The size of the records that are sent, from 512 bytes to 16k. Default: 16k.", |c, s, _| once(&mut c.buffer_size, s, s.size(0)?)),
+        Directive::new("ssl_verify_client", HS, ONE, "`ssl_verify_client on|off|optional|optional_no_ca;` Default: off.", |c, s, _| once(&mut c.verify, s, s.one_of(0, VERIFY)?)),
+        Directive::new("ssl_verify_depth", HS, ONE, "`ssl_verify_depth number;` Default: 1.", |c, s, _| once(&mut c.verify_depth, s, s.number(0)?)),
+        Directive::new("ssl_client_certificate", HS, ONE, "`ssl_client_certificate file;` Authorities (PEM) of clients' certificates; their names are sent to clients.", |c, s, _| text(&mut c.client_certificate, s)),
+        Directive::new("ssl_trusted_certificate", HS, ONE, "`ssl_trusted_certificate file;` Authorities (PEM) whose names are not sent.", |c, s, _| text(&mut c.trusted_certificate, s)),
+        Directive::new("ssl_prefer_server_ciphers", HS, Args::Flag, "`ssl_prefer_server_ciphers on|off;` Default: off.", |c, s, _| once(&mut c.prefer_server_ciphers, s, s.flag(0)?)),
+        Directive::new("ssl_session_cache", HS, Args::Between(1, 2), "`ssl_session_cache off|none|[builtin[:size]] [shared:name:size];` A shared zone lives on through reloads. Default: none.", session_cache),
+        Directive::new("ssl_session_tickets", HS, Args::Flag, "`ssl_session_tickets on|off;` Default: on.", |c, s, _| once(&mut c.session_tickets, s, s.flag(0)?)),
+        Directive::new("ssl_session_ticket_key", HS, ONE, "`ssl_session_ticket_key file;` 48 or 80 random bytes; the first of several files encrypts.", |c, s, _| {
+            c.ticket_keys.get_or_insert_default().push(s.str(0)?.to_owned());
+            Ok(())
+        }),
+        Directive::new("ssl_session_timeout", HS, ONE, "`ssl_session_timeout time;` Default: 5m.", |c, s, _| once(&mut c.session_timeout, s, s.sec(0)?)),
+        Directive::new("ssl_crl", HS, ONE, "`ssl_crl file;` Revoked certificates (PEM).", |c, s, _| text(&mut c.crl, s)),
+        Directive::new("ssl_ocsp", HS, ONE, "`ssl_ocsp off;` Checking clients' certificates by OCSP is not supported. Default: off.", |c, s, _| {
+            let ocsp = s.one_of(0, &[("off", 0), ("on", 1), ("leaf", 2)])?;
+            if ocsp != 0 {
+                return Err(s.error("\"ssl_ocsp\" is not supported on this platform"));
+            }
+            once(&mut c.ocsp, s, ocsp)
+        }),
+        Directive::new("ssl_ocsp_responder", HS, ONE, "`ssl_ocsp_responder url;` Has no effect while `ssl_ocsp` is off.", |c, s, _| once(&mut c.ocsp_responder, s, ())),
+        Directive::new("ssl_ocsp_cache", HS, ONE, "`ssl_ocsp_cache off|shared:name:size;` Has no effect while `ssl_ocsp` is off.", ocsp_cache),
+        Directive::new("ssl_stapling", HS, Args::Flag, "`ssl_stapling on|off;` Sends the OCSP response of `ssl_stapling_file`; without a file it is ignored with a warning. Default: off.", |c, s, _| once(&mut c.stapling, s, s.flag(0)?)),
+        Directive::new("ssl_stapling_file", HS, ONE, "`ssl_stapling_file file;` An OCSP response (DER).", |c, s, _| text(&mut c.stapling_file, s)),
+        Directive::new("ssl_stapling_responder", HS, ONE, "`ssl_stapling_responder url;` Has no effect: responders are not asked.", |c, s, _| once(&mut c.stapling_responder, s, ())),
+        Directive::new("ssl_stapling_verify", HS, Args::Flag, "`ssl_stapling_verify on|off;` Has no effect: responders are not asked. Default: off.", |c, s, _| once(&mut c.stapling_verify, s, s.flag(0)?)),
+        Directive::new("ssl_early_data", HS, Args::Flag, "`ssl_early_data on|off;` Accepted with a warning: early data is never taken. Default: off.", |c, s, _| once(&mut c.early_data, s, s.flag(0)?)),
+        Directive::new("ssl_conf_command", HS, Args::Exactly(2), "`ssl_conf_command name value;` Any command of OpenSSL's SSL_CONF_cmd.", |c, s, _| {
+            c.commands.get_or_insert_default().push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));
+            Ok(())
+        }),
+        Directive::new("ssl_object_cache_inheritable", Place::MAIN, Args::Flag, "`ssl_object_cache_inheritable on|off;` A reload takes over certificates and keys whose files have not changed. Default: on.", |c, s, _| once(&mut c.inheritable, s, s.flag(0)?)),
+        Directive::new("ssl_engine", Place::MAIN, ONE, "`ssl_engine device;` Not supported.", |_, s, _| Err(s.error("\"ssl_engine\" directive is not supported"))),
+        Directive::new("ssl_reject_handshake", HS, Args::Flag, "`ssl_reject_handshake on|off;` Refuses handshakes in this server. Default: off.", |c, s, _| once(&mut c.reject_handshake, s, s.flag(0)?)),
+    ];
+    const VARIABLES: &'static [Variable] = variables::VARIABLES;
+
+    fn attach(_conf: &Arc<SslConf>, _on: &mut Hooks) -> ConfResult<()> {
+        Ok(())
+    }
+}
+
+fn text(slot: &mut Option<String>, s: &Statement) -> ConfResult<()> {
+    once(slot, s, s.str(0)?.to_owned())
+}
+
+fn named(list: &mut Option<Vec<Named>>, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    let named = Named { text: s.arg(0).to_vec(), template: b.template(s, 0)? };
+    list.get_or_insert_default().push(named);
+    Ok(())
+}
+
+fn protocols(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    for i in 0..s.len() {
+        let word = s.arg(i);
+        let Some((_, bit)) = PROTOCOLS.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word)) else {
+            return Err(s.invalid_value(i));
+        };
+        let bits = c.protocols.get_or_insert(0);
+        if *bits & bit != 0 {
+            b.warn(s.warn_at(i, format!("duplicate value \"{}\"", String::from_utf8_lossy(word))));
+        }
+        *bits |= bit;
+    }
+    Ok(())
+}
+
+fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
+    if c.cache.is_some() {
+        return Err(s.duplicate());
+    }
+    let (mut max, mut inactive, mut valid, mut off) = (0, 10, 60, false);
+    for i in 0..s.len() {
+        let word = s.arg(i);
+        let bad = || s.invalid_parameter(i);
+        if let Some(n) = word.strip_prefix(b"max=") {
+            max = value::parse_number(n).filter(|n| *n > 0).ok_or_else(bad)?;
+        } else if let Some(t) = word.strip_prefix(b"inactive=") {
+            inactive = value::parse_time_sec(t).ok_or_else(bad)?;
+        } else if let Some(t) = word.strip_prefix(b"valid=") {
+            valid = value::parse_time_sec(t).ok_or_else(bad)?;
+        } else if word == b"off" {
+            off = true;
+        } else {
+            return Err(bad());
+        }
+    }
+    if !off && max == 0 {
+        return Err(s.error("\"ssl_certificate_cache\" must have the \"max\" parameter"));
+    }
+    let cache = || Arc::new(Cache::new(max as usize, Duration::from_secs(valid), Duration::from_secs(inactive)));
+    c.cache = Some((!off).then(cache));
+    Ok(())
+}
+
+fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    let path = b.conf_prefixed(s.str(0)?);
+    let text = std::fs::read(&path).map_err(|e| {
+        let errno = crate::log::Errno::of(&e);
+        s.error_at(0, format!("open() \"{}\" failed{errno}", path.display()))
+    })?;
+    let lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    let list = lines.filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect();
+    once(&mut c.passwords, s, Arc::new(list))
+}
+
+/// Sizes of zones by name: a name stands for one zone wherever it is written.
+#[derive(Default)]
+struct Zones(HashMap<String, usize>);
+
+fn session_cache(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    for i in 0..s.len() {
+        let word = s.str(i)?;
+        match word {
+            "off" => c.builtin = Some(Builtin::Off),
+            "none" => c.builtin = Some(Builtin::None),
+            "builtin" => c.builtin = Some(Builtin::Size(None)),
+            _ => {
+                let invalid = || s.error_at(i, format!("invalid session cache \"{word}\""));
+                if let Some(n) = word.strip_prefix("builtin:") {
+                    let n = value::parse_number(n.as_bytes()).and_then(|n| i32::try_from(n).ok());
+                    c.builtin = Some(Builtin::Size(Some(n.ok_or_else(invalid)?)));
+                } else {
+                    let (name, size) = zone(word).ok_or_else(invalid)?;
+                    if size < 8 * PAGE {
+                        return Err(s.error_at(i, format!("session cache \"{word}\" is too small")));
+                    }
+                    let known = *b.shared::<Zones>().0.entry(name.to_owned()).or_insert(size);
+                    if known != size {
+                        return Err(s.error_at(i, format!("the size {size} of shared memory zone \"{name}\" conflicts with already declared size {known}")));
+                    }
+                    c.zone = Some(Zone::named(name, size));
+                }
+            }
+        }
+    }
+    if c.zone.is_some() {
+        c.builtin.get_or_insert(Builtin::Unused);
+    }
+    Ok(())
+}
+
+/// nginx's ngx_pagesize where it matters: the smallest zone is eight pages.
+const PAGE: usize = 4096;
+
+/// `shared:name:size`.
+fn zone(word: &str) -> Option<(&str, usize)> {
+    let (name, size) = word.strip_prefix("shared:")?.split_once(':')?;
+    let size = value::parse_size(size.as_bytes())?;
+    (!name.is_empty()).then_some((name, size as usize))
+}
+
+fn ocsp_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
+    let word = s.str(0)?;
+    if word != "off" {
+        let (_, size) = zone(word).ok_or_else(|| s.error_at(0, format!("invalid OCSP cache \"{word}\"")))?;
+        if size < 8 * PAGE {
+            return Err(s.error_at(0, format!("OCSP cache \"{word}\" is too small")));
+        }
+    }
+    once(&mut c.ocsp_cache, s, ())
+}
+
+/// A warning without a place, as nginx gives when it merges settings.
+fn warning(text: impl Into<String>) -> Box<Diag> {
+    Diag::new(crate::config::Level::Warn, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones() {
+        assert_eq!(zone("shared:SSL:1m"), Some(("SSL", 1 << 20)));
+        for bad in ["shared:SSL", "shared::1m", "shared:SSL:x", "share:SSL:1m", "shared:SSL:"] {
+            assert_eq!(zone(bad), None, "{bad}");
+        }
+    }
+}

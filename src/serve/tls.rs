@@ -1,0 +1,237 @@
+//! TLS handshakes with clients: the server by its name, certificates by variables, what the handshake settled.
+
+use super::conn::Transport;
+use super::opening::Log;
+use super::socket::Socket;
+use crate::http::host::parse_host;
+use crate::log::{Errno, Level};
+use crate::module::{ConnInfo, Nobody, Remote, Request, SiteRef, TlsInfo, TlsServer};
+use crate::tls::accept::{self, Choice, H2, HTTP11, Hooks};
+use crate::tls::{error, ffi};
+use openssl::ssl::{self, ErrorCode, NameType, SslRef};
+use parking_lot::Mutex;
+use pingora::tls::tokio_ssl::SslStream;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// Makes the handshake of a new connection, and keeps in `info` what it settled.
+///
+/// `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
+pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
+    let listener = site.listeners.get(index)?;
+    let tls = listener.tls.as_ref()?;
+    match socket.first_byte().await {
+        Ok(Some(b)) if b & 0x80 != 0 || b == 0x16 => {}
+        Ok(Some(_)) => return Some(socket.plain()),
+        Ok(None) => {
+            log.write(Level::Info, format_args!("client closed connection"));
+            return None;
+        }
+        Err(e) => {
+            log.write(Level::Info, format_args!("recv() failed{}", Errno::of(&e)));
+            return None;
+        }
+    }
+    let fd = socket.as_raw_fd();
+    let outcome = Arc::new(Mutex::new(Outcome { server: listener.default_server, owner: listener.default_server, ..Outcome::default() }));
+    let hooks = Http { site: site.clone(), index, outcome: outcome.clone(), remote: info.remote.clone(), local: info.local.clone(), serial: info.serial };
+    error::clear();
+    let begun = accept::begin(&tls.context, Box::new(hooks), tls.default.tickets.clone());
+    let stream = begun.and_then(|ssl| SslStream::new(ssl, socket));
+    let mut stream = match stream {
+        Ok(s) => s,
+        Err(e) => {
+            log.write(Level::Alert, format_args!("{}", error::describe("SSL_new() failed", &e)));
+            return None;
+        }
+    };
+    let done = Pin::new(&mut stream).accept().await;
+    let outcome = std::mem::take(&mut *outcome.lock());
+    for text in &outcome.errors {
+        log.write(Level::Error, format_args!("{text}"));
+    }
+    if let Err(e) = done {
+        failed(&e, &outcome, log);
+        return None;
+    }
+    let _ = info.tls.set(Arc::new(describe(stream.ssl(), site, outcome.chosen_by)));
+    Some(Transport::Other(Box::new(stream), fd))
+}
+
+/// Logs a handshake that failed, at nginx's levels.
+fn failed(e: &ssl::Error, outcome: &Outcome, log: &Log<'_>) {
+    if let Some(io) = e.io_error() {
+        let level = match io.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::TimedOut => Level::Info,
+            _ => Level::Crit,
+        };
+        log.write(level, format_args!("peer closed connection in SSL handshake{}", Errno::of(io)));
+        return;
+    }
+    let stack = e.ssl_error().filter(|s| !s.errors().is_empty());
+    let (Some(stack), false) = (stack, e.code() == ErrorCode::ZERO_RETURN) else {
+        log.write(Level::Info, format_args!("peer closed connection in SSL handshake"));
+        return;
+    };
+    if outcome.rejected {
+        log.write(Level::Info, format_args!("handshake rejected"));
+        return;
+    }
+    let level = if error::is_common(stack) { Level::Info } else { Level::Crit };
+    log.write(level, format_args!("{}", error::describe("SSL_do_handshake() failed", stack)));
+}
+
+/// What is known of the connection now; the costly values only where the site names them.
+fn describe(ssl: &SslRef, site: &SiteRef, chosen_by: Option<Box<[u8]>>) -> TlsInfo {
+    let mut more = Vec::new();
+    let mut add = |name: &'static str, get: &dyn Fn(&SslRef) -> Vec<u8>| {
+        if site.var_names.contains_key(name) {
+            more.push((name, get(ssl)));
+        }
+    };
+    add("ssl_ciphers", &ffi::offered_ciphers);
+    add("ssl_curve", &ffi::curve);
+    add("ssl_curves", &ffi::offered_curves);
+    add("ssl_sigalg", &|s| ffi::sigalg(s, false));
+    add("ssl_sigalgs", &ffi::offered_sigalgs);
+    add("ssl_client_sigalg", &|s| ffi::sigalg(s, true));
+    TlsInfo {
+        protocol: ssl.version_str(),
+        cipher: ssl.current_cipher().map_or("(NONE)", |c| c.name()),
+        server_name: ssl.servername(NameType::HOST_NAME).map(str::to_owned),
+        chosen_by,
+        reused: ssl.session_reused(),
+        session_id: ssl.session().map(|s| s.id().to_vec()).unwrap_or_default(),
+        alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
+        client: ssl.peer_certificate(),
+        verify: ssl.verify_result(),
+        more,
+    }
+}
+
+/// What the callbacks of a handshake found.
+#[derive(Default)]
+struct Outcome {
+    /// The server that the client's name chose, else the default one.
+    server: u32,
+    /// The server whose context is used.
+    owner: u32,
+    chosen_by: Option<Box<[u8]>>,
+    rejected: bool,
+    errors: Vec<String>,
+}
+
+/// The virtual servers of a listener.
+struct Http {
+    site: SiteRef,
+    index: usize,
+    outcome: Arc<Mutex<Outcome>>,
+    remote: Remote,
+    local: Remote,
+    serial: u64,
+}
+
+impl Hooks for Http {
+    fn choose(&mut self, name: Option<&[u8]>) -> Choice {
+        let found = name.and_then(|n| self.find(n));
+        let outcome = &mut *self.outcome.lock();
+        let mut choice = Choice::Keep;
+        if let Some((server, name)) = found {
+            outcome.server = server;
+            outcome.chosen_by = Some(name);
+            if let Some(ctx) = self.tls(server).and_then(|t| t.context.clone()) {
+                choice = if outcome.owner == server { Choice::Keep } else { Choice::Use(ctx) };
+                outcome.owner = server;
+            }
+        }
+        if self.tls(outcome.server).is_some_and(|t| t.reject) {
+            outcome.rejected = true;
+            return Choice::Reject;
+        }
+        choice
+    }
+
+    fn certificates(&mut self, ssl: &mut SslRef) -> bool {
+        let (server, owner) = {
+            let o = self.outcome.lock();
+            (o.server, o.owner)
+        };
+        let Some(dynamic) = self.tls(owner).and_then(|t| t.dynamic.as_ref()) else { return false };
+        let r = self.request(server, Some(describe(ssl, &self.site, None)));
+        for (certificate, key) in &dynamic.pairs {
+            let (certificate, key) = (certificate.eval(&r), key.eval(&r));
+            if let Err(text) = use_pair(ssl, dynamic, &certificate, &key) {
+                self.outcome.lock().errors.push(text);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn protocols(&self) -> &'static [u8] {
+        if self.site.listeners.get(self.index).is_some_and(|l| l.http2) { H2 } else { HTTP11 }
+    }
+}
+
+impl Http {
+    fn tls(&self, server: u32) -> Option<&TlsServer> {
+        self.site.servers.get(server as usize)?.tls.as_deref()
+    }
+
+    /// The server of a name, with the name in the form in which `Host` is compared.
+    fn find(&self, name: &[u8]) -> Option<(u32, Box<[u8]>)> {
+        let listener = self.site.listeners.get(self.index)?;
+        let names = &listener.names;
+        // where there is nothing to choose between, nginx does not look at the name
+        if !listener.tls.as_ref()?.several && names.patterns.is_empty() {
+            return None;
+        }
+        let (len, _) = parse_host(name)?;
+        let host = name.get(..len)?.to_ascii_lowercase();
+        let found = names.find_fixed(&host).or_else(|| {
+            if names.patterns.is_empty() { None } else { names.find(&host, &mut self.request(listener.default_server, None)) }
+        });
+        found.map(|n| (n, host.into()))
+    }
+
+    /// A request for evaluating variables before there is one.
+    fn request(&self, server: u32, tls: Option<TlsInfo>) -> Request {
+        let info = ConnInfo {
+            serial: self.serial,
+            remote: self.remote.clone(),
+            local: self.local.clone(),
+            listener: AtomicUsize::new(self.index),
+            start: Instant::now(),
+            requests: AtomicU64::new(0),
+            tls: tls.map(|t| OnceLock::from(Arc::new(t))).unwrap_or_default(),
+            proxy: OnceLock::new(),
+        };
+        let mut r = Request::new(self.site.clone(), Arc::new(Nobody::of(info)));
+        r.server = server;
+        r.location = self.site.servers.get(server as usize).map_or(0, |s| s.default_location);
+        r
+    }
+}
+
+/// Gives a connection one certificate with its key; files that were replaced one after the other get a second look.
+fn use_pair(ssl: &mut SslRef, dynamic: &crate::module::DynamicCertificates, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+    let mut fresh = false;
+    loop {
+        let (chain, pkey, name) = dynamic.load(certificate, key, fresh)?;
+        let shown = String::from_utf8_lossy(certificate);
+        let Some((leaf, rest)) = chain.split_first() else { return Err(format!("no certificate in \"{shown}\"")) };
+        ssl.set_certificate(leaf).map_err(|e| error::describe(format!("SSL_use_certificate(\"{shown}\") failed"), &e))?;
+        for c in rest {
+            ssl.add_chain_cert(c.clone()).map_err(|e| error::describe(format!("SSL_set0_chain(\"{shown}\") failed"), &e))?;
+        }
+        match ssl.set_private_key(&pkey) {
+            Ok(()) => return Ok(()),
+            Err(e) if !fresh && error::is_mismatch(&e) => fresh = true,
+            Err(e) => return Err(error::describe(format!("SSL_use_PrivateKey(\"{}\") failed", name.shown()), &e)),
+        }
+    }
+}

@@ -1,0 +1,681 @@
+//! What the openssl crate does not wrap: the only file of this folder with unsafe code.
+
+#![allow(unsafe_code)]
+
+use super::accept;
+use super::session::{TicketKey, Zone};
+use foreign_types::{ForeignType, ForeignTypeRef};
+use libc::{c_char, c_int, c_long, c_uchar, c_uint, c_ulong, c_void, size_t, time_t};
+use pingora::tls::pkey::{PKey, Private};
+use pingora::tls::ssl::{SslContextBuilder, SslContextRef, SslRef, SslSession, SslVersion};
+use pingora::tls::ssl_sys as sys;
+use pingora::tls::x509::{X509, X509NameRef, X509Ref};
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::Arc;
+
+type PasswordCallback = unsafe extern "C" fn(*mut c_char, c_int, c_int, *mut c_void) -> c_int;
+type TicketCallback =
+    unsafe extern "C" fn(*mut sys::SSL, *mut c_uchar, *mut c_uchar, *mut sys::EVP_CIPHER_CTX, *mut c_void, c_int) -> c_int;
+
+#[repr(C)]
+struct Param {
+    key: *const c_char,
+    data_type: c_uint,
+    data: *mut c_void,
+    data_size: size_t,
+    return_size: size_t,
+}
+
+unsafe extern "C" {
+    fn BIO_new_file(name: *const c_char, mode: *const c_char) -> *mut sys::BIO;
+    fn BIO_ctrl(bio: *mut sys::BIO, cmd: c_int, larg: c_long, parg: *mut c_void) -> c_long;
+    fn PEM_read_bio_X509_AUX(bio: *mut sys::BIO, x: *mut *mut sys::X509, cb: Option<PasswordCallback>, u: *mut c_void) -> *mut sys::X509;
+    fn PEM_read_bio_X509_CRL(bio: *mut sys::BIO, x: *mut *mut c_void, cb: Option<PasswordCallback>, u: *mut c_void) -> *mut c_void;
+    fn PEM_read_bio_Parameters(bio: *mut sys::BIO, x: *mut *mut sys::EVP_PKEY) -> *mut sys::EVP_PKEY;
+    fn X509_CRL_free(crl: *mut c_void);
+    fn X509_STORE_add_crl(store: *mut sys::X509_STORE, crl: *mut c_void) -> c_int;
+    fn X509_STORE_set_flags(store: *mut sys::X509_STORE, flags: c_ulong) -> c_int;
+    fn X509_NAME_print_ex(out: *mut sys::BIO, name: *const sys::X509_NAME, indent: c_int, flags: c_ulong) -> c_int;
+    fn X509_NAME_oneline(name: *const sys::X509_NAME, buf: *mut c_char, size: c_int) -> *mut c_char;
+    fn ASN1_TIME_diff(days: *mut c_int, seconds: *mut c_int, from: *const sys::ASN1_TIME, to: *const sys::ASN1_TIME) -> c_int;
+    fn ERR_error_string_n(e: c_ulong, buf: *mut c_char, len: size_t);
+    fn OBJ_nid2sn(n: c_int) -> *const c_char;
+    fn CRYPTO_free(p: *mut c_void, file: *const c_char, line: c_int);
+
+    fn SSL_CTX_set0_tmp_dh_pkey(ctx: *mut sys::SSL_CTX, pkey: *mut sys::EVP_PKEY) -> c_int;
+    fn SSL_CTX_set_timeout(ctx: *mut sys::SSL_CTX, t: c_long) -> c_long;
+    fn SSL_CTX_get_timeout(ctx: *const sys::SSL_CTX) -> c_long;
+    fn SSL_CTX_set_cert_cb(ctx: *mut sys::SSL_CTX, cb: Option<unsafe extern "C" fn(*mut sys::SSL, *mut c_void) -> c_int>, arg: *mut c_void);
+    fn SSL_CTX_set_info_callback(ctx: *mut sys::SSL_CTX, cb: Option<unsafe extern "C" fn(*const sys::SSL, c_int, c_int)>);
+    fn SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx: *mut sys::SSL_CTX, cb: Option<TicketCallback>) -> c_int;
+    fn SSL_CTX_get_options(ctx: *const sys::SSL_CTX) -> u64;
+    fn SSL_get_options(ssl: *const sys::SSL) -> u64;
+    fn SSL_set_options(ssl: *mut sys::SSL, options: u64) -> u64;
+    fn SSL_clear_options(ssl: *mut sys::SSL, options: u64) -> u64;
+    fn SSL_CTX_get_verify_depth(ctx: *const sys::SSL_CTX) -> c_int;
+    fn SSL_set_verify_depth(ssl: *mut sys::SSL, depth: c_int);
+    fn SSL_SESSION_get_time(s: *const sys::SSL_SESSION) -> c_long;
+    fn SSL_SESSION_set_time(s: *mut sys::SSL_SESSION, t: c_long) -> c_long;
+    fn SSL_SESSION_get_timeout(s: *const sys::SSL_SESSION) -> c_long;
+    fn SSL_SESSION_set_timeout(s: *mut sys::SSL_SESSION, t: c_long) -> c_long;
+    fn SSL_SESSION_set1_id_context(s: *mut sys::SSL_SESSION, id: *const c_uchar, len: c_uint) -> c_int;
+    fn SSL_get_session(ssl: *const sys::SSL) -> *mut sys::SSL_SESSION;
+    fn SSL_version(ssl: *const sys::SSL) -> c_int;
+    fn SSL_group_to_name(ssl: *mut sys::SSL, id: c_int) -> *const c_char;
+    fn SSL_get_sigalgs(ssl: *mut sys::SSL, i: c_int, sign: *mut c_int, hash: *mut c_int, both: *mut c_int, rsig: *mut c_uchar, rhash: *mut c_uchar) -> c_int;
+    fn SSL_CIPHER_find(ssl: *mut sys::SSL, p: *const c_uchar) -> *const sys::SSL_CIPHER;
+    fn SSL_CONF_CTX_new() -> *mut c_void;
+    fn SSL_CONF_CTX_free(c: *mut c_void);
+    fn SSL_CONF_CTX_set_flags(c: *mut c_void, flags: c_uint) -> c_uint;
+    fn SSL_CONF_CTX_set_ssl_ctx(c: *mut c_void, ctx: *mut sys::SSL_CTX);
+    fn SSL_CONF_cmd(c: *mut c_void, name: *const c_char, value: *const c_char) -> c_int;
+    fn SSL_CONF_cmd_value_type(c: *mut c_void, name: *const c_char) -> c_int;
+    fn SSL_CONF_CTX_finish(c: *mut c_void) -> c_int;
+    fn EVP_MAC_CTX_set_params(ctx: *mut c_void, params: *const Param) -> c_int;
+}
+
+const CTRL_CHAIN_CERT: c_int = 89;
+const CTRL_SET_MAX_SEND_FRAGMENT: c_int = 52;
+const CTRL_GET_GROUPS: c_int = 90;
+const CTRL_GET_RAW_CIPHERLIST: c_int = 110;
+const CTRL_GET_NEGOTIATED_GROUP: c_int = 134;
+const CTRL_GET_SIGNATURE_NAME: c_int = 140;
+const CTRL_GET_PEER_SIGNATURE_NAME: c_int = 141;
+const UNKNOWN_GROUP: c_int = 0x0100_0000;
+const BIO_CTRL_INFO: c_int = 3;
+const XN_FLAG_RFC2253: c_ulong = 0x0111_0317;
+const CRL_CHECK_ALL: c_ulong = 0x4 | 0x8;
+
+/// The call that failed; the reasons are in OpenSSL's queue of errors.
+pub type Call = &'static str;
+
+/// Where PEM is read from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A file.
+    Path(&'a Path),
+    /// Text in memory (`data:`).
+    Data(&'a [u8]),
+}
+
+struct Bio(*mut sys::BIO);
+
+impl Bio {
+    fn open(source: Source<'_>) -> Result<Bio, Call> {
+        match source {
+            Source::Path(p) => {
+                let name = CString::new(p.as_os_str().as_bytes()).map_err(|_| "BIO_new_file() failed")?;
+                // SAFETY: both strings end with a NUL.
+                let bio = unsafe { BIO_new_file(name.as_ptr(), c"r".as_ptr()) };
+                if bio.is_null() { Err("BIO_new_file() failed") } else { Ok(Bio(bio)) }
+            }
+            Source::Data(d) => {
+                let len = c_int::try_from(d.len()).map_err(|_| "BIO_new_mem_buf() failed")?;
+                // SAFETY: callers drop the BIO before the data.
+                let bio = unsafe { sys::BIO_new_mem_buf(d.as_ptr().cast(), len) };
+                if bio.is_null() { Err("BIO_new_mem_buf() failed") } else { Ok(Bio(bio)) }
+            }
+        }
+    }
+
+    fn memory() -> Option<Bio> {
+        // SAFETY: plain constructor.
+        let bio = unsafe { sys::BIO_new(sys::BIO_s_mem()) };
+        (!bio.is_null()).then_some(Bio(bio))
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut data: *mut c_uchar = ptr::null_mut();
+        // SAFETY: a memory BIO gives a pointer that is valid until it is written or freed.
+        unsafe {
+            let len = BIO_ctrl(self.0, BIO_CTRL_INFO, 0, (&raw mut data).cast());
+            if len <= 0 || data.is_null() { Vec::new() } else { std::slice::from_raw_parts(data, len as usize).to_vec() }
+        }
+    }
+}
+
+impl Drop for Bio {
+    fn drop(&mut self) {
+        // SAFETY: owned.
+        unsafe { sys::BIO_free_all(self.0) }
+    }
+}
+
+/// Whether the last error is the end of a PEM file; it is then forgotten.
+fn at_end() -> bool {
+    // ERR_LIB_PEM, PEM_R_NO_START_LINE
+    const NO_START_LINE: c_ulong = (9 << 23) | 108;
+    // SAFETY: plain calls.
+    unsafe {
+        let end = sys::ERR_peek_last_error() == NO_START_LINE;
+        if end {
+            sys::ERR_clear_error();
+        }
+        end
+    }
+}
+
+/// A certificate and the chain that follows it.
+///
+/// # Errors
+/// The call that failed.
+pub fn read_chain(source: Source<'_>) -> Result<Vec<X509>, Call> {
+    let bio = Bio::open(source)?;
+    let mut list = Vec::with_capacity(2);
+    // SAFETY: the BIO is valid, and a result that is not null is ours.
+    unsafe {
+        let first = PEM_read_bio_X509_AUX(bio.0, ptr::null_mut(), None, ptr::null_mut());
+        if first.is_null() {
+            return Err("PEM_read_bio_X509_AUX() failed");
+        }
+        list.push(X509::from_ptr(first));
+        loop {
+            let next = sys::PEM_read_bio_X509(bio.0, ptr::null_mut(), None, ptr::null_mut());
+            if next.is_null() {
+                return if at_end() { Ok(list) } else { Err("PEM_read_bio_X509() failed") };
+            }
+            list.push(X509::from_ptr(next));
+        }
+    }
+}
+
+/// The certificates of authorities; at least one.
+///
+/// # Errors
+/// The call that failed.
+pub fn read_authorities(source: Source<'_>) -> Result<Vec<X509>, Call> {
+    let bio = Bio::open(source)?;
+    let mut list = Vec::new();
+    loop {
+        // SAFETY: as above.
+        let next = unsafe { PEM_read_bio_X509_AUX(bio.0, ptr::null_mut(), None, ptr::null_mut()) };
+        if next.is_null() {
+            return if !list.is_empty() && at_end() { Ok(list) } else { Err("PEM_read_bio_X509_AUX() failed") };
+        }
+        // SAFETY: as above.
+        list.push(unsafe { X509::from_ptr(next) });
+    }
+}
+
+/// Adds the revocation lists of a file to a context's store, and has chains checked against them.
+///
+/// # Errors
+/// The call that failed.
+pub fn add_crls(ctx: &mut SslContextBuilder, source: Source<'_>) -> Result<(), Call> {
+    let bio = Bio::open(source)?;
+    let store = ctx.cert_store_mut().as_ptr();
+    let mut some = false;
+    loop {
+        // SAFETY: the store takes a reference of its own, ours is released.
+        unsafe {
+            let crl = PEM_read_bio_X509_CRL(bio.0, ptr::null_mut(), None, ptr::null_mut());
+            if crl.is_null() {
+                if some && at_end() {
+                    break;
+                }
+                return Err("PEM_read_bio_X509_CRL() failed");
+            }
+            let added = X509_STORE_add_crl(store, crl);
+            X509_CRL_free(crl);
+            if added != 1 {
+                return Err("X509_STORE_add_crl() failed");
+            }
+        }
+        some = true;
+    }
+    // SAFETY: the store belongs to the context.
+    unsafe { X509_STORE_set_flags(store, CRL_CHECK_ALL) };
+    Ok(())
+}
+
+struct Password<'a> {
+    text: Option<&'a [u8]>,
+}
+
+unsafe extern "C" fn password(buf: *mut c_char, size: c_int, writing: c_int, data: *mut c_void) -> c_int {
+    if writing != 0 || data.is_null() || size <= 0 {
+        return 0;
+    }
+    // SAFETY: `data` is the `Password` that lives across the call, and `buf` has `size` bytes.
+    unsafe {
+        let Some(text) = (*data.cast::<Password<'_>>()).text else { return 0 };
+        let n = text.len().min(size as usize);
+        ptr::copy_nonoverlapping(text.as_ptr(), buf.cast(), n);
+        n as c_int
+    }
+}
+
+/// A private key; each password is tried. Without a list OpenSSL asks on the terminal, unless `quiet`.
+///
+/// # Errors
+/// The call that failed.
+pub fn read_key(source: Source<'_>, passwords: Option<&[Vec<u8>]>, quiet: bool) -> Result<PKey<Private>, Call> {
+    let none = [None];
+    let tries: Vec<Option<&[u8]>> = match passwords {
+        Some(list) if !list.is_empty() => list.iter().map(|p| Some(&**p)).collect(),
+        _ => none.to_vec(),
+    };
+    let asked = passwords.is_none() && !quiet;
+    let mut rest = tries.len();
+    for text in tries {
+        let bio = Bio::open(source)?;
+        let mut p = Password { text };
+        let cb = (!asked).then_some(password as PasswordCallback);
+        // SAFETY: `p` outlives the call.
+        let key = unsafe { sys::PEM_read_bio_PrivateKey(bio.0, ptr::null_mut(), cb, if asked { ptr::null_mut() } else { (&raw mut p).cast() }) };
+        if !key.is_null() {
+            // SAFETY: ours.
+            return Ok(unsafe { PKey::from_ptr(key) });
+        }
+        rest -= 1;
+        if rest > 0 {
+            // SAFETY: plain call.
+            unsafe { sys::ERR_clear_error() };
+        }
+    }
+    Err("PEM_read_bio_PrivateKey() failed")
+}
+
+/// `ssl_dhparam`.
+///
+/// # Errors
+/// The call that failed, without its arguments.
+pub fn set_dh(ctx: &mut SslContextBuilder, path: &Path) -> Result<(), Call> {
+    let bio = Bio::open(Source::Path(path)).map_err(|_| "BIO_new_file")?;
+    // SAFETY: on success the context owns the parameters.
+    unsafe {
+        let dh = PEM_read_bio_Parameters(bio.0, ptr::null_mut());
+        if dh.is_null() {
+            return Err("PEM_read_bio_Parameters");
+        }
+        if SSL_CTX_set0_tmp_dh_pkey(ctx.as_ptr(), dh) != 1 {
+            sys::EVP_PKEY_free(dh);
+            return Err("SSL_CTX_set0_tmp_dh_pkey");
+        }
+    }
+    Ok(())
+}
+
+/// Adds a certificate to the chain of the one that was set last.
+pub fn add_chain(ctx: &mut SslContextBuilder, cert: &X509Ref) -> bool {
+    // SAFETY: with 1 the context takes a reference of its own.
+    unsafe { sys::SSL_CTX_ctrl(ctx.as_ptr(), CTRL_CHAIN_CERT, 1, cert.as_ptr().cast()) == 1 }
+}
+
+/// `ssl_buffer_size`: the size of records that are sent.
+pub fn set_record_size(ctx: &mut SslContextBuilder, size: usize) {
+    // SAFETY: plain call; sizes outside 512..16384 are refused.
+    unsafe { sys::SSL_CTX_ctrl(ctx.as_ptr(), CTRL_SET_MAX_SEND_FRAGMENT, size as c_long, ptr::null_mut()) };
+}
+
+/// `ssl_session_timeout`, seconds.
+pub fn set_timeout(ctx: &mut SslContextBuilder, seconds: u64) {
+    // SAFETY: plain call.
+    unsafe { SSL_CTX_set_timeout(ctx.as_ptr(), c_long::try_from(seconds).unwrap_or(c_long::MAX)) };
+}
+
+/// Why an `ssl_conf_command` was refused.
+pub enum Refused {
+    /// The command at this index.
+    Command(usize),
+    /// The commands as a whole.
+    Finish,
+}
+
+/// `ssl_conf_command`, in order; names of files are made absolute by `resolve`.
+///
+/// # Errors
+/// Which command.
+pub fn conf_commands(ctx: &mut SslContextBuilder, commands: &[(String, String)], resolve: impl Fn(&str) -> String) -> Result<(), Refused> {
+    // FILE | CLIENT | SERVER | SHOW_ERRORS | CERTIFICATE
+    const FLAGS: c_uint = 0x2 | 0x4 | 0x8 | 0x10 | 0x20;
+    struct Conf(*mut c_void);
+    impl Drop for Conf {
+        fn drop(&mut self) {
+            // SAFETY: owned.
+            unsafe { SSL_CONF_CTX_free(self.0) }
+        }
+    }
+    // SAFETY: all strings end with a NUL and live across the calls.
+    unsafe {
+        let conf = Conf(SSL_CONF_CTX_new());
+        if conf.0.is_null() {
+            return Err(Refused::Finish);
+        }
+        SSL_CONF_CTX_set_flags(conf.0, FLAGS);
+        SSL_CONF_CTX_set_ssl_ctx(conf.0, ctx.as_ptr());
+        for (i, (name, value)) in commands.iter().enumerate() {
+            let Ok(key) = CString::new(&**name) else { return Err(Refused::Command(i)) };
+            // SSL_CONF_TYPE_FILE, SSL_CONF_TYPE_DIR
+            let path = matches!(SSL_CONF_cmd_value_type(conf.0, key.as_ptr()), 2 | 3);
+            let text = if path { resolve(value) } else { value.clone() };
+            let Ok(text) = CString::new(text) else { return Err(Refused::Command(i)) };
+            if SSL_CONF_cmd(conf.0, key.as_ptr(), text.as_ptr()) <= 0 {
+                return Err(Refused::Command(i));
+            }
+        }
+        if SSL_CONF_CTX_finish(conf.0) == 1 { Ok(()) } else { Err(Refused::Finish) }
+    }
+}
+
+/// Calls [`accept::Hooks::certificates`] when a handshake needs a certificate.
+pub fn set_certificate_callback(ctx: &mut SslContextBuilder) {
+    unsafe extern "C" fn call(ssl: *mut sys::SSL, _: *mut c_void) -> c_int {
+        // SAFETY: OpenSSL passes the connection that it is working on.
+        let ssl = unsafe { SslRef::from_ptr_mut(ssl) };
+        c_int::from(accept::certificates(ssl))
+    }
+    // SAFETY: the function needs no argument.
+    unsafe { SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), ptr::null_mut()) };
+}
+
+/// Keeps a TLS 1.3 session from living on by being resumed: its age counts from the first handshake.
+pub fn set_session_age_callback(ctx: &mut SslContextBuilder) {
+    // SSL_CB_ACCEPT_LOOP
+    const LOOP: c_int = 0x2001;
+    const TLS13: c_int = 0x304;
+    unsafe extern "C" fn call(ssl: *const sys::SSL, place: c_int, _: c_int) {
+        // SAFETY: OpenSSL passes the connection that it is working on; its session is alive with it.
+        unsafe {
+            if place & LOOP != LOOP || SSL_version(ssl) != TLS13 {
+                return;
+            }
+            let session = SSL_get_session(ssl);
+            let conn = SslRef::from_ptr_mut(ssl.cast_mut());
+            if session.is_null() || !accept::first_time(conn) {
+                return;
+            }
+            let now = crate::http::date::time().0 as c_long;
+            let age = now - SSL_SESSION_get_time(session);
+            let timeout = SSL_SESSION_get_timeout(session).min(accept::timeout(conn));
+            if age >= timeout {
+                SSL_SESSION_set1_id_context(session, c"".as_ptr().cast(), 0);
+            } else {
+                SSL_SESSION_set_time(session, now);
+                SSL_SESSION_set_timeout(session, timeout - age);
+            }
+        }
+    }
+    // SAFETY: the function has the right type.
+    unsafe { SSL_CTX_set_info_callback(ctx.as_ptr(), Some(call)) };
+}
+
+/// The timeout of a context's sessions, seconds.
+pub fn timeout(ctx: &SslContextRef) -> c_long {
+    // SAFETY: plain call.
+    unsafe { SSL_CTX_get_timeout(ctx.as_ptr()) }
+}
+
+/// Keeps sessions in a zone that all contexts of its name share.
+pub fn share_sessions(ctx: &mut SslContextBuilder, zone: &Arc<Zone>, timeout: u64) {
+    const TLS13_WITH_TICKETS: u64 = 1 << 14;
+    let z = zone.clone();
+    ctx.set_new_session_callback(move |ssl, session| {
+        // sessions of TLS 1.3 travel in their tickets
+        if ssl.version2() == Some(SslVersion::TLS1_3) && options(ssl) & TLS13_WITH_TICKETS == 0 {
+            return;
+        }
+        if let Ok(der) = session.to_der() {
+            z.insert(session.id(), der, timeout);
+        }
+    });
+    let z = zone.clone();
+    // SAFETY: the session is made anew from its encoding for this context.
+    unsafe {
+        ctx.set_get_session_callback(move |_, id| z.get(id).and_then(|der| SslSession::from_der(&der).ok()));
+    }
+    let z = zone.clone();
+    ctx.set_remove_session_callback(move |_, session| z.remove(session.id()));
+}
+
+/// Encrypts session tickets with keys of our own.
+pub fn set_ticket_callback(ctx: &mut SslContextBuilder) {
+    unsafe extern "C" fn call(
+        ssl: *mut sys::SSL,
+        name: *mut c_uchar,
+        iv: *mut c_uchar,
+        cipher: *mut sys::EVP_CIPHER_CTX,
+        mac: *mut c_void,
+        encrypt: c_int,
+    ) -> c_int {
+        const IV: usize = 16;
+        // SAFETY: OpenSSL passes the connection, 16 bytes of name, room for an IV, and fresh contexts.
+        unsafe {
+            let conn = SslRef::from_ptr_mut(ssl);
+            let Some(tickets) = accept::tickets(conn) else { return -1 };
+            if encrypt == 1 {
+                let Some(key) = tickets.current() else { return -1 };
+                if sys::RAND_bytes(iv, IV as c_int) != 1 || !start_mac(mac, &key) {
+                    return -1;
+                }
+                if sys::EVP_EncryptInit_ex(cipher, cipher_of(&key), ptr::null_mut(), key.aes.as_ptr(), iv) != 1 {
+                    return -1;
+                }
+                ptr::copy_nonoverlapping(key.name.as_ptr(), name, key.name.len());
+                return 1;
+            }
+            let Some((key, old)) = tickets.find(std::slice::from_raw_parts(name, 16)) else { return 0 };
+            if !start_mac(mac, &key) || sys::EVP_DecryptInit_ex(cipher, cipher_of(&key), ptr::null_mut(), key.aes.as_ptr(), iv) != 1 {
+                return -1;
+            }
+            // 2 asks for a new ticket: always in TLS 1.3, else where the key is going out of use
+            if old || conn.version2() == Some(SslVersion::TLS1_3) { 2 } else { 1 }
+        }
+    }
+    // SAFETY: the function has the right type.
+    unsafe { SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx.as_ptr(), Some(call)) };
+}
+
+fn cipher_of(key: &TicketKey) -> *const sys::EVP_CIPHER {
+    // SAFETY: plain calls.
+    unsafe { if key.short { sys::EVP_aes_128_cbc() } else { sys::EVP_aes_256_cbc() } }
+}
+
+/// HMAC-SHA256 with the key's second half.
+unsafe fn start_mac(mac: *mut c_void, key: &TicketKey) -> bool {
+    let size = if key.short { 16 } else { 32 };
+    let digest = c"SHA256";
+    let param = |name: &CStr, data_type, data: *const c_void, data_size| Param {
+        key: name.as_ptr(),
+        data_type,
+        data: data.cast_mut(),
+        data_size,
+        return_size: usize::MAX,
+    };
+    let params = [
+        // OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING
+        param(c"key", 5, key.hmac.as_ptr().cast(), size),
+        param(c"digest", 4, digest.as_ptr().cast(), 6),
+        Param { key: ptr::null(), data_type: 0, data: ptr::null_mut(), data_size: 0, return_size: 0 },
+    ];
+    // SAFETY: the list ends with an empty entry and lives across the call.
+    unsafe { EVP_MAC_CTX_set_params(mac, params.as_ptr()) == 1 }
+}
+
+/// Random bytes from OpenSSL.
+pub fn random(buf: &mut [u8]) -> bool {
+    // SAFETY: the length is that of the buffer.
+    unsafe { sys::RAND_bytes(buf.as_mut_ptr(), buf.len() as c_int) == 1 }
+}
+
+/// The options of a connection.
+pub fn options(ssl: &SslRef) -> u64 {
+    // SAFETY: plain call.
+    unsafe { SSL_get_options(ssl.as_ptr()) }
+}
+
+/// What `SSL_set_SSL_CTX` does not take over: options and the depth of verification.
+pub fn adopt(ssl: &mut SslRef, ctx: &SslContextRef) {
+    // SAFETY: plain calls on valid objects.
+    unsafe {
+        let wanted = SSL_CTX_get_options(ctx.as_ptr());
+        SSL_clear_options(ssl.as_ptr(), SSL_get_options(ssl.as_ptr()) & !wanted);
+        SSL_set_options(ssl.as_ptr(), wanted);
+        SSL_set_verify_depth(ssl.as_ptr(), SSL_CTX_get_verify_depth(ctx.as_ptr()));
+    }
+}
+
+/// The server name extension of a client's hello, as sent.
+pub fn client_hello_name(ssl: &mut SslRef) -> Option<&[u8]> {
+    let mut data: *const c_uchar = ptr::null();
+    let mut len: size_t = 0;
+    // SAFETY: within the callback the extension's bytes live as long as the hello.
+    unsafe {
+        if sys::SSL_client_hello_get0_ext(ssl.as_ptr(), 0, &raw mut data, &raw mut len) != 1 || data.is_null() {
+            return None;
+        }
+        Some(std::slice::from_raw_parts(data, len))
+    }
+}
+
+/// A distinguished name as RFC 2253 writes it.
+pub fn name_rfc2253(name: &X509NameRef) -> Vec<u8> {
+    let Some(bio) = Bio::memory() else { return Vec::new() };
+    // SAFETY: both objects are valid.
+    unsafe { X509_NAME_print_ex(bio.0, name.as_ptr(), 0, XN_FLAG_RFC2253) };
+    bio.text()
+}
+
+/// A distinguished name in the old form, `/C=…/CN=…`.
+pub fn name_oneline(name: &X509NameRef) -> Vec<u8> {
+    // SAFETY: the text that is returned is ours and ends with a NUL.
+    unsafe {
+        let p = X509_NAME_oneline(name.as_ptr(), ptr::null_mut(), 0);
+        if p.is_null() {
+            return Vec::new();
+        }
+        let text = CStr::from_ptr(p).to_bytes().to_vec();
+        CRYPTO_free(p.cast(), ptr::null(), 0);
+        text
+    }
+}
+
+/// Seconds until a certificate ends; negative once it has.
+pub fn remaining(cert: &X509Ref) -> Option<time_t> {
+    let (mut days, mut seconds) = (0, 0);
+    // SAFETY: null stands for the present time.
+    let ok = unsafe { ASN1_TIME_diff(&raw mut days, &raw mut seconds, ptr::null(), cert.not_after().as_ptr().cast()) };
+    (ok == 1).then(|| time_t::from(days) * 86_400 + time_t::from(seconds))
+}
+
+/// One error of the queue, as OpenSSL writes it.
+pub fn error_text(code: c_ulong) -> String {
+    let mut buf = [0u8; 256];
+    // SAFETY: the text is cut to the buffer and ends with a NUL.
+    unsafe { ERR_error_string_n(code, buf.as_mut_ptr().cast(), buf.len()) };
+    CStr::from_bytes_until_nul(&buf).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `$ssl_ciphers`: what the client offered.
+pub fn offered_ciphers(ssl: &SslRef) -> Vec<u8> {
+    let mut list: *const c_uchar = ptr::null();
+    let mut out = Vec::new();
+    // SAFETY: the list lives as long as the connection; each entry has `size` bytes.
+    unsafe {
+        let size = sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_RAW_CIPHERLIST, 0, ptr::null_mut());
+        let len = sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_RAW_CIPHERLIST, 0, (&raw mut list).cast());
+        if len <= 0 || size <= 0 || list.is_null() {
+            return out;
+        }
+        for id in std::slice::from_raw_parts(list, len as usize).chunks_exact(size as usize) {
+            if !out.is_empty() {
+                out.push(b':');
+            }
+            let cipher = SSL_CIPHER_find(ssl.as_ptr(), id.as_ptr());
+            if cipher.is_null() {
+                hex(id, &mut out);
+            } else {
+                out.extend_from_slice(CStr::from_ptr(sys::SSL_CIPHER_get_name(cipher)).to_bytes());
+            }
+        }
+    }
+    out
+}
+
+/// `$ssl_curve`.
+pub fn curve(ssl: &SslRef) -> Vec<u8> {
+    let mut out = Vec::new();
+    // SAFETY: plain call.
+    let id = unsafe { sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_NEGOTIATED_GROUP, 0, ptr::null_mut()) } as c_int;
+    if id != 0 {
+        group(ssl, id, &mut out);
+    }
+    out
+}
+
+/// `$ssl_curves`: what the client offered.
+pub fn offered_curves(ssl: &SslRef) -> Vec<u8> {
+    let mut out = Vec::new();
+    // SAFETY: the first call gives the number of entries that the second fills.
+    unsafe {
+        let n = sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_GROUPS, 0, ptr::null_mut());
+        if n <= 0 {
+            return out;
+        }
+        let mut ids = vec![0 as c_int; n as usize];
+        sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_GROUPS, 0, ids.as_mut_ptr().cast());
+        for id in ids {
+            if !out.is_empty() {
+                out.push(b':');
+            }
+            group(ssl, id, &mut out);
+        }
+    }
+    out
+}
+
+fn group(ssl: &SslRef, id: c_int, out: &mut Vec<u8>) {
+    // SAFETY: names are static or live as long as the connection.
+    unsafe {
+        let name = if id & UNKNOWN_GROUP == 0 { OBJ_nid2sn(id) } else { SSL_group_to_name(ssl.as_ptr(), id) };
+        if name.is_null() {
+            hex(&((id & 0xffff) as u16).to_be_bytes(), out);
+        } else {
+            out.extend_from_slice(CStr::from_ptr(name).to_bytes());
+        }
+    }
+}
+
+/// `$ssl_sigalgs`: what the client offered, as codes.
+pub fn offered_sigalgs(ssl: &SslRef) -> Vec<u8> {
+    let mut out = Vec::new();
+    let none = ptr::null_mut();
+    // SAFETY: null is allowed for what is not wanted.
+    unsafe {
+        let n = SSL_get_sigalgs(ssl.as_ptr(), -1, none, none, none, ptr::null_mut(), ptr::null_mut());
+        for i in 0..n.max(0) {
+            let (mut sign, mut hash) = (0, 0);
+            SSL_get_sigalgs(ssl.as_ptr(), i, none, none, none, &raw mut sign, &raw mut hash);
+            if !out.is_empty() {
+                out.push(b':');
+            }
+            hex(&[hash, sign], &mut out);
+        }
+    }
+    out
+}
+
+/// `$ssl_sigalg` and `$ssl_client_sigalg`: of our signature, or of the client's.
+pub fn sigalg(ssl: &SslRef, peer: bool) -> Vec<u8> {
+    let mut name: *const c_char = ptr::null();
+    let cmd = if peer { CTRL_GET_PEER_SIGNATURE_NAME } else { CTRL_GET_SIGNATURE_NAME };
+    // SAFETY: the name is static.
+    unsafe {
+        if sys::SSL_ctrl(ssl.as_ptr(), cmd, 0, (&raw mut name).cast()) != 1 || name.is_null() {
+            return Vec::new();
+        }
+        CStr::from_ptr(name).to_bytes().to_vec()
+    }
+}
+
+fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend_from_slice(b"0x");
+    for b in bytes {
+        out.push(DIGITS[usize::from(b >> 4)]);
+        out.push(DIGITS[usize::from(b & 15)]);
+    }
+}
