@@ -45,14 +45,6 @@ impl Sub {
     pub fn status(&self) -> u16 {
         self.request.out.status
     }
-
-    /// Calls `f` with the subrequest while it has the variables of its parent, which both share.
-    pub fn with<T>(&mut self, parent: &mut Request, f: impl FnOnce(&mut Request) -> T) -> T {
-        parent.lend(&mut self.request);
-        let value = f(&mut self.request);
-        parent.lend(&mut self.request);
-        value
-    }
 }
 
 /// Makes a request of the parent's server and waits for its response.
@@ -66,9 +58,8 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     let memory = Arc::new(Memory::new(r, if ask.body { Keeps::All } else { Keeps::Nothing }));
     let mut child = child(r, &ask, memory.clone())?;
     child.out.header_only = !ask.body;
-    r.lend(&mut child);
     phases::subrequest(&mut child).await;
-    r.lend(&mut child);
+    r.take_shared(&child);
     let state = std::mem::take(&mut *memory.state.lock());
     let aborted = state.aborted || child.aborted;
     Ok(Sub { request: child, body: state.body, aborted })
@@ -84,7 +75,6 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     let memory = Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) });
     let mut child = child(r, &ask, memory)?;
     child.out.header_only = true;
-    r.copy_values(&mut child);
     if body {
         repeat_body(r, &mut child);
     }
@@ -92,16 +82,15 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     Ok(())
 }
 
-/// Begins a subrequest whose response comes in pieces. It has the parent's variables: they are lent back when it has ended.
+/// Begins a subrequest whose response comes in pieces.
 ///
 /// It runs as a task of its own, so that responses may be included in each other without growing the stack.
-pub(super) fn start(r: &mut Request, include: &mut Include) -> Result<Running, u16> {
+pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
     let memory = Arc::new(Memory::new(r, Keeps::Piece));
     let ask = Ask { uri: &include.uri, args: &include.args, method: Method::Get, body: true };
     let mut child = child(r, &ask, memory.clone())?;
     child.stub = include.stub.take().map(|text| (r.out.content_type.clone(), text));
     repeat_body(r, &mut child);
-    r.lend(&mut child);
     let task = tokio::spawn(async move {
         phases::subrequest(&mut child).await;
         child
@@ -192,6 +181,7 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
+    r.share(&mut child);
     Ok(child)
 }
 
