@@ -5,6 +5,7 @@ use super::subrequest::{self, Running};
 use crate::log::Level;
 use crate::module::{BodyFilter, Include, Keep, Request};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 
@@ -144,6 +145,9 @@ const AT_ONCE: usize = 64;
 /// No response that is kept may be longer, whatever is configured, while its location is not known yet.
 const MOST_KEPT: usize = 64 << 20;
 
+/// Less than this is not worth a packet (`postpone_output`).
+const POSTPONE: usize = 1460;
+
 /// A subrequest that is under way.
 struct Begun {
     at: usize,
@@ -164,7 +168,16 @@ impl Begun {
         let mut kept = Vec::new();
         let mut result = Ok(());
         let child = loop {
-            let (data, ended) = self.running.next().await;
+            let down = r.down.clone();
+            let next = poll_fn(|cx| {
+                let next = self.running.poll_next(cx);
+                // what comes before a slow part need not wait for it
+                if next.is_pending() && down.queued() >= POSTPONE {
+                    let _ = down.poll_flush(cx);
+                }
+                next
+            });
+            let (data, ended) = next.await;
             if self.keep.is_some() {
                 if kept.len() <= MOST_KEPT {
                     kept.extend_from_slice(&data);

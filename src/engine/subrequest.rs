@@ -7,7 +7,6 @@ use crate::log::Level;
 use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, ResponseHead};
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -106,27 +105,21 @@ pub(super) struct Running {
 
 impl Running {
     /// The next piece of the response; with the request once that has ended (`Some(None)` if it broke down).
-    pub async fn next(&mut self) -> (Vec<u8>, Option<Option<Box<Request>>>) {
-        poll_fn(|cx| {
-            let ended = Pin::new(&mut self.task).poll(cx);
-            let mut state = self.memory.state.lock();
-            match ended {
-                Poll::Pending if state.body.is_empty() => {
-                    state.reader = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                _ => {}
-            }
-            let data = std::mem::take(&mut state.body);
-            if let Some(w) = state.writer.take() {
-                w.wake();
-            }
-            Poll::Ready(match ended {
-                Poll::Ready(child) => (data, Some(child.ok())),
-                Poll::Pending => (data, None),
-            })
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<u8>, Option<Option<Box<Request>>>)> {
+        let ended = Pin::new(&mut self.task).poll(cx);
+        let mut state = self.memory.state.lock();
+        if ended.is_pending() && state.body.is_empty() {
+            state.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let data = std::mem::take(&mut state.body);
+        if let Some(w) = state.writer.take() {
+            w.wake();
+        }
+        Poll::Ready(match ended {
+            Poll::Ready(child) => (data, Some(child.ok())),
+            Poll::Pending => (data, None),
         })
-        .await
     }
 
     /// What is still to come is not wanted any more.
