@@ -546,7 +546,7 @@ impl Request {
                 Ok(BodyRead::Data(_)) => {
                     let had_file = self.body.spool.file().is_some();
                     if let Err(e) = self.body.spool.append(&chunk, limit, &core.client_body_temp_path) {
-                        self.error(Level::Crit, format_args!("writing a client request body to a temporary file failed: {e}"));
+                        self.error(Level::Crit, format_args!("{e}"));
                         return Err(500);
                     }
                     if !had_file && let Some(path) = self.body.spool.path() {
@@ -558,8 +558,8 @@ impl Request {
                     self.keepalive = false;
                     return Err(status);
                 }
-                Err(e) => {
-                    self.error(Level::Info, format_args!("client prematurely closed connection ({e})"));
+                Err(_) => {
+                    self.error(Level::Info, format_args!("client prematurely closed connection"));
                     self.client_closed = true;
                     return Err(400);
                 }
@@ -571,7 +571,7 @@ impl Request {
 
     fn spill_body(&mut self, core: &CoreConf, keep: bool) -> Result<(), u16> {
         self.body.spool.spill(&core.client_body_temp_path, keep).map_err(|e| {
-            self.error(Level::Crit, format_args!("creating a temporary file for a client request body failed: {e}"));
+            self.error(Level::Crit, format_args!("{e}"));
             500
         })
     }
