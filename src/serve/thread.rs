@@ -168,6 +168,23 @@ pub fn draining() -> bool {
     current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
 }
 
+/// Runs something that no client waits for on this thread; the process does not stop before it has ended.
+pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    struct Busy(&'static Thread);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let Some(thread) = current() else { return };
+    thread.connections.fetch_add(1, Ordering::Relaxed);
+    let busy = Busy(thread);
+    tokio::spawn(async move {
+        let _busy = busy;
+        work.await;
+    });
+}
+
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
