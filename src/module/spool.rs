@@ -45,6 +45,11 @@ impl Spool {
         self.path.as_deref()
     }
 
+    /// Another reader of the same bytes; a temporary file stays this one's to remove.
+    pub fn share(&self) -> Spool {
+        Spool { memory: self.memory.clone(), file: self.file.clone(), file_len: self.file_len, path: None, keep: false }
+    }
+
     /// Appends; moves everything to a file once more than `limit` bytes are held.
     ///
     /// # Errors

@@ -117,6 +117,10 @@ struct Filter {
 }
 
 impl HeadFilter for Filter {
+    fn takes_whole(&self) -> bool {
+        true
+    }
+
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
         if !matches!(r.out.status, 200 | 403 | 404)
             || r.out.headers.get_id(Known::ContentEncoding).is_some_and(|v| !v.is_empty())

@@ -2,8 +2,8 @@
 
 use super::conn::{Conn, Transport};
 use super::front;
+use super::opening;
 use super::proxy::Front;
-use super::tls;
 use crate::log::Level;
 use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
@@ -184,6 +184,23 @@ pub fn draining() -> bool {
     current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
 }
 
+/// Runs something that no client waits for on this thread; the process does not stop before it has ended.
+pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    struct Busy(&'static Thread);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let Some(thread) = current() else { return };
+    thread.connections.fetch_add(1, Ordering::Relaxed);
+    let busy = Busy(thread);
+    tokio::spawn(async move {
+        let _busy = busy;
+        work.await;
+    });
+}
+
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
@@ -324,13 +341,13 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let mut counted = Counted::new(thread, info.serial);
-    // the site is held for the handshake alone
-    let tls = listener.tls.is_some();
-    let site = tls.then_some(site);
+    // the site is held for the opening alone
+    let opens = listener.tls.is_some() || listener.proxy_protocol;
+    let site = opens.then_some(site);
     tokio::spawn(async move {
         let transport = match site {
             // boxed, so that plain connections do not carry the room for a handshake
-            Some(site) => match Box::pin(handshake(site, index, transport, &info)).await {
+            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
                 Some(t) => t,
                 None => return,
             },
@@ -343,11 +360,6 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         drop(conn);
         drop(counted);
     });
-}
-
-/// Makes the TLS handshake; the site that it was made with is let go of.
-async fn handshake(site: SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
-    tls::accept(&site, index, transport, info).await
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
@@ -372,7 +384,7 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
-    /// In which it was accepted.
+    /// In which the connection was accepted.
     epoch: u64,
 }
 
