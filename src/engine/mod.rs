@@ -5,6 +5,7 @@ pub mod content;
 pub mod core;
 pub mod error_page;
 pub mod files;
+pub mod filters;
 pub mod gzip;
 pub mod load;
 mod listeners;

@@ -1,5 +1,6 @@
 //! The response on its way out: the same path for local, proxied and cached responses.
 
+use super::filters::{self, Stage};
 use super::redirect;
 use crate::http::date;
 use crate::http::etag::{self, Conditions, Precondition};
@@ -7,7 +8,7 @@ use crate::http::headers::Known;
 use crate::http::head::Version;
 use crate::http::range::{self, Multipart, Ranges};
 use crate::log::Level;
-use crate::module::{Body, BodyFilter, Framing, Request};
+use crate::module::{Body, Framing, Request};
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
@@ -17,17 +18,21 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct Output {
     /// Filters that this response collected, in order.
-    stages: Vec<Stage>,
+    pub(super) stages: Vec<Stage>,
+    /// The first filter that takes the responses of subrequests, too.
+    pub(super) joint: Option<usize>,
+    /// URIs of subrequests that come before and after the body (`add_before_body`, `add_after_body`).
+    pub(super) around: [Option<Box<[u8]>>; 2],
     /// What passes from one filter to the next; kept for its memory.
-    buffers: [Vec<u8>; 2],
+    pub(super) buffers: [Vec<u8>; 2],
     /// Whether what is written is to reach the client at once: an origin's response that is not buffered.
     pub prompt: bool,
     /// Bytes that the response had before and after it was compressed: `$gzip_ratio`.
     pub deflated: (u64, u64),
     /// Ranges that are cut out.
-    cut: Option<Cut>,
+    pub(super) cut: Option<Cut>,
     /// Where the body stands before the ranges are cut.
-    offset: u64,
+    pub(super) offset: u64,
     ended: bool,
 }
 
@@ -35,6 +40,8 @@ impl Output {
     /// Forgets the last response.
     pub fn clear(&mut self) {
         self.stages.clear();
+        self.joint = None;
+        self.around = [None, None];
         for b in self.buffers.iter_mut().filter(|b| b.capacity() > 128 * 1024) {
             *b = Vec::new();
         }
@@ -47,19 +54,17 @@ impl Output {
 
     /// Whether body bytes may go to the client as they are.
     pub fn is_plain(&self) -> bool {
-        self.stages.is_empty() && self.cut.is_none()
+        self.stages.is_empty() && self.cut.is_none() && matches!(self.around, [None, None])
+    }
+
+    /// Makes subrequests before and after the body.
+    pub fn surround(&mut self, before: Option<Box<[u8]>>, after: Option<Box<[u8]>>) {
+        self.around = [before, after];
     }
 }
 
-/// A filter of a response's body.
-struct Stage {
-    filter: Box<dyn BodyFilter>,
-    /// Whether it has been told the end of the body.
-    last: bool,
-}
-
 /// Ranges of a response.
-enum Cut {
+pub(super) enum Cut {
     Single(u64, u64),
     Multi { parts: Vec<(u64, u64)>, heads: Multipart, next: usize, inside: bool },
 }
@@ -95,6 +100,22 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
     Ok(())
 }
 
+/// Sends what takes the place of a subrequest's empty response or error.
+pub async fn stub(r: &mut Request, media_type: Vec<u8>, text: &[u8]) {
+    if !r.header_sent {
+        r.out.clear_entity();
+        r.out.status = 200;
+        r.err_status = 0;
+        r.out.content_type = media_type;
+        if start(r).is_err() {
+            return;
+        }
+    }
+    if let Err(e) = write(r, text, true).await {
+        broken(r, &e);
+    }
+}
+
 /// Runs the head filters and queues the head.
 ///
 /// # Errors
@@ -120,6 +141,9 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
             if let Some(f) = filter.head(r)
                 && !r.out.header_only
             {
+                if filter.takes_whole() {
+                    r.output.joint.get_or_insert(r.output.stages.len());
+                }
                 r.output.stages.push(Stage { filter: f, last: false });
             }
         }
@@ -253,7 +277,7 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             return Ok(());
         }
     }
-    let limit = max.map_or(range::UNLIMITED, |n| n as usize);
+    let limit = if r.out.single_range { 1 } else { max.map_or(range::UNLIMITED, |n| n as usize) };
     match range::parse(asked, length, limit) {
         Ranges::Ignore => accept(r),
         Ranges::Unsatisfiable => {
@@ -300,14 +324,7 @@ pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
     if r.output.is_plain() {
         send_bytes(r, data).await?;
     } else {
-        let mut out = std::mem::take(&mut r.output.buffers[0]);
-        let mut more = filtered(r, 0, data, last, &mut out)?;
-        send_bytes(r, &out).await?;
-        while let Some(stage) = more {
-            more = filtered(r, stage, b"", false, &mut out)?;
-            send_bytes(r, &out).await?;
-        }
-        r.output.buffers[0] = out;
+        filters::write(r, data, last).await?;
     }
     if last {
         finish(r);
@@ -323,48 +340,8 @@ pub fn finish(r: &mut Request) {
     }
 }
 
-/// Passes data through the filters from `first` on; `out` is what they made of it.
-///
-/// Gives the filter that has more to send: the last of them, as the others wait for what comes behind them.
-fn filtered(r: &mut Request, first: usize, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<Option<usize>> {
-    let mut stages = std::mem::take(&mut r.output.stages);
-    let mut next = std::mem::take(&mut r.output.buffers[1]);
-    out.clear();
-    let mut result = Ok(());
-    let mut last = last;
-    for (i, stage) in stages.iter_mut().enumerate().skip(first) {
-        next.clear();
-        stage.last |= last;
-        let input = if i == first { data } else { &out[..] };
-        result = stage.filter.chunk(r, input, stage.last, &mut next);
-        let pending = stage.filter.pending();
-        if result.is_ok() && r.output.prompt && !stage.last && !pending {
-            result = stage.filter.flush(r, &mut next);
-        }
-        if result.is_err() {
-            break;
-        }
-        last = stage.last && !pending;
-        std::mem::swap(out, &mut next);
-    }
-    if stages.is_empty() {
-        out.extend_from_slice(data);
-    }
-    let more = stages.iter().rposition(|s| s.filter.pending());
-    r.output.stages = stages;
-    result?;
-    if let Some(cut) = &mut r.output.cut {
-        next.clear();
-        slice(cut, r.output.offset, out, &mut next);
-        r.output.offset += out.len() as u64;
-        std::mem::swap(out, &mut next);
-    }
-    r.output.buffers[1] = next;
-    Ok(more)
-}
-
 /// Appends those bytes of `data`, which begins at `offset`, that the ranges ask for.
-fn slice(cut: &mut Cut, offset: u64, data: &[u8], out: &mut Vec<u8>) {
+pub(super) fn slice(cut: &mut Cut, offset: u64, data: &[u8], out: &mut Vec<u8>) {
     match cut {
         Cut::Single(a, b) => {
             if let Some(part) = range::clip((*a, *b), offset, data.len()) {
@@ -398,7 +375,7 @@ fn slice(cut: &mut Cut, offset: u64, data: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Queues bytes for the client, in portions where the rate is limited.
-async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
+pub(super) async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     if data.is_empty() {
         return Ok(());
     }

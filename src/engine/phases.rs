@@ -55,6 +55,12 @@ pub async fn refuse(r: &mut Request, status: u16) {
 pub(crate) async fn subrequest(r: &mut Request) {
     let first = pass(r, Entry::Server).await;
     finish(r, Some(first)).await;
+    if let Some((media_type, text)) = r.stub.take()
+        && r.body_sent == 0
+        && !r.aborted
+    {
+        output::stub(r, media_type, &text).await;
+    }
     output::end(r).await;
     if r.core().log_subrequest {
         log(r);
@@ -84,6 +90,11 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
                 Ok(()) => return,
                 Err(status) => Outcome::Status(status),
             },
+            // a stub takes the place of an error's page
+            Outcome::Status(status) if r.stub.is_some() && !r.header_sent && !matches!(status, 408 | 444 | 499) => {
+                r.out.status = status;
+                return;
+            }
             Outcome::Status(status) => match Box::pin(error_page::special(r, status)).await {
                 Some(o) => o,
                 None => return,
@@ -270,6 +281,8 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
     {
         r.error(Level::Error, format_args!("client intended to send too large body: {n} bytes"));
         r.body.continued = true;
+        // thrown away from here on: the error page's own location does not ask again
+        r.body.discarded = true;
         return Some(Outcome::Status(413));
     }
     None

@@ -4,15 +4,17 @@ use super::phases;
 use crate::http::method::Method;
 use crate::http::headers::Headers;
 use crate::log::Level;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, ResponseHead};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use tokio::task::JoinHandle;
 
 /// How deep subrequests may be inside each other.
-pub const DEPTH: u8 = 50;
+pub const DEPTH: u8 = 51;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +44,6 @@ impl Sub {
     pub fn status(&self) -> u16 {
         self.request.out.status
     }
-
-    /// Calls `f` with the subrequest while it has the variables of its parent, which both share.
-    pub fn with<T>(&mut self, parent: &mut Request, f: impl FnOnce(&mut Request) -> T) -> T {
-        parent.lend(&mut self.request);
-        let value = f(&mut self.request);
-        parent.lend(&mut self.request);
-        value
-    }
 }
 
 /// Makes a request of the parent's server and waits for its response.
@@ -60,12 +54,113 @@ impl Sub {
 /// # Errors
 /// Too many subrequests inside each other; the status is 500.
 pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
+    let memory = Arc::new(Memory::new(r, if ask.body { Keeps::All } else { Keeps::Nothing }));
+    let mut child = child(r, &ask, memory.clone())?;
+    child.out.header_only = !ask.body;
+    phases::subrequest(&mut child).await;
+    r.take_shared(&child);
+    let state = std::mem::take(&mut *memory.state.lock());
+    let aborted = state.aborted || child.aborted;
+    Ok(Sub { request: child, body: state.body, aborted })
+}
+
+/// Makes a request of the parent's server that goes its own way: the parent neither waits for it nor learns its answer.
+///
+/// With `body` it repeats the parent's body, which must have been read.
+///
+/// # Errors
+/// As [`run`].
+pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
+    let memory = Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) });
+    let mut child = child(r, &ask, memory)?;
+    child.out.header_only = true;
+    if body {
+        repeat_body(r, &mut child);
+    }
+    crate::serve::detach(async move { phases::subrequest(&mut child).await });
+    Ok(())
+}
+
+/// Begins a subrequest whose response comes in pieces.
+///
+/// It runs as a task of its own, so that responses may be included in each other without growing the stack.
+pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
+    let memory = Arc::new(Memory::new(r, Keeps::Piece));
+    let ask = Ask { uri: &include.uri, args: &include.args, method: Method::Get, body: true };
+    let mut child = child(r, &ask, memory.clone())?;
+    child.stub = include.stub.take().map(|text| (r.out.content_type.clone(), text));
+    repeat_body(r, &mut child);
+    let task = tokio::spawn(async move {
+        phases::subrequest(&mut child).await;
+        child
+    });
+    Ok(Running { memory, task })
+}
+
+/// How far a subrequest is.
+pub(super) enum Progress {
+    /// More is to come.
+    Going,
+    /// It has ended; there is no request where its task broke down.
+    Ended(Option<Box<Request>>),
+}
+
+/// A subrequest whose response is being read.
+pub(super) struct Running {
+    memory: Arc<Memory>,
+    task: JoinHandle<Box<Request>>,
+}
+
+impl Running {
+    /// The next piece of the response, and whether it was the last.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<u8>, Progress)> {
+        let ended = Pin::new(&mut self.task).poll(cx);
+        let mut state = self.memory.state.lock();
+        if ended.is_pending() && state.body.is_empty() {
+            state.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let data = std::mem::take(&mut state.body);
+        if let Some(w) = state.writer.take() {
+            w.wake();
+        }
+        Poll::Ready(match ended {
+            Poll::Ready(child) => (data, Progress::Ended(child.ok())),
+            Poll::Pending => (data, Progress::Going),
+        })
+    }
+
+    /// What is still to come is not wanted any more.
+    pub fn give_up(&self) {
+        let mut state = self.memory.state.lock();
+        state.refused = true;
+        if let Some(w) = state.writer.take() {
+            w.wake();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Lets a subrequest read the body that its parent has read.
+fn repeat_body(r: &Request, child: &mut Request) {
+    if r.body.read && !r.body.discarded && r.has_body() {
+        child.head.content_length = Some(r.body.spool.len());
+        child.body.spool = r.body.spool.share();
+        child.body.read = true;
+    }
+}
+
+fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>, u16> {
     if r.depth >= DEPTH {
         r.error(Level::Error, format_args!("subrequests cycle while processing \"{}\"", String::from_utf8_lossy(ask.uri)));
         return Err(500);
     }
-    let memory = Arc::new(Memory { parent: r.down.clone(), state: Mutex::new(State { keep: ask.body, ..State::default() }) });
-    let mut child = Box::new(Request::new(r.site.clone(), memory.clone()));
+    let mut child = Box::new(Request::new(r.site.clone(), memory));
     child.server = r.server;
     child.location = r.server().default_location;
     child.head = r.head.clone();
@@ -83,28 +178,62 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     child.remote = r.remote.clone();
     (child.start_msec, child.body.continued) = (r.start_msec + r.elapsed(), true);
     child.out.http11 = r.out.http11;
-    child.out.header_only = !ask.body;
     // what is included must be in the charset of what includes it
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
-    r.lend(&mut child);
-    phases::subrequest(&mut child).await;
-    r.lend(&mut child);
-    let state = std::mem::take(&mut *memory.state.lock());
-    let aborted = state.aborted || child.aborted;
-    Ok(Sub { request: child, body: state.body, aborted })
+    r.share(&mut child);
+    Ok(child)
 }
+
+/// What becomes of the body of a subrequest's response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// It is thrown away.
+    Nothing,
+    /// It is kept whole.
+    All,
+    /// Some of it is kept until it is taken.
+    Piece,
+}
+
+/// How much of a response waits to be taken.
+const PIECE: usize = 64 * 1024;
 
 /// Receives the response of a subrequest.
 struct Memory {
     parent: Arc<dyn Downstream>,
+    keeps: Keeps,
+    /// Whether the client's connection has no say.
+    background: bool,
     state: Mutex<State>,
+}
+
+impl Memory {
+    fn new(r: &Request, keeps: Keeps) -> Memory {
+        Memory { parent: r.down.clone(), keeps, background: false, state: Mutex::default() }
+    }
+
+    /// Ready while less than so many bytes wait to be taken.
+    fn below(&self, limit: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state.lock();
+        if state.refused {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if self.keeps != Keeps::Piece || state.body.len() < limit {
+            return Poll::Ready(Ok(()));
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 #[derive(Default)]
 struct State {
-    keep: bool,
+    /// Who takes the body, and who fills it.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    refused: bool,
     body: Vec<u8>,
     sent: u64,
     aborted: bool,
@@ -120,23 +249,31 @@ impl Downstream for Memory {
     fn write(&self, data: &[u8]) {
         let mut state = self.state.lock();
         state.sent += data.len() as u64;
-        if state.keep {
+        if self.keeps != Keeps::Nothing && !state.refused {
             state.body.extend_from_slice(data);
+            if let Some(w) = state.reader.take() {
+                w.wake();
+            }
         }
     }
 
     fn finish(&self, _trailers: Option<&Headers>) {}
 
-    fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.below(PIECE, cx)
     }
 
-    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.below(1, cx)
     }
 
-    fn poll_file(&self, _cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(&self, cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
         use std::os::unix::fs::FileExt;
+        match self.below(PIECE, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Pending => return Poll::Pending,
+        }
         let mut buf = [0; 16 * 1024];
         let n = match file.read_at(&mut buf, offset) {
             Ok(0) if len > 0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -152,11 +289,11 @@ impl Downstream for Memory {
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.parent.poll_closed(cx)
+        if self.background { Poll::Pending } else { self.parent.poll_closed(cx) }
     }
 
     fn queued(&self) -> usize {
-        0
+        if self.keeps == Keeps::Piece { self.state.lock().body.len() } else { 0 }
     }
 
     fn sent(&self) -> u64 {

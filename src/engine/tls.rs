@@ -5,15 +5,20 @@ use crate::config::{Diag, Result};
 use crate::log::Level;
 use crate::module::{BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient};
 use crate::modules::ssl::{self, Ssl};
+use crate::tls::load::Loader;
 use openssl::x509::X509VerifyResult;
 use std::sync::Arc;
 
 /// Makes the contexts of all servers, whether or not they listen with TLS.
 pub(super) fn servers(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
+    if effective::<Ssl>(b, BlockId(0)).inheritable() {
+        b.shared::<Loader>().inherit();
+    }
     for (id, server) in ids.iter().zip(servers) {
         let conf = effective::<Ssl>(b, *id);
         server.tls = Some(Arc::new(ssl::server(&conf, b)?));
     }
+    b.shared::<Loader>().keep();
     Ok(())
 }
 

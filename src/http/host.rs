@@ -27,6 +27,8 @@ pub fn parse_host(text: &[u8]) -> Option<(usize, u16)> {
                 break;
             }
             b'%' if literal => return None,
+            // a sub-delimiter of an IP literal (RFC 3986); in a name it would make a list of hosts
+            b',' if literal => {}
             _ if is_host_byte(byte) => {}
             _ => return None,
         }
@@ -53,7 +55,7 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
     })
 }
 
-/// Unreserved, sub-delims and `%`.
+/// Unreserved, sub-delims and `%`; no comma: a list of hosts is refused, which nginx lets pass.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -68,7 +70,6 @@ fn is_host_byte(byte: u8) -> bool {
                 | b')'
                 | b'*'
                 | b'+'
-                | b','
                 | b';'
                 | b'='
                 | b'%'
@@ -104,7 +105,7 @@ mod tests {
             ("a@b", None),
             ("a\\b", None),
             ("a\tb", None),
-            ("a,b", Some(("a,b", 0))),
+            ("a,b", None),
             ("%41_~!$&'()*+;=", Some(("%41_~!$&'()*+;=", 0))),
             ("\u{e4}", None),
             ("[::1]", Some(("[::1]", 0))),

@@ -9,7 +9,6 @@ pub mod headers;
 pub mod host;
 pub mod method;
 pub mod names;
-pub mod proxy_protocol;
 pub mod range;
 pub mod request_line;
 pub mod status;

@@ -197,6 +197,8 @@ pub struct CoreConf {
     pub log_not_found: bool,
     /// `log_subrequest`.
     pub log_subrequest: bool,
+    /// `subrequest_output_buffer_size`, bytes.
+    pub subrequest_output_buffer_size: u64,
     /// `client_max_body_size`, bytes; 0 is without limit.
     pub client_max_body_size: u64,
     /// `client_body_buffer_size`, bytes.

@@ -91,7 +91,30 @@ pub trait HeadFilter: Send + Sync + 'static {
         let _ = r;
         None
     }
+
+    /// Whether it takes the body as a whole, with what subrequests add to it (`gzip`); it then stands behind the others.
+    fn takes_whole(&self) -> bool {
+        false
+    }
 }
+
+/// A subrequest whose response takes its place in another one's body (`ssi`).
+#[derive(Default)]
+pub struct Include {
+    /// Where in what the filter has just made.
+    pub at: usize,
+    /// The URI, decoded.
+    pub uri: Vec<u8>,
+    /// The arguments.
+    pub args: Vec<u8>,
+    /// What is sent where the response is empty or an error.
+    pub stub: Option<Vec<u8>>,
+    /// Takes the status and the body instead of the client; bounded by `subrequest_output_buffer_size`.
+    pub keep: Option<Keep>,
+}
+
+/// Takes what a subrequest answered: its status and its body.
+pub type Keep = Box<dyn FnOnce(&mut Request, u16, Vec<u8>) + Send + Sync>;
 
 /// Changes a response body as it passes.
 pub trait BodyFilter: Send + Sync {
@@ -102,6 +125,11 @@ pub trait BodyFilter: Send + Sync {
     /// [`BodyFilter::chunk`] is called again without data, with the same `last`, until this is false.
     fn pending(&self) -> bool {
         false
+    }
+
+    /// The subrequests that the last call asked for, in the order of their places. They are made before the next call.
+    fn includes(&mut self) -> Vec<Include> {
+        Vec::new()
     }
 
     /// Appends what is held back and can be sent now: called after data that is to reach the client at once.

@@ -34,7 +34,7 @@ pub use directive::{Args, Directive, Place, once};
 pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
 pub(crate) use downstream::Nobody;
 pub use hook::{
-    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Level, Logger, Next, Phase, RedirectTo, StatusText,
+    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next, Phase, RedirectTo, StatusText,
 };
 pub use pass::*;
 pub use pattern::{Captures, Pattern};

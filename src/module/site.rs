@@ -1,6 +1,6 @@
 //! One configuration, ready to serve: listeners, servers and locations with their hooks.
 
-use super::{CoreConf, Hooks, Pattern, ServerConf, VarDef, VarId};
+use super::{CoreConf, Hooks, Pattern, Registry, ServerConf, VarDef, VarId};
 use crate::log::ErrorLog;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -29,6 +29,8 @@ pub struct Site {
     pub main: MainConf,
     /// Ids of variables by name, for tests and tools.
     pub var_names: HashMap<Box<str>, VarId>,
+    /// The modules, whose variables can be asked for by name.
+    pub registry: Arc<Registry>,
 }
 
 /// A thread's own reference to the site: counting it touches no memory that other threads count in.

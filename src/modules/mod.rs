@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod access_log;
+pub mod addition;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -20,6 +21,7 @@ pub mod limit_conn;
 pub mod limit_req;
 pub mod map;
 mod media_types;
+pub mod mirror;
 mod password;
 pub mod proxy;
 pub mod random_index;
@@ -29,6 +31,7 @@ pub mod rewrite;
 pub mod secure_link;
 pub mod split_clients;
 pub mod ssl;
+pub mod ssi;
 pub mod static_files;
 pub mod stub_status;
 pub mod sub_filter;
@@ -65,8 +68,10 @@ pub fn builtin() -> Registry {
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
     r.add::<gunzip::Gunzip>();
+    r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();
     r.add::<charset::Charset>();
+    r.add::<ssi::Ssi>();
     r.add::<gzip::Gzip>();
     // origins
     r.add::<upstream::HttpUpstream>();
@@ -75,6 +80,7 @@ pub fn builtin() -> Registry {
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
     // before content
+    r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();
     // who is offered content where the location has none of its own, in nginx's order
     r.add::<random_index::RandomIndex>();

@@ -2,11 +2,12 @@
 
 use super::conn::{Conn, Transport};
 use super::front;
+use super::opening;
 use super::proxy::Front;
-use super::tls;
 use crate::log::Level;
 use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
+use bytes::BytesMut;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
@@ -82,11 +83,16 @@ pub(super) struct Thread {
     open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
     pool: Mutex<Vec<Box<Request>>>,
+    /// Memory that [`Thread::prefix`] gives away in pieces.
+    prefixes: Mutex<BytesMut>,
 }
 
 thread_local! {
     static THREAD: OnceLock<&'static Thread> = const { OnceLock::new() };
 }
+
+/// Bytes of a block that [`Thread::prefix`] divides.
+const PREFIXES: usize = 8 * 1024;
 
 /// Requests kept for reuse by a thread.
 const POOLED: usize = 256;
@@ -117,6 +123,16 @@ impl Thread {
                 r
             }
         }
+    }
+
+    /// A copy of `text` that Pingora may own; memory comes back once the pieces of a block are gone.
+    pub fn prefix(&self, text: &[u8]) -> BytesMut {
+        let block = &mut *self.prefixes.lock();
+        if block.capacity() < text.len() {
+            block.reserve(PREFIXES.max(text.len()));
+        }
+        block.extend_from_slice(text);
+        block.split()
     }
 
     /// Closes the connections that wait for a request.
@@ -168,6 +184,23 @@ pub fn draining() -> bool {
     current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
 }
 
+/// Runs something that no client waits for on this thread; the process does not stop before it has ended.
+pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    struct Busy(&'static Thread);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let Some(thread) = current() else { return };
+    thread.connections.fetch_add(1, Ordering::Relaxed);
+    let busy = Busy(thread);
+    tokio::spawn(async move {
+        let _busy = busy;
+        work.await;
+    });
+}
+
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
@@ -184,6 +217,7 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
         proxy: Arc::new(proxy),
         shutdown,
         pool: Mutex::default(),
+        prefixes: Mutex::default(),
         connections: AtomicUsize::new(0),
         open: Mutex::default(),
     }));
@@ -307,21 +341,13 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         proxy: OnceLock::new(),
     };
     let mut counted = Counted::new(thread, info.serial);
-    // the site is held for the handshake alone
-    let tls = listener.tls.is_some();
-    let proxied = listener.proxy_protocol;
-    let site = (tls || proxied).then_some(site);
-    let mut transport = transport;
+    // the site is held for the opening alone
+    let opens = listener.tls.is_some() || listener.proxy_protocol;
+    let site = opens.then_some(site);
     tokio::spawn(async move {
-        if proxied
-            && let Some(site) = &site
-            && !Box::pin(proxy_header(site, index, &mut transport, &info)).await
-        {
-            return;
-        }
-        let transport = match site.filter(|_| tls) {
+        let transport = match site {
             // boxed, so that plain connections do not carry the room for a handshake
-            Some(site) => match Box::pin(handshake(site, index, transport, &info)).await {
+            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
                 Some(t) => t,
                 None => return,
             },
@@ -334,21 +360,6 @@ fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: 
         drop(conn);
         drop(counted);
     });
-}
-
-/// Reads the PROXY protocol's header.
-async fn proxy_header(site: &SiteRef, index: usize, transport: &mut Transport, info: &ConnInfo) -> bool {
-    let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
-    let Some(server) = server else { return false };
-    let limit = Duration::from_millis(server.conf.client_header_timeout);
-    let location = site.locations.get(server.default_location as usize);
-    let log = location.map_or(&site.error_log, |l| &l.core.error_log);
-    super::proxy_protocol::read(transport, info, limit, log).await
-}
-
-/// Makes the TLS handshake; the site that it was made with is let go of.
-async fn handshake(site: SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
-    tls::accept(&site, index, transport, info).await
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
@@ -373,7 +384,7 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
-    /// In which it was accepted.
+    /// In which the connection was accepted.
     epoch: u64,
 }
 

@@ -1,61 +1,38 @@
 //! TLS handshakes with clients: the server by its name, certificates by variables, what the handshake settled.
 
 use super::conn::Transport;
+use super::opening::Log;
+use super::socket::Socket;
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
-use crate::module::{ConnInfo, Nobody, Remote, Request, Site, SiteRef, TlsInfo, TlsServer};
+use crate::module::{ConnInfo, Nobody, Remote, Request, SiteRef, TlsInfo, TlsServer};
 use crate::tls::accept::{self, Choice, H2, HTTP11, Hooks};
 use crate::tls::{error, ffi};
-use nix::sys::socket::{MsgFlags, recv};
 use openssl::ssl::{self, ErrorCode, NameType, SslRef};
 use parking_lot::Mutex;
 use pingora::tls::tokio_ssl::SslStream;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// Makes the handshake of a new connection, and keeps in `info` what it settled.
 ///
 /// `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
-pub(super) async fn accept(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
-    let listener = site.listeners.get(index)?;
-    let server = site.servers.get(listener.default_server as usize)?;
-    let limit = Duration::from_millis(server.conf.client_header_timeout);
-    let log = Log { site, index, info };
-    match timeout(limit, handshake(site, index, transport, info, &log)).await {
-        Ok(accepted) => accepted,
-        Err(_) => {
-            log.write(Level::Info, "client timed out (110: Connection timed out)");
-            None
-        }
-    }
-}
-
-async fn handshake(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
+pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let tls = listener.tls.as_ref()?;
-    let socket = match transport {
-        Transport::Tcp(s) => Socket::Tcp(s),
-        Transport::Unix(s) => Socket::Unix(s),
-        other => return Some(other),
-    };
     match socket.first_byte().await {
         Ok(Some(b)) if b & 0x80 != 0 || b == 0x16 => {}
         Ok(Some(_)) => return Some(socket.plain()),
         Ok(None) => {
-            log.write(Level::Info, "client closed connection");
+            log.write(Level::Info, format_args!("client closed connection"));
             return None;
         }
         Err(e) => {
-            log.write(Level::Info, &format!("recv() failed{}", Errno::of(&e)));
+            log.write(Level::Info, format_args!("recv() failed{}", Errno::of(&e)));
             return None;
         }
     }
@@ -68,14 +45,14 @@ async fn handshake(site: &SiteRef, index: usize, transport: Transport, info: &Co
     let mut stream = match stream {
         Ok(s) => s,
         Err(e) => {
-            log.write(Level::Alert, &error::describe("SSL_new() failed", &e));
+            log.write(Level::Alert, format_args!("{}", error::describe("SSL_new() failed", &e)));
             return None;
         }
     };
     let done = Pin::new(&mut stream).accept().await;
     let outcome = std::mem::take(&mut *outcome.lock());
     for text in &outcome.errors {
-        log.write(Level::Error, text);
+        log.write(Level::Error, format_args!("{text}"));
     }
     if let Err(e) = done {
         failed(&e, &outcome, log);
@@ -92,20 +69,20 @@ fn failed(e: &ssl::Error, outcome: &Outcome, log: &Log<'_>) {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::TimedOut => Level::Info,
             _ => Level::Crit,
         };
-        log.write(level, &format!("peer closed connection in SSL handshake{}", Errno::of(io)));
+        log.write(level, format_args!("peer closed connection in SSL handshake{}", Errno::of(io)));
         return;
     }
     let stack = e.ssl_error().filter(|s| !s.errors().is_empty());
     let (Some(stack), false) = (stack, e.code() == ErrorCode::ZERO_RETURN) else {
-        log.write(Level::Info, "peer closed connection in SSL handshake");
+        log.write(Level::Info, format_args!("peer closed connection in SSL handshake"));
         return;
     };
     if outcome.rejected {
-        log.write(Level::Info, "handshake rejected");
+        log.write(Level::Info, format_args!("handshake rejected"));
         return;
     }
     let level = if error::is_common(stack) { Level::Info } else { Level::Crit };
-    log.write(level, &error::describe("SSL_do_handshake() failed", stack));
+    log.write(level, format_args!("{}", error::describe("SSL_do_handshake() failed", stack)));
 }
 
 /// What is known of the connection now; the costly values only where the site names them.
@@ -258,107 +235,5 @@ fn use_pair(ssl: &mut SslRef, dynamic: &crate::module::DynamicCertificates, cert
             Err(e) if !fresh && error::is_mismatch(&e) => fresh = true,
             Err(e) => return Err(error::describe(format!("SSL_use_PrivateKey(\"{}\") failed", name.shown()), &e)),
         }
-    }
-}
-
-/// Writes to the error log of the listener's default server.
-struct Log<'a> {
-    site: &'a Site,
-    index: usize,
-    info: &'a ConnInfo,
-}
-
-impl Log<'_> {
-    fn write(&self, level: Level, text: &str) {
-        let Some(listener) = self.site.listeners.get(self.index) else { return };
-        let server = self.site.servers.get(listener.default_server as usize);
-        let location = server.and_then(|s| self.site.locations.get(s.default_location as usize));
-        let log = location.map_or(&self.site.error_log, |l| &l.core.error_log);
-        if log.enabled(level) {
-            let client = String::from_utf8_lossy(self.info.remote.text.as_bytes());
-            log.write(level, Some(self.info.serial), format_args!("{text} while SSL handshaking, client: {client}, server: {}", listener.addr));
-        }
-    }
-}
-
-/// What TLS runs on.
-pub enum Socket {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A UNIX-domain socket.
-    Unix(UnixStream),
-}
-
-impl Socket {
-    /// Looks at the first byte without taking it; `None` at the end.
-    async fn first_byte(&self) -> io::Result<Option<u8>> {
-        let fd = self.as_raw_fd();
-        let peek = || {
-            let mut byte = [0];
-            match recv(fd, &mut byte, MsgFlags::MSG_PEEK) {
-                Ok(0) => Ok(None),
-                Ok(_) => Ok(byte.first().copied()),
-                Err(e) => Err(io::Error::from(e)),
-            }
-        };
-        loop {
-            let looked = match self {
-                Socket::Tcp(s) => {
-                    s.readable().await?;
-                    s.try_io(Interest::READABLE, peek)
-                }
-                Socket::Unix(s) => {
-                    s.readable().await?;
-                    s.try_io(Interest::READABLE, peek)
-                }
-            };
-            match looked {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-        }
-    }
-
-    fn plain(self) -> Transport {
-        match self {
-            Socket::Tcp(s) => Transport::Tcp(s),
-            Socket::Unix(s) => Transport::Unix(s),
-        }
-    }
-}
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Socket::Unix(s) => Pin::new(s).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Socket::Unix(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// Leaves the socket open: what follows close_notify is the business of whoever closes the connection.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -135,6 +135,10 @@ pub enum Step {
     Read,
     /// Reads a request's head only and records it.
     ReadHead,
+    /// Reads so many bytes and forgets them.
+    ReadBytes(usize),
+    /// Sends back what it reads until the peer closes.
+    Echo,
     /// Sends bytes.
     Send(Vec<u8>),
     /// Sends bytes in pieces of `size` with `every` between them.
@@ -148,6 +152,8 @@ pub enum Step {
     },
     /// Does nothing until the gate opens.
     Wait(Gate),
+    /// Opens a gate: tells the test that the script has come this far.
+    Open(Gate),
     /// Does nothing until the peer closes.
     WaitForClose,
     /// Closes with a reset (SO_LINGER 0).
@@ -179,10 +185,11 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until it is open, or the deadline has passed.
-    pub fn wait(&self) {
+    /// Waits until it is open, or the deadline has passed; whether it is open.
+    pub fn wait(&self) -> bool {
         let open = lock(&self.0.0);
-        let _ = self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open);
+        let waited = self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open);
+        waited.is_ok_and(|(open, _)| *open)
     }
 }
 
@@ -357,6 +364,21 @@ impl Connection {
                 }
                 Err(_) => false,
             },
+            Step::ReadBytes(count) => {
+                while self.unread.len() < *count {
+                    if self.fill().is_err() {
+                        return false;
+                    }
+                }
+                self.unread.drain(..count);
+                true
+            }
+            Step::Echo => loop {
+                let bytes = std::mem::take(&mut self.unread);
+                if self.stream.write_all(&bytes).is_err() || self.fill().is_err() {
+                    return true;
+                }
+            },
             Step::Send(bytes) => self.stream.write_all(bytes).is_ok(),
             Step::Dribble { bytes, size, every } => bytes.chunks((*size).max(1)).all(|piece| {
                 let sent = self.stream.write_all(piece).is_ok();
@@ -364,7 +386,11 @@ impl Connection {
                 sent
             }),
             Step::Wait(gate) => {
-                gate.wait();
+                let _ = gate.wait();
+                true
+            }
+            Step::Open(gate) => {
+                gate.open();
                 true
             }
             Step::WaitForClose => {

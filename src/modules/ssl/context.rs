@@ -149,8 +149,16 @@ fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b
     let mut leaves = Vec::with_capacity(list.len());
     for (certificate, key) in pairs {
         let (certificate, key) = (Name::parse(&certificate.text, &base), Name::parse(&key.text, &base));
+        let passwords = c.passwords.as_deref().map(Vec::as_slice);
         let loader = b.shared::<Loader>();
-        let chain = loader.chain(&certificate).map_err(Diag::plain)?;
+        let mut chain = loader.chain(&certificate).map_err(Diag::plain)?;
+        let mut pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
+        if chain.first().and_then(|leaf| leaf.public_key().ok()).is_some_and(|public| !public.public_eq(&pkey)) {
+            // files that were replaced one after the other get a second look
+            loader.forget(&certificate, &key);
+            chain = loader.chain(&certificate).map_err(Diag::plain)?;
+            pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
+        }
         let Some((leaf, rest)) = chain.split_first() else { continue };
         ctx.set_certificate(leaf).map_err(|e| stack(format!("SSL_CTX_use_certificate(\"{}\") failed", certificate.shown()), &e))?;
         for c in rest {
@@ -158,7 +166,6 @@ fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b
                 return Err(failed(format!("SSL_CTX_set0_chain(\"{}\") failed", certificate.shown())));
             }
         }
-        let pkey = loader.key(&key, c.passwords.as_deref().map(Vec::as_slice)).map_err(Diag::plain)?;
         ctx.set_private_key(&pkey).map_err(|e| stack(format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()), &e))?;
         leaves.push(leaf.clone());
     }

@@ -52,6 +52,7 @@ pub struct SslConf {
     ech_files: Option<()>,
     commands: Option<Vec<(String, String)>>,
     reject_handshake: Option<bool>,
+    inheritable: Option<bool>,
 }
 
 /// A parameter of `ssl_certificate` or `ssl_certificate_key`.
@@ -87,6 +88,11 @@ impl SslConf {
     /// Whether there are certificates.
     pub fn has_certificates(&self) -> bool {
         self.certificates.is_some()
+    }
+
+    /// `ssl_object_cache_inheritable`.
+    pub fn inheritable(&self) -> bool {
+        self.inheritable.unwrap_or(true)
     }
 
     /// `ssl_reject_handshake`.
@@ -160,6 +166,8 @@ impl Module for Ssl {
             c.commands.get_or_insert_default().push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));
             Ok(())
         }),
+        Directive::new("ssl_object_cache_inheritable", Place::MAIN, Args::Flag, "`ssl_object_cache_inheritable on|off;` A reload takes over certificates and keys whose files have not changed. Default: on.", |c, s, _| once(&mut c.inheritable, s, s.flag(0)?)),
+        Directive::new("ssl_engine", Place::MAIN, ONE, "`ssl_engine device;` Not supported.", |_, s, _| Err(s.error("\"ssl_engine\" directive is not supported"))),
         Directive::new("ssl_reject_handshake", HS, Args::Flag, "`ssl_reject_handshake on|off;` Refuses handshakes in this server. Default: off.", |c, s, _| once(&mut c.reject_handshake, s, s.flag(0)?)),
     ];
     const VARIABLES: &'static [Variable] = variables::VARIABLES;

@@ -1,0 +1,93 @@
+//! What may come before the first request: a PROXY protocol header, a TLS handshake.
+
+use super::conn::Transport;
+use super::proxy_protocol::{LONGEST, parse};
+use super::socket::Socket;
+use super::tls;
+use crate::log::{Errno, Level};
+use crate::module::{ConnInfo, Site, SiteRef};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Opens a new connection as its listener says; `None` where that failed, which is logged.
+pub(super) async fn open(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
+    let listener = site.listeners.get(index)?;
+    let server = site.servers.get(listener.default_server as usize)?;
+    let mut log = Log { site, index, info, action: "reading PROXY protocol" };
+    let socket = match Socket::new(transport) {
+        Ok(s) => s,
+        Err(other) => return Some(other),
+    };
+    let opening = async {
+        if listener.proxy_protocol && !proxy_header(&socket, info, &log).await {
+            return None;
+        }
+        if listener.tls.is_none() {
+            return Some(socket.plain());
+        }
+        log.action = "SSL handshaking";
+        tls::handshake(site, index, socket, info, &log).await
+    };
+    match timeout(Duration::from_millis(server.conf.client_header_timeout), opening).await {
+        Ok(opened) => opened,
+        Err(_) => {
+            log.write(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+            None
+        }
+    }
+}
+
+/// Reads a PROXY protocol header; false where there is none.
+async fn proxy_header(socket: &Socket, info: &ConnInfo, log: &Log<'_>) -> bool {
+    let mut buf = vec![0; LONGEST];
+    let come = match socket.peek(&mut buf).await {
+        Ok(0) => {
+            log.write(Level::Info, format_args!("client closed connection"));
+            return false;
+        }
+        Ok(n) => n,
+        Err(e) => {
+            log.write(Level::Info, format_args!("recv() failed{}", Errno::of(&e)));
+            return false;
+        }
+    };
+    match parse(buf.get(..come).unwrap_or_default()) {
+        Ok((header, used)) => {
+            if let Some(header) = header {
+                let _ = info.proxy.set(Arc::new(header));
+            }
+            match buf.get_mut(..used) {
+                Some(taken) => socket.take(taken).await.is_ok_and(|n| n == used),
+                None => false,
+            }
+        }
+        Err(e) => {
+            log.write(Level::Error, format_args!("{e}"));
+            false
+        }
+    }
+}
+
+/// Writes to the error log of the listener's default server.
+pub(super) struct Log<'a> {
+    site: &'a Site,
+    index: usize,
+    info: &'a ConnInfo,
+    action: &'static str,
+}
+
+impl Log<'_> {
+    /// Writes a line, with what was being done and the addresses added as nginx adds them.
+    pub fn write(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        let Some(listener) = self.site.listeners.get(self.index) else { return };
+        let server = self.site.servers.get(listener.default_server as usize);
+        let location = server.and_then(|s| self.site.locations.get(s.default_location as usize));
+        let log = location.map_or(&self.site.error_log, |l| &l.core.error_log);
+        if log.enabled(level) {
+            let client = String::from_utf8_lossy(self.info.remote.text.as_bytes());
+            log.write(level, Some(self.info.serial), format_args!("{text} while {}, client: {client}, server: {}", self.action, listener.addr));
+        }
+    }
+}
+
