@@ -185,8 +185,8 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
         tokio::select! {
             biased;
             accepted = next(&mut frames, queued, live, &mut grown) => match accepted {
-                Event::Flushed => {}
-                Event::Stream(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
+                None => {}
+                Some(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
                     respond.send_reset(Reason::REFUSED_STREAM);
                     refused += 1;
                     if refused > most.max(100) {
@@ -194,7 +194,7 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                         return Some(lingering);
                     }
                 }
-                Event::Stream(Some(Ok((request, respond)))) => {
+                Some(Some(Ok((request, respond)))) => {
                     let (request, body) = take_body(request);
                     match open(thread, conn, addr, live, &request, respond, body) {
                         Opened::Yes => {}
@@ -210,13 +210,13 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                     }
                     idle = Duration::from_millis(core.keepalive_timeout);
                 }
-                Event::Stream(Some(Err(e))) => {
+                Some(Some(Err(e))) => {
                     let site = thread.site();
                     site.error_log.write(Level::Info, Some(conn.info().serial), format_args!(
                         "{e} while processing HTTP/2 connection, client: {}", String::from_utf8_lossy(conn.info().remote.text.as_bytes())));
                     return Some(lingering);
                 }
-                Event::Stream(None) => return None,
+                Some(None) => return None,
             },
             () = live.changed.notified(), if busy => {}
             Ok(()) = draining.changed(), if !going => {}
@@ -228,22 +228,18 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
     }
 }
 
-/// What happened on a connection.
-enum Event {
-    /// A stream was opened, or the connection has ended.
-    Stream(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
-    /// The last frame of the last stream has left.
-    Flushed,
-}
+/// A stream that the client opened; `None` at the end of the connection.
+type Accepted = Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
-async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool, live: &Live, grown: &mut bool) -> Event {
+/// Moves frames until a stream is opened; `None` where the last frame of the last stream has left.
+async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool, live: &Live, grown: &mut bool) -> Option<Accepted> {
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(stream) = frames.poll_accept(cx) {
-                return Poll::Ready(Event::Stream(stream));
+                return Poll::Ready(Some(stream));
             }
             if queued && !frames.has_streams() {
-                return Poll::Ready(Event::Flushed);
+                return Poll::Ready(None);
             }
             // refused while the client has not acknowledged the first settings: tried again with every frame
             let wanted = !*grown && live.large_body.load(Ordering::Relaxed);
