@@ -175,7 +175,9 @@ fn write_head(r: &mut Request) {
     let bodiless = matches!(r.out.status, 204 | 304);
     // a response to HEAD is not chunked: it has no body that could be
     let bodiless = bodiless || r.is_head();
-    if r.out.expect_trailers && !bodiless && r.out.http11 && core.chunked_transfer_encoding {
+    // trailers of HTTP/2 need no chunks
+    let chunkable = r.out.http11 && r.head.http_major_minor.0 < 2;
+    if r.out.expect_trailers && !bodiless && chunkable && core.chunked_transfer_encoding {
         r.out.content_length = None;
     }
     let mut framing = match r.out.content_length {

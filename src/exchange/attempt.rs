@@ -118,7 +118,7 @@ impl<'a> Attempt<'a> {
             keepalive: conf.socket_keepalive,
             tls: None,
         };
-        if let Some((t, _)) = &conf.bind {
+        if let Some(t) = &conf.bind {
             let text = t.eval(r);
             if let Some((ip, port)) = crate::config::addr::parse_ip_port(&text) {
                 options.bind = Some(std::net::SocketAddr::new(ip, port.unwrap_or(0)));
@@ -135,7 +135,7 @@ impl<'a> Attempt<'a> {
             biased;
             c = pool::get(connector, self.group, self.peer, tag, &options) => c,
             () = poll_fn(|cx| down.poll_closed(cx)), if watch => {
-                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
+                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
                 return Err(Failure::gone());
             }
         };
@@ -213,7 +213,7 @@ impl<'a> Attempt<'a> {
             }
             Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
             Ok(None) => {
-                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too (104: Connection reset by peer) {doing}"));
+                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too {doing}"));
                 Err(Failure::gone())
             }
             Err(_) => {

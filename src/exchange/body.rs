@@ -124,7 +124,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         } else {
             let data = if direct { conn.rbuf.get(..used).unwrap_or_default() } else { &body[..] };
             if let Err(e) = backlog.spool.append(data, 0, &conf.temp_path) {
-                r.error(Level::Crit, format_args!("writing an upstream response to a temporary file failed: {e} {DOING}"));
+                r.error(Level::Crit, format_args!("{e} {DOING}"));
                 return Err(Broken::Origin);
             }
             if !std::mem::replace(&mut backlog.told, true)
@@ -135,6 +135,10 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         }
         conn.rbuf.advance(used);
         if done {
+            if !conn.rbuf.is_empty() && !r.out.header_only {
+                let what = if direct { "more data than specified in \"Content-Length\" header" } else { "data after final chunk" };
+                r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
+            }
             if let Framing::Chunked(d) = framing
                 && let Some(t) = d.trailers()
             {

@@ -9,7 +9,7 @@ use super::thread::Thread;
 use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, RequestV2};
 use crate::log::Level;
-use crate::module::{Downstream, Http2Conf, ListenAddr, Request, Server, ServerConf, Site};
+use crate::module::{Downstream, Gauge, Http2Conf, ListenAddr, Request, Server, ServerConf, Site, Stat};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
@@ -38,6 +38,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SEND_BUFFER: usize = 64 * 1024;
 /// The window of the connection: the streams' own are what holds clients back.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Memory that small DATA frames may take beyond what they carry, bytes a connection.
+const FRAME_BUDGET: usize = 1 << 20;
 /// A window that any request body may use: the smaller ones of nginx grow when the body is read, those here do not.
 const MIN_WINDOW: u32 = 65_535;
 
@@ -49,7 +51,8 @@ pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &Listen
     let header_timeout = {
         let site = thread.site();
         let Some((_, l, server)) = listener(&site, addr) else { return Protocol::Http1 };
-        if !l.http2 && !server.conf.http2.enable {
+        // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
+        if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
             return Protocol::Http1;
         }
         Duration::from_millis(server.conf.client_header_timeout)
@@ -142,26 +145,43 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
         time: Duration::from_millis(core.lingering_time),
         each: Duration::from_millis(core.lingering_timeout),
     };
+    let send_timeout = Duration::from_millis(core.send_timeout);
+    // requests that go on after their stream was reset count too
+    let most = (server.conf.http2.max_concurrent_streams as usize).saturating_mul(2);
     drop(site);
     let Ok(Ok(mut frames)) = timeout(header_timeout, handshake).await else { return Some(lingering) };
 
     let mut draining = thread.shared.draining.subscribe();
     let mut idle = header_timeout;
     let mut going = false;
+    let mut refused = 0;
     loop {
         let busy = live.count.load(Ordering::Relaxed) > 0;
+        let queued = frames.has_streams();
+        let _waiting = (!busy && !queued).then(|| Gauge::new(Stat::Waiting));
+        // what is queued has the time of a write, an idle connection that of keepalive
+        let limit = if queued { send_timeout } else { idle };
         if !going && *draining.borrow_and_update() {
             frames.graceful_shutdown();
             going = true;
         }
-        if going && !busy && !frames.has_streams() {
+        if going && !busy && !queued {
             close(&mut frames, Reason::NO_ERROR, &lingering).await;
             return Some(lingering);
         }
         tokio::select! {
             biased;
-            accepted = frames.accept() => match accepted {
-                Some(Ok((request, respond))) => {
+            accepted = next(&mut frames, queued) => match accepted {
+                Event::Flushed => {}
+                Event::Stream(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    refused += 1;
+                    if refused > most.max(100) {
+                        close(&mut frames, Reason::NO_ERROR, &lingering).await;
+                        return Some(lingering);
+                    }
+                }
+                Event::Stream(Some(Ok((request, respond)))) => {
                     let (request, body) = take_body(request);
                     match open(thread, conn, addr, live, &request, respond, body) {
                         Opened::Yes => {}
@@ -177,22 +197,39 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                     }
                     idle = Duration::from_millis(core.keepalive_timeout);
                 }
-                Some(Err(e)) => {
+                Event::Stream(Some(Err(e))) => {
                     let site = thread.site();
                     site.error_log.write(Level::Info, Some(conn.info().serial), format_args!(
                         "{e} while processing HTTP/2 connection, client: {}", String::from_utf8_lossy(conn.info().remote.text.as_bytes())));
                     return Some(lingering);
                 }
-                None => return None,
+                Event::Stream(None) => return None,
             },
             () = live.ended.notified(), if busy => {}
             Ok(()) = draining.changed(), if !going => {}
-            () = sleep(idle), if !busy => {
+            () = sleep(limit), if !busy => {
                 close(&mut frames, Reason::NO_ERROR, &lingering).await;
                 return Some(lingering);
             }
         }
     }
+}
+
+/// What happened on a connection.
+enum Event {
+    /// A stream was opened, or the connection has ended.
+    Stream(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    /// The last frame of the last stream has left.
+    Flushed,
+}
+
+async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool) -> Event {
+    poll_fn(|cx| match frames.poll_accept(cx) {
+        Poll::Ready(stream) => Poll::Ready(Event::Stream(stream)),
+        Poll::Pending if queued && !frames.has_streams() => Poll::Ready(Event::Flushed),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 fn take_body<B>(request: http::Request<B>) -> (http::Request<()>, B) {
@@ -210,7 +247,8 @@ fn builder(conf: &ServerConf) -> Builder {
         .initial_window_size(preread_size.max(MIN_WINDOW))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(header.min(u32::MAX as usize) as u32)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAME_BUDGET);
     b
 }
 
@@ -278,12 +316,13 @@ fn open(
         || info.start.elapsed().as_millis() as u64 > core.keepalive_time;
     live.count.fetch_add(1, Ordering::Relaxed);
     let counted = Counted(live.clone());
+    Stat::Requests.up();
+    let writing = Gauge::new(Stat::Writing);
     tokio::spawn(async move {
         answer(&mut r, head).await;
         down.end();
         thread.recycle(r);
-        drop(down);
-        drop(counted);
+        drop((down, writing, counted));
     });
     if last { Opened::Last } else { Opened::Yes }
 }
