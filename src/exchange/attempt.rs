@@ -118,7 +118,7 @@ impl<'a> Attempt<'a> {
             keepalive: conf.socket_keepalive,
             tls: None,
         };
-        if let Some((t, _)) = &conf.bind {
+        if let Some(t) = &conf.bind {
             let text = t.eval(r);
             if let Some((ip, port)) = crate::config::addr::parse_ip_port(&text) {
                 options.bind = Some(std::net::SocketAddr::new(ip, port.unwrap_or(0)));

@@ -125,7 +125,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         *conn.parked.lock() = Some(r);
         let handle = Handle { conn: conn.clone(), digest: digest.clone() };
         let mut session = ServerSession::new_http1(Box::new(handle));
-        session.set_pipelined_prefix(BytesMut::from(HANDED_OVER));
+        session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
         let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
         let Some(mut r) = conn.parked.lock().take() else { return };
 
