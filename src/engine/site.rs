@@ -392,6 +392,7 @@ impl Assembly<'_> {
             error_log: self.logs.of(w)?,
             log_not_found: w.log_not_found.unwrap_or(true),
             log_subrequest: w.log_subrequest.unwrap_or(false),
+            post_action: w.post_action.clone().filter(|a| !a.is_empty()),
             subrequest_output_buffer_size: w.subrequest_output_buffer_size.unwrap_or(4096),
             client_max_body_size: w.client_max_body_size.unwrap_or(1 << 20),
             client_body_buffer_size: w.client_body_buffer_size.unwrap_or(16 * 1024) as usize,
