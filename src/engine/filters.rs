@@ -1,7 +1,7 @@
 //! A response's body on its way through the filters, and the subrequests whose responses come in between.
 
 use super::output::{send_bytes, slice};
-use super::subrequest::{self, Running};
+use super::subrequest::{self, Progress, Running};
 use crate::log::Level;
 use crate::module::{BodyFilter, Include, Keep, Request};
 use std::collections::VecDeque;
@@ -50,8 +50,8 @@ async fn pass(r: &mut Request, first: usize, data: &[u8], last: bool) -> io::Res
             None => send_bytes(r, &out).await?,
         }
         // the last one first, as the others wait for what comes behind them
-        let stages = r.output.stages.iter().enumerate().skip(first);
-        let Some(stage) = stages.filter(|(_, s)| s.filter.pending()).map(|(i, _)| i).last() else { break };
+        let stages = &r.output.stages;
+        let Some(stage) = (first..stages.len()).rfind(|i| stages.get(*i).is_some_and(|s| s.filter.pending())) else { break };
         asked = filtered(r, stage, b"", false, &mut out)?;
     }
     r.output.buffers[0] = out;
@@ -177,7 +177,7 @@ impl Begun {
                 }
                 next
             });
-            let (data, ended) = next.await;
+            let (data, progress) = next.await;
             if self.keep.is_some() {
                 if kept.len() <= MOST_KEPT {
                     kept.extend_from_slice(&data);
@@ -188,7 +188,7 @@ impl Begun {
                     self.running.give_up();
                 }
             }
-            if let Some(child) = ended {
+            if let Progress::Ended(child) = progress {
                 break child;
             }
         };

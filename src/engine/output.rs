@@ -277,7 +277,7 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             return Ok(());
         }
     }
-    let limit = max.map_or(range::UNLIMITED, |n| n as usize);
+    let limit = if r.out.single_range { 1 } else { max.map_or(range::UNLIMITED, |n| n as usize) };
     match range::parse(asked, length, limit) {
         Ranges::Ignore => accept(r),
         Ranges::Unsatisfiable => {

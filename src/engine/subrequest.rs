@@ -97,6 +97,14 @@ pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> 
     Ok(Running { memory, task })
 }
 
+/// How far a subrequest is.
+pub(super) enum Progress {
+    /// More is to come.
+    Going,
+    /// It has ended; there is no request where its task broke down.
+    Ended(Option<Box<Request>>),
+}
+
 /// A subrequest whose response is being read.
 pub(super) struct Running {
     memory: Arc<Memory>,
@@ -104,8 +112,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// The next piece of the response; with the request once that has ended (`Some(None)` if it broke down).
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<u8>, Option<Option<Box<Request>>>)> {
+    /// The next piece of the response, and whether it was the last.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<u8>, Progress)> {
         let ended = Pin::new(&mut self.task).poll(cx);
         let mut state = self.memory.state.lock();
         if ended.is_pending() && state.body.is_empty() {
@@ -117,8 +125,8 @@ impl Running {
             w.wake();
         }
         Poll::Ready(match ended {
-            Poll::Ready(child) => (data, Some(child.ok())),
-            Poll::Pending => (data, None),
+            Poll::Ready(child) => (data, Progress::Ended(child.ok())),
+            Poll::Pending => (data, Progress::Going),
         })
     }
 

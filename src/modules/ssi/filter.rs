@@ -2,7 +2,7 @@
 
 use super::TimeFormat;
 use super::parse::{Found, MAX_PARAMS, Parser};
-use super::text::{Failed, Memory, expand, failed, holds, variable};
+use super::text::{Failed, Memory, complain, expand, failed, holds, variable};
 use crate::engine::subrequest::DEPTH;
 use crate::http::escape::{self, Escape, escape};
 use crate::http::uri;
@@ -104,7 +104,7 @@ impl BodyFilter for Page {
             self.put_aside(r, &mut skipped);
             match found {
                 Found::Text => break,
-                Found::Fault(why) => drop(failed(r, format_args!("{why}"))),
+                Found::Fault(why) => complain(r, format_args!("{why}")),
                 Found::Broken => self.fail(out),
                 Found::Command => {
                     if self.command(r, out).is_err() {
@@ -212,6 +212,7 @@ impl Page {
         (known.does)(self, r, &params, out)
     }
 
+    #[expect(clippy::ptr_arg, reason = "all commands have the same form")]
     fn include(&mut self, r: &mut Request, params: &Params, out: &mut Vec<u8>) -> Result<(), Failed> {
         let show = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
         let [uri, file, wait, set, stub] = std::array::from_fn(|i| params.get(i));
@@ -287,7 +288,7 @@ impl Page {
             Some(b"entity") => self.encoding = Encoding::Entity,
             Some(other) => {
                 let other = String::from_utf8_lossy(other);
-                drop(failed(r, format_args!("unknown encoding \"{other}\" in the \"echo\" command")));
+                complain(r, format_args!("unknown encoding \"{other}\" in the \"echo\" command"));
             }
             None => {}
         }

@@ -86,8 +86,13 @@ pub struct Failed;
 
 /// Logs why a command cannot be carried out.
 pub fn failed(r: &Request, why: Arguments<'_>) -> Failed {
-    r.error(Level::Error, format_args!("{why} while sending response to client"));
+    complain(r, why);
     Failed
+}
+
+/// Logs what is wrong with a page.
+pub fn complain(r: &Request, why: Arguments<'_>) {
+    r.error(Level::Error, format_args!("{why} while sending response to client"));
 }
 
 /// The value of a variable of the page or of the request; `None` if there is none.
