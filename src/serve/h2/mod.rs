@@ -215,10 +215,14 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
     }
 }
 
+/// A request that has been opened, with its answer to be sent.
+type Accepted = Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>;
+
 /// What happened on a connection.
+#[allow(clippy::large_enum_variant)]
 enum Event {
     /// A stream was opened, or the connection has ended.
-    Stream(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Stream(Option<Accepted>),
     /// The last frame of the last stream has left.
     Flushed,
 }
