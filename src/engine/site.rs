@@ -20,6 +20,9 @@ pub struct Defaults {
     pub pid: String,
 }
 
+/// What belongs to a location's name.
+type ByName<T> = HashMap<Box<[u8]>, T>;
+
 /// Assembles the site of a configuration that has been read.
 pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     b.configured()?;
@@ -315,9 +318,9 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, HashMap<Box<[u8]>, LocId>)> {
+    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, ByName<LocId>)> {
         let list: Vec<BlockId> = self.b.shared::<Locations>().list.iter().filter(|(_, o)| *o == outer).map(|(id, _)| *id).collect();
-        let mut names: HashMap<Box<[u8]>, (Option<LocId>, Option<LocId>)> = HashMap::new();
+        let mut names: ByName<(Option<LocId>, Option<LocId>)> = HashMap::new();
         let mut patterns = Vec::new();
         let mut named = HashMap::new();
         for id in list {
