@@ -349,3 +349,136 @@ const RESEND: Duration = Duration::from_secs(5);
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer taken over UDP.
 const UDP_SIZE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// An answer to `query` with A records of 127.0.0.0/24, TTL 60.
+    fn answer(query: &[u8], flags: u16, last_octets: &[u8]) -> Vec<u8> {
+        let mut out = query[..2].to_vec();
+        out.extend(flags.to_be_bytes());
+        out.extend([0, 1, 0, last_octets.len() as u8, 0, 0, 0, 0]);
+        out.extend(&query[12..]);
+        for last in last_octets {
+            out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, *last]);
+        }
+        out
+    }
+
+    /// Answers the n-th query, from 0, with the packets that `script` gives.
+    async fn server(script: impl Fn(usize, &[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buf = [0; 600];
+            for n in 0.. {
+                let (len, from) = socket.recv_from(&mut buf).await.unwrap();
+                for packet in script(n, &buf[..len]) {
+                    socket.send_to(&packet, from).await.unwrap();
+                }
+            }
+        });
+        addr
+    }
+
+    async fn ask(servers: &[SocketAddr]) -> Option<Result<Found, i32>> {
+        let mut lookup = Lookup::new(servers, "a.test", [RecordType::A]).unwrap();
+        lookup.resend = Duration::from_millis(50);
+        lookup.run(0, || true).await
+    }
+
+    fn addrs(last: u8) -> Option<Result<Found, i32>> {
+        Some(Ok(Found::Addrs(vec![[127, 0, 0, last].into()], 60)))
+    }
+
+    #[tokio::test]
+    async fn answers_to_something_else_are_passed_over() {
+        let server = server(|_, query| {
+            let other = super::query(0, "b.test", RecordType::A).unwrap();
+            let mut wrong_id = answer(query, 0x8180, &[2]);
+            wrong_id[0] ^= 1;
+            let mut wrong_name = answer(&other, 0x8180, &[3]);
+            wrong_name[..2].copy_from_slice(&query[..2]);
+            let good = answer(query, 0x8180, &[1]);
+            vec![
+                vec![],
+                wrong_id,
+                wrong_name,
+                good[..good.len() - 1].into(),
+                good,
+            ]
+        });
+        assert_eq!(ask(&[server.await]).await, addrs(1));
+    }
+
+    #[tokio::test]
+    async fn silence_and_format_errors_hand_on_to_the_next() {
+        let mute = server(|_, _| vec![]).await;
+        let bad = server(|_, query| vec![answer(query, 0x8181, &[])]).await;
+        let good = server(|_, query| vec![answer(query, 0x8180, &[1])]).await;
+        assert_eq!(ask(&[mute, bad, good]).await, addrs(1));
+        let second = server(|n, query| match n {
+            0 => vec![],
+            _ => vec![answer(query, 0x8180, &[2])],
+        });
+        assert_eq!(ask(&[second.await]).await, addrs(2));
+    }
+
+    #[tokio::test]
+    async fn other_errors_are_final() {
+        let failing = server(|_, query| vec![answer(query, 0x8182, &[])]).await;
+        let good = server(|_, query| vec![answer(query, 0x8180, &[1])]).await;
+        let servers = [failing, good];
+        let lookup = Lookup::new(&servers, "a.test", [RecordType::A]).unwrap();
+        assert_eq!(lookup.run(0, || true).await, Some(Err(SERVFAIL)));
+    }
+
+    #[tokio::test]
+    async fn truncated_answers_are_had_over_tcp() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = tcp.local_addr().unwrap();
+        let udp = UdpSocket::bind(addr).await.unwrap();
+        tokio::spawn(async move {
+            let mut buf = [0; 600];
+            let (len, from) = udp.recv_from(&mut buf).await.unwrap();
+            let truncated = answer(&buf[..len], 0x8380, &[9]);
+            udp.send_to(&truncated, from).await.unwrap();
+        });
+        tokio::spawn(async move {
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut query).await.unwrap();
+            let answer = answer(&query, 0x8180, &[1]);
+            stream.write_u16(answer.len() as u16).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        });
+        assert_eq!(ask(&[addr]).await, addrs(1));
+    }
+
+    #[tokio::test]
+    async fn stops_when_nobody_waits() {
+        let mute = server(|_, _| vec![]).await;
+        let servers = [mute];
+        let mut lookup = Lookup::new(&servers, "a.test", [RecordType::A]).unwrap();
+        lookup.resend = Duration::from_millis(1);
+        assert_eq!(lookup.run(0, || false).await, None);
+    }
+
+    #[test]
+    fn one_family_in_error_is_an_error() {
+        let kinds = [RecordType::A, RecordType::AAAA];
+        let mut lookup = Lookup::new(&[], "a.test", kinds).unwrap();
+        let packets: Vec<_> = lookup.families.iter().map(|f| f.packet.clone()).collect();
+        assert_eq!(
+            lookup.accept(&answer(&packets[0], 0x8180, &[1]), false),
+            Step::Wait
+        );
+        assert_eq!(
+            lookup.accept(&answer(&packets[1], 0x8182, &[]), false),
+            Step::Done(Err(SERVFAIL))
+        );
+        assert!(Lookup::new(&[], "a..test", kinds).is_err());
+    }
+}
