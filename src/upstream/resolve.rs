@@ -1,13 +1,10 @@
 //! Names to addresses: the `resolver` directive at run time, the system's resolver while loading.
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    NameServerConfig, ResolveHosts, ResolverConfig, ServerOrderingStrategy,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+mod lookup;
+mod message;
+
+use hickory_proto::rr::RecordType;
+use lookup::Lookup;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrLike;
 use parking_lot::Mutex;
@@ -23,10 +20,12 @@ use tokio::time::Instant;
 
 /// Asks the configured name servers, and them only; keeps answers for their TTL or `valid=`.
 ///
+/// The servers take turns, each with its own name; one that is silent for 5 seconds hands it on to the next.
 /// Requests for a name that is being asked for wait for that answer. Failures are not kept.
 pub struct Resolver {
     conf: ResolverConf,
-    dns: TokioResolver,
+    /// The server whose turn it is, modulo their number.
+    turn: AtomicUsize,
     names: Mutex<HashMap<Box<str>, Entry>>,
 }
 
@@ -42,8 +41,8 @@ impl Resolver {
             ));
         }
         Ok(Self {
-            dns: build(&conf.servers)?,
             conf,
+            turn: AtomicUsize::new(0),
             names: Mutex::default(),
         })
     }
@@ -69,30 +68,43 @@ impl Resolver {
             return Ok(vec![ip]);
         }
 
-        let key = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let mut pending = match self.find(&key) {
-            Found::Known(addrs) => return Ok(addrs.rotated()),
-            Found::Pending(pending) => pending,
+        let addrs = if timeout.is_zero() {
+            self.follow(name).await
+        } else {
+            let limited = tokio::time::timeout(timeout, self.follow(name)).await;
+            limited.unwrap_or(Err(libc::ETIMEDOUT))
         };
-        let answered = tokio::time::timeout(timeout, pending.wait_for(Option::is_some)).await;
-        let answer = match answered {
-            Ok(Ok(answer)) => answer.clone(),
-            // The asking task is gone, with its runtime.
-            Ok(Err(_)) => Some(Err(SERVFAIL)),
-            Err(_) => Some(Err(libc::ETIMEDOUT)),
-        };
-        match answer {
-            Some(Ok(addrs)) => Ok(addrs.rotated()),
-            Some(Err(code)) => Err(ResolveError::failed(name, code)),
-            None => Err(ResolveError::failed(name, SERVFAIL)),
+        match addrs {
+            Ok(addrs) => Ok(addrs.rotated()),
+            Err(code) => Err(ResolveError::failed(name, code)),
         }
+    }
+
+    /// Goes from CNAME to CNAME until there are addresses.
+    async fn follow(self: &Arc<Self>, name: &str) -> Result<Arc<Addrs>, i32> {
+        let mut key = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        for _ in 0..=MAX_CNAMES {
+            let answer = match self.find(&key) {
+                Found::Known(known) => Ok(known),
+                Found::Pending(mut pending) => match pending.wait_for(Option::is_some).await {
+                    Ok(answer) => answer.clone().unwrap_or(Err(SERVFAIL)),
+                    // The asking task is gone, with its runtime.
+                    Err(_) => Err(SERVFAIL),
+                },
+            };
+            match answer? {
+                Known::Addrs(addrs) => return Ok(addrs),
+                Known::Cname(next) => key = next.as_ref().into(),
+            }
+        }
+        Err(NXDOMAIN)
     }
 
     fn find(self: &Arc<Self>, key: &str) -> Found {
         let mut names = self.names.lock();
         match names.get(key) {
-            Some(Entry::Known { addrs, until }) if Instant::now() < *until => {
-                return Found::Known(addrs.clone());
+            Some(Entry::Known { known, until }) if Instant::now() < *until => {
+                return Found::Known(known.clone());
             }
             // A sender that is gone will never answer.
             Some(Entry::Pending(pending)) if pending.has_changed().is_ok() => {
@@ -113,76 +125,63 @@ impl Resolver {
     }
 
     async fn ask(self: Arc<Self>, key: Box<str>, answer: watch::Sender<Option<Answer>>) {
-        let result = self.lookup(&key).await;
-        let kept = result.as_ref().ok().map(|(addrs, ttl)| Entry::Known {
-            addrs: addrs.clone(),
-            until: Instant::now() + self.conf.valid.unwrap_or(*ttl),
-        });
+        // The list of names holds a receiver too.
+        let is_wanted = || {
+            let mut names = self.names.lock();
+            let is_wanted = answer.receiver_count() > 1;
+            if !is_wanted {
+                names.remove(&key);
+            }
+            is_wanted
+        };
+        let Some(result) = self.lookup(&key, is_wanted).await else {
+            return;
+        };
         let mut names = self.names.lock();
-        match kept {
-            Some(entry) => drop(names.insert(key, entry)),
-            None => drop(names.remove(&key)),
+        match &result {
+            Ok((known, ttl)) => {
+                let entry = Entry::Known {
+                    known: known.clone(),
+                    until: Instant::now() + self.conf.valid.unwrap_or(*ttl),
+                };
+                drop(names.insert(key, entry));
+            }
+            Err(_) => drop(names.remove(&key)),
         }
         drop(names);
-        answer.send_replace(Some(result.map(|(addrs, _)| addrs)));
+        answer.send_replace(Some(result.map(|(known, _)| known)));
     }
 
-    async fn lookup(&self, key: &str) -> Result<(Arc<Addrs>, Duration), i32> {
-        let mut name = Name::from_ascii(key).map_err(|_| NXDOMAIN)?;
-        if key.is_empty() {
-            return Err(NXDOMAIN);
-        }
-        // No search list: the name is taken as it stands.
-        name.set_fqdn(true);
-        let (v4, v6) = tokio::join!(
-            self.query(self.conf.ipv4, &name, RecordType::A),
-            self.query(self.conf.ipv6, &name, RecordType::AAAA),
-        );
-
-        let mut ips = Vec::new();
-        let mut ttl = u32::MAX;
-        let mut error = None;
-        for family in [v4, v6] {
-            match family {
-                Ok(records) => {
-                    for (ip, record_ttl) in records {
-                        ips.push(ip);
-                        ttl = ttl.min(record_ttl);
-                    }
-                }
-                Err(code) => error = Some(code),
-            }
-        }
-        if ips.is_empty() {
-            return Err(error.unwrap_or(NXDOMAIN));
-        }
-        let addrs = Arc::new(Addrs {
-            ips: ips.into(),
-            next: AtomicUsize::new(0),
-        });
-        Ok((addrs, Duration::from_secs(ttl.into())))
-    }
-
-    async fn query(
+    /// What the servers say, with its TTL; None if nobody waits for it any longer.
+    async fn lookup(
         &self,
-        wanted: bool,
-        name: &Name,
-        kind: RecordType,
-    ) -> Result<Vec<(IpAddr, u32)>, i32> {
-        if !wanted {
-            return Ok(Vec::new());
-        }
-        let found = self.dns.lookup(name.clone(), kind).await;
-        let found = found.map_err(|e| code_of(&e))?;
-        let addresses = found.answers().iter().filter_map(|record| {
-            let ip = match &record.data {
-                RData::A(a) => IpAddr::V4(a.0),
-                RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
-                _ => return None,
+        key: &str,
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<Result<(Known, Duration), i32>> {
+        let ResolverConf { ipv4, ipv6, .. } = self.conf;
+        let kinds = [(ipv4, RecordType::A), (ipv6, RecordType::AAAA)];
+        let kinds = kinds
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, kind)| kind);
+        let lookup = match Lookup::new(&self.conf.servers, key, kinds) {
+            Ok(lookup) => lookup,
+            Err(code) => return Some(Err(code)),
+        };
+        let found = lookup
+            .run(self.turn.fetch_add(1, Relaxed), is_wanted)
+            .await?;
+        Some(found.map(|found| {
+            let (known, ttl) = match found {
+                lookup::Found::Addrs(ips, ttl) => {
+                    let next = AtomicUsize::new(0);
+                    let ips = ips.into();
+                    (Known::Addrs(Arc::new(Addrs { ips, next })), ttl)
+                }
+                lookup::Found::Cname(name, ttl) => (Known::Cname(name.into()), ttl),
             };
-            Some((ip, record.ttl))
-        });
-        Ok(addresses.collect())
+            (known, Duration::from_secs(ttl.into()))
+        }))
     }
 }
 
@@ -196,6 +195,9 @@ impl fmt::Debug for Resolver {
 
 /// Names known at once before those that expired are looked for; names may come from clients.
 const MANY_NAMES: usize = 1024;
+
+/// The longest chain of CNAMEs, as in nginx.
+const MAX_CNAMES: usize = 50;
 
 /// The `resolver` and `resolver_timeout` directives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,10 +314,17 @@ fn configured_families() -> (bool, bool) {
     seen
 }
 
-type Answer = Result<Arc<Addrs>, i32>;
+type Answer = Result<Known, i32>;
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+enum Known {
+    Addrs(Arc<Addrs>),
+    Cname(Arc<str>),
+}
 
 enum Entry {
-    Known { addrs: Arc<Addrs>, until: Instant },
+    Known { known: Known, until: Instant },
     Pending(watch::Receiver<Option<Answer>>),
 }
 
@@ -329,7 +338,7 @@ impl Entry {
 }
 
 enum Found {
-    Known(Arc<Addrs>),
+    Known(Known),
     Pending(watch::Receiver<Option<Answer>>),
 }
 
@@ -347,46 +356,8 @@ impl Addrs {
     }
 }
 
-fn build(servers: &[SocketAddr]) -> io::Result<TokioResolver> {
-    let mut config = ResolverConfig::default();
-    config.name_servers = servers
-        .iter()
-        .map(|server| {
-            // TCP for answers that do not fit.
-            let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
-            for connection in &mut name_server.connections {
-                connection.port = server.port();
-            }
-            name_server
-        })
-        .collect();
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let options = builder.options_mut();
-    options.use_hosts_file = ResolveHosts::Never;
-    // Answers are kept here, by nginx's rules.
-    options.cache_size = 0;
-    options.timeout = Duration::from_secs(5);
-    options.attempts = 5;
-    options.edns0 = false;
-    options.server_ordering_strategy = ServerOrderingStrategy::RoundRobin;
-    builder.build().map_err(io::Error::other)
-}
-
 const SERVFAIL: i32 = 2;
 const NXDOMAIN: i32 = 3;
-
-fn code_of(e: &NetError) -> i32 {
-    match e {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            // The name exists, with other records only.
-            ResponseCode::NoError => NXDOMAIN,
-            code => i32::from(u16::from(code)),
-        },
-        NetError::Dns(DnsError::ResponseCode(code)) => i32::from(u16::from(*code)),
-        NetError::Timeout | NetError::Io(_) | NetError::NoConnections => libc::ETIMEDOUT,
-        _ => SERVFAIL,
-    }
-}
 
 fn code_text(code: i32) -> &'static str {
     match code {
