@@ -379,7 +379,8 @@ pub(super) async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     if data.is_empty() {
         return Ok(());
     }
-    if r.limit_rate == 0 {
+    // a subrequest's bytes are counted where they reach the client
+    if r.limit_rate == 0 || r.subrequest {
         r.down.write(data);
         r.body_sent += data.len() as u64;
         return ready(r).await;
@@ -467,7 +468,7 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     };
     while left > 0 {
         let mut portion = left;
-        if r.limit_rate > 0 {
+        if r.limit_rate > 0 && !r.subrequest {
             portion = allowance(r).await?.min(left);
         }
         let down = r.down.clone();

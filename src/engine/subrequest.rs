@@ -146,6 +146,11 @@ impl Drop for Running {
     }
 }
 
+/// Takes a response that nobody wants.
+pub(super) fn nobody(r: &Request) -> Arc<dyn Downstream> {
+    Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) })
+}
+
 /// Lets a subrequest read the body that its parent has read.
 fn repeat_body(r: &Request, child: &mut Request) {
     if r.body.read && !r.body.discarded && r.has_body() {

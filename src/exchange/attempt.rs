@@ -78,12 +78,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// The whole try; `Ok` once a response has begun or the request ends otherwise.
-    pub async fn run(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+    pub async fn run(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let result = self.exchange(r, request, own_body).await;
         result.map_err(|f| Failure { sent: self.sent, cached: self.cached, ..f })
     }
 
-    async fn exchange(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+    async fn exchange(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
         let tag = Arc::as_ptr(self.pass) as usize as u64;
         let mut conn = match pool::take(self.group, self.peer, tag) {
@@ -179,12 +179,9 @@ impl<'a> Attempt<'a> {
                     }
                 }
             }
-            match self.read(r, conn, "while reading response header from upstream").await? {
-                0 => {
-                    r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
-                    return Err(Failure::new(next::ERROR, 502));
-                }
-                _ => {}
+            if self.read(r, conn, "while reading response header from upstream").await? == 0 {
+                r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
+                return Err(Failure::new(next::ERROR, 502));
             }
         }
     }

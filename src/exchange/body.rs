@@ -33,7 +33,7 @@ struct Piece {
 
 /// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
 pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, connector: &Connector) -> Outcome {
-    let head_only = &*a.pass.protocol.method(r).as_bytes() == b"HEAD";
+    let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
     let length = r.upstream.head.body(head_only);
     let mut framing = match length {
         BodyLength::None => Framing::Length(0),

@@ -82,6 +82,8 @@ pub(super) struct Thread {
     /// Every open connection by its number, with the epoch in which it was accepted.
     open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
+    // boxed: a request changes hands as it is
+    #[allow(clippy::vec_box)]
     pool: Mutex<Vec<Box<Request>>>,
     /// Memory that [`Thread::prefix`] gives away in pieces.
     prefixes: Mutex<BytesMut>,

@@ -15,7 +15,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use stream::Stream;
@@ -36,12 +36,12 @@ pub(super) enum Protocol {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Response bytes of one stream that wait for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The window of the connection: the streams' own are what holds clients back.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// The window of a connection: request bodies that nobody reads take no more memory than this.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The window of each stream, once a body has turned out to be larger than `http2_body_preread_size`.
+const STREAM_WINDOW: u32 = 1 << 20;
 /// Memory that small DATA frames may take beyond what they carry, bytes a connection.
 const FRAME_BUDGET: usize = 1 << 20;
-/// A window that any request body may use: the smaller ones of nginx grow when the body is read, those here do not.
-const MIN_WINDOW: u32 = 65_535;
 
 /// Finds out what a client speaks: by ALPN with TLS, else by its first bytes, as soon as they differ.
 pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Protocol {
@@ -104,7 +104,18 @@ fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s crate::
 #[derive(Default)]
 struct Live {
     count: AtomicUsize,
-    ended: Notify,
+    changed: Notify,
+    /// A body is being read that has used up half of its window.
+    large_body: AtomicBool,
+}
+
+impl Live {
+    /// Asks for larger windows.
+    fn grow(&self) {
+        if !self.large_body.swap(true, Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
 }
 
 /// Counts a request for as long as it lives, a panic of its task included.
@@ -113,7 +124,7 @@ struct Counted(Arc<Live>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.ended.notify_one();
+        self.0.changed.notify_one();
     }
 }
 
@@ -125,7 +136,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     }
     // what is still being served belongs to this connection's count
     while live.count.load(Ordering::Relaxed) > 0 {
-        live.ended.notified().await;
+        live.changed.notified().await;
     }
 }
 
@@ -146,6 +157,7 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
         each: Duration::from_millis(core.lingering_timeout),
     };
     let send_timeout = Duration::from_millis(core.send_timeout);
+    let preread_size = server.conf.http2.preread_size;
     // requests that go on after their stream was reset count too
     let most = (server.conf.http2.max_concurrent_streams as usize).saturating_mul(2);
     drop(site);
@@ -155,6 +167,7 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
     let mut idle = header_timeout;
     let mut going = false;
     let mut refused = 0;
+    let mut grown = preread_size >= STREAM_WINDOW;
     loop {
         let busy = live.count.load(Ordering::Relaxed) > 0;
         let queued = frames.has_streams();
@@ -171,9 +184,9 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
         }
         tokio::select! {
             biased;
-            accepted = next(&mut frames, queued) => match accepted {
-                Event::Flushed => {}
-                Event::Stream(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
+            accepted = next(&mut frames, queued, live, &mut grown) => match accepted {
+                None => {}
+                Some(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
                     respond.send_reset(Reason::REFUSED_STREAM);
                     refused += 1;
                     if refused > most.max(100) {
@@ -181,7 +194,7 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                         return Some(lingering);
                     }
                 }
-                Event::Stream(Some(Ok((request, respond)))) => {
+                Some(Some(Ok((request, respond)))) => {
                     let (request, body) = take_body(request);
                     match open(thread, conn, addr, live, &request, respond, body) {
                         Opened::Yes => {}
@@ -197,15 +210,15 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                     }
                     idle = Duration::from_millis(core.keepalive_timeout);
                 }
-                Event::Stream(Some(Err(e))) => {
+                Some(Some(Err(e))) => {
                     let site = thread.site();
                     site.error_log.write(Level::Info, Some(conn.info().serial), format_args!(
                         "{e} while processing HTTP/2 connection, client: {}", String::from_utf8_lossy(conn.info().remote.text.as_bytes())));
                     return Some(lingering);
                 }
-                Event::Stream(None) => return None,
+                Some(None) => return None,
             },
-            () = live.ended.notified(), if busy => {}
+            () = live.changed.notified(), if busy => {}
             Ok(()) = draining.changed(), if !going => {}
             () = sleep(limit), if !busy => {
                 close(&mut frames, Reason::NO_ERROR, &lingering).await;
@@ -215,19 +228,26 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
     }
 }
 
-/// What happened on a connection.
-enum Event {
-    /// A stream was opened, or the connection has ended.
-    Stream(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
-    /// The last frame of the last stream has left.
-    Flushed,
-}
+/// A stream that the client opened; `None` at the end of the connection.
+type Accepted = Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
-async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool) -> Event {
-    poll_fn(|cx| match frames.poll_accept(cx) {
-        Poll::Ready(stream) => Poll::Ready(Event::Stream(stream)),
-        Poll::Pending if queued && !frames.has_streams() => Poll::Ready(Event::Flushed),
-        Poll::Pending => Poll::Pending,
+/// Moves frames until a stream is opened; `None` where the last frame of the last stream has left.
+async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool, live: &Live, grown: &mut bool) -> Option<Accepted> {
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(stream) = frames.poll_accept(cx) {
+                return Poll::Ready(Some(stream));
+            }
+            if queued && !frames.has_streams() {
+                return Poll::Ready(None);
+            }
+            // refused while the client has not acknowledged the first settings: tried again with every frame
+            let wanted = !*grown && live.large_body.load(Ordering::Relaxed);
+            if !wanted || frames.set_initial_window_size(STREAM_WINDOW).is_err() {
+                return Poll::Pending;
+            }
+            *grown = true;
+        }
     })
     .await
 }
@@ -244,7 +264,7 @@ fn builder(conf: &ServerConf) -> Builder {
     let header = number.saturating_mul(size).saturating_add(32 * conf.max_headers.min(1000));
     let mut b = Builder::new();
     b.max_concurrent_streams(max_concurrent_streams)
-        .initial_window_size(preread_size.max(MIN_WINDOW))
+        .initial_window_size(preread_size)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(header.min(u32::MAX as usize) as u32)
         .max_send_buffer_size(SEND_BUFFER)
@@ -297,7 +317,7 @@ fn open(
     info.listener.store(index, Ordering::Relaxed);
     let requests = info.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let ended = body.is_end_stream();
-    let down = Arc::new(Stream::new(conn.clone(), respond, body, server.conf.http2.chunk_size));
+    let down = Arc::new(Stream::new(conn.clone(), respond, body, server.conf.http2, live.clone()));
     let mut r = thread.request(&site, down.clone());
     r.server = l.default_server;
     r.location = server.default_location;
