@@ -201,9 +201,10 @@ impl Build<'_> {
             text,
             "built by {rustc}\nbuilt with {}\nTLS SNI support enabled\nconfigure arguments: --prefix={} \
              --conf-path={CONF_PATH} --error-log-path={ERROR_LOG_PATH} --http-log-path={HTTP_LOG_PATH} \
-             --pid-path={PID_PATH}",
+             --pid-path={PID_PATH} --build=couloir/{}",
             self.tls,
             PREFIX.trim_end_matches('/'),
+            env!("CARGO_PKG_VERSION"),
         );
         for flag in self.modules {
             text.push(' ');

@@ -16,7 +16,7 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
         r.down.abort();
         return None;
     }
-    if matches!(code, 408 | 444 | 499) {
+    if matches!(code, 408 | 444 | 499) || r.client_closed {
         r.out.status = code;
         r.aborted = true;
         r.keepalive = false;

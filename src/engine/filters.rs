@@ -1,13 +1,13 @@
 //! A response's body on its way through the filters, and the subrequests whose responses come in between.
 
 use super::output::{send_bytes, slice};
-use super::{phases, subrequest};
+use super::subrequest::{self, Progress, Running};
 use crate::log::Level;
-use crate::module::{BodyFilter, Include, Request};
+use crate::module::{BodyFilter, Include, Keep, Request};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
 
 /// A filter of a response's body.
 pub struct Stage {
@@ -50,8 +50,8 @@ async fn pass(r: &mut Request, first: usize, data: &[u8], last: bool) -> io::Res
             None => send_bytes(r, &out).await?,
         }
         // the last one first, as the others wait for what comes behind them
-        let stages = r.output.stages.iter().enumerate().skip(first);
-        let Some(stage) = stages.filter(|(_, s)| s.filter.pending()).map(|(i, _)| i).last() else { break };
+        let stages = &r.output.stages;
+        let Some(stage) = (first..stages.len()).rfind(|i| stages.get(*i).is_some_and(|s| s.filter.pending())) else { break };
         asked = filtered(r, stage, b"", false, &mut out)?;
     }
     r.output.buffers[0] = out;
@@ -108,15 +108,22 @@ fn filtered(r: &mut Request, first: usize, data: &[u8], last: bool, out: &mut Ve
 }
 
 /// Sends what the filter `stage` made, with the responses of subrequests in their places.
+///
+/// They run at the same time and are read one after the other.
 fn included<'a>(r: &'a mut Request, stage: usize, list: Vec<Include>, made: &'a [u8]) -> Later<'a> {
     Box::pin(async move {
         let mut at = 0;
-        for ask in list {
-            let to = ask.at.clamp(at, made.len());
+        let mut begun = VecDeque::new();
+        let mut list = list.into_iter();
+        loop {
+            begun.extend(list.by_ref().take(AT_ONCE - begun.len()).map(|ask| Begun::new(r, ask)));
+            let Some(next) = begun.pop_front() else { break };
+            let next = next?;
+            let to = next.at.clamp(at, made.len());
             if to > at {
                 pass(r, stage + 1, made.get(at..to).unwrap_or_default(), false).await?;
             }
-            include(r, stage + 1, ask).await?;
+            next.read(r, stage + 1).await?;
             at = to;
         }
         let last = r.output.stages.get(stage).is_some_and(|s| s.last && !s.filter.pending());
@@ -124,45 +131,75 @@ fn included<'a>(r: &'a mut Request, stage: usize, list: Vec<Include>, made: &'a 
     })
 }
 
+/// Makes a subrequest and passes its response through the filters from `first` on.
+fn include(r: &mut Request, first: usize, ask: Include) -> Later<'_> {
+    Box::pin(async move { Begun::new(r, ask)?.read(r, first).await })
+}
+
 /// A future that may come to itself again.
 type Later<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+
+/// How many subrequests of one body run at the same time.
+const AT_ONCE: usize = 64;
 
 /// No response that is kept may be longer, whatever is configured, while its location is not known yet.
 const MOST_KEPT: usize = 64 << 20;
 
-/// Makes a subrequest and passes its response through the filters from `first` on.
-fn include(r: &mut Request, first: usize, mut ask: Include) -> Later<'_> {
-    Box::pin(async move {
-        let keep = ask.keep.take();
-        let Ok((mut child, pipe)) = subrequest::open(r, &mut ask) else { return Err(io::Error::other("no subrequest")) };
+/// Less than this is not worth a packet (`postpone_output`).
+const POSTPONE: usize = 1460;
+
+/// A subrequest that is under way.
+struct Begun {
+    at: usize,
+    keep: Option<Keep>,
+    running: Running,
+}
+
+impl Begun {
+    fn new(r: &Request, mut ask: Include) -> io::Result<Begun> {
+        match subrequest::start(r, &mut ask) {
+            Ok(running) => Ok(Begun { at: ask.at, keep: ask.keep, running }),
+            Err(_) => Err(io::Error::other("no subrequest")),
+        }
+    }
+
+    /// Passes the response through the filters from `first` on, or gives it to who asked.
+    async fn read(mut self, r: &mut Request, first: usize) -> io::Result<()> {
         let mut kept = Vec::new();
         let mut result = Ok(());
-        {
-            let mut run = Box::pin(phases::subrequest(&mut child));
-            loop {
-                let ended = poll_fn(|cx| match run.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(true),
-                    Poll::Pending if pipe.is_filled() => Poll::Ready(false),
-                    Poll::Pending => Poll::Pending,
-                });
-                let ended = ended.await;
-                let data = pipe.take();
-                if keep.is_none() && !data.is_empty() {
-                    result = pass(r, first, &data, false).await;
-                } else if kept.len() <= MOST_KEPT {
+        let child = loop {
+            let down = r.down.clone();
+            let next = poll_fn(|cx| {
+                let next = self.running.poll_next(cx);
+                // what comes before a slow part need not wait for it
+                if next.is_pending() && down.queued() >= POSTPONE {
+                    let _ = down.poll_flush(cx);
+                }
+                next
+            });
+            let (data, progress) = next.await;
+            if self.keep.is_some() {
+                if kept.len() <= MOST_KEPT {
                     kept.extend_from_slice(&data);
                 }
-                if ended || result.is_err() {
-                    break;
+            } else if result.is_ok() && !data.is_empty() {
+                result = pass(r, first, &data, false).await;
+                if result.is_err() {
+                    self.running.give_up();
                 }
             }
-        }
-        subrequest::close(r, &mut child);
+            if let Progress::Ended(child) = progress {
+                break child;
+            }
+        };
+        let given_up = || io::Error::other("the subrequest was given up");
+        let child = child.ok_or_else(given_up)?;
+        r.take_shared(&child);
         result?;
         if child.aborted && !child.header_sent {
-            return Err(io::Error::other("the subrequest was given up"));
+            return Err(given_up());
         }
-        if let Some(keep) = keep {
+        if let Some(keep) = self.keep {
             if kept.len() as u64 > child.core().subrequest_output_buffer_size {
                 child.error(Level::Error, format_args!("too big subrequest response: {}", kept.len()));
                 return Err(io::Error::other("too big subrequest response"));
@@ -170,5 +207,5 @@ fn include(r: &mut Request, first: usize, mut ask: Include) -> Later<'_> {
             keep(r, child.out.status, kept);
         }
         Ok(())
-    })
+    }
 }

@@ -65,20 +65,26 @@ fn allowed_to_proxies(r: &Request, bits: u16) -> bool {
 
 /// Whether `Accept-Encoding` names gzip with a weight other than 0.
 pub fn accepts_gzip(accept: &[u8]) -> bool {
+    accepts(accept, b"gzip")
+}
+
+/// Whether `Accept-Encoding` names a coding with a weight other than 0.
+pub fn accepts(accept: &[u8], coding: &[u8]) -> bool {
+    let len = coding.len().max(1);
     let mut from = 0;
     let after = loop {
         let rest = accept.get(from..).unwrap_or_default();
         let Some(at) = rest
-            .windows(4)
-            .position(|w| w.eq_ignore_ascii_case(b"gzip"))
+            .windows(len)
+            .position(|w| w.eq_ignore_ascii_case(coding))
         else {
             return false;
         };
         let at = from + at;
         if at == 0 || matches!(accept.get(at - 1), Some(b',' | b' ')) {
-            break accept.get(at + 4..).unwrap_or_default();
+            break accept.get(at + len..).unwrap_or_default();
         }
-        from = at + 4;
+        from = at + len;
     };
     match after.trim_ascii_start() {
         [] | [b',', ..] => true,
@@ -229,6 +235,14 @@ mod tests {
         ] {
             assert_eq!(accepts_gzip(value.as_bytes()), want, "{value}");
         }
+    }
+
+    #[test]
+    fn reads_other_codings() {
+        for (value, want) in [("gzip, deflate, br, zstd", true), ("br;q=1.0", true), ("brotli", false), ("xbr, br;q=0", false), ("gzip", false)] {
+            assert_eq!(accepts(value.as_bytes(), b"br"), want, "{value}");
+        }
+        assert!(accepts(b"gzip,zstd", b"zstd"));
     }
 
     #[test]

@@ -175,7 +175,9 @@ fn write_head(r: &mut Request) {
     let bodiless = matches!(r.out.status, 204 | 304);
     // a response to HEAD is not chunked: it has no body that could be
     let bodiless = bodiless || r.is_head();
-    if r.out.expect_trailers && !bodiless && r.out.http11 && core.chunked_transfer_encoding {
+    // trailers of HTTP/2 need no chunks
+    let chunkable = r.out.http11 && r.head.http_major_minor.0 < 2;
+    if r.out.expect_trailers && !bodiless && chunkable && core.chunked_transfer_encoding {
         r.out.content_length = None;
     }
     let mut framing = match r.out.content_length {
@@ -275,7 +277,7 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             return Ok(());
         }
     }
-    let limit = max.map_or(range::UNLIMITED, |n| n as usize);
+    let limit = if r.out.single_range { 1 } else { max.map_or(range::UNLIMITED, |n| n as usize) };
     match range::parse(asked, length, limit) {
         Ranges::Ignore => accept(r),
         Ranges::Unsatisfiable => {
@@ -377,7 +379,8 @@ pub(super) async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     if data.is_empty() {
         return Ok(());
     }
-    if r.limit_rate == 0 {
+    // a subrequest's bytes are counted where they reach the client
+    if r.limit_rate == 0 || r.subrequest {
         r.down.write(data);
         r.body_sent += data.len() as u64;
         return ready(r).await;
@@ -465,7 +468,7 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     };
     while left > 0 {
         let mut portion = left;
-        if r.limit_rate > 0 {
+        if r.limit_rate > 0 && !r.subrequest {
             portion = allowance(r).await?.min(left);
         }
         let down = r.down.clone();

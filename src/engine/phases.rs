@@ -38,8 +38,39 @@ pub async fn serve(r: &mut Request) {
     };
     finish(r, outcome).await;
     output::end(r).await;
+    if r.core().post_action.is_some() {
+        Box::pin(post_action(r)).await;
+    }
     log(r);
     r.forget_shared();
+}
+
+/// Goes on with a request that has been answered (`post_action`); nothing more is sent.
+async fn post_action(r: &mut Request) {
+    let nobody = super::subrequest::nobody(r);
+    let down = std::mem::replace(&mut r.down, nobody);
+    let (aborted, keepalive, head_size) = (r.aborted, r.keepalive, r.head_size);
+    // the client's body is not read from here
+    r.body.discarded |= r.has_body() && !r.body.read;
+    r.body.continued = true;
+    // the action's own location may have inherited the action
+    while let Some(action) = r.core().post_action.clone()
+        && r.uri_changes > 1
+    {
+        r.header_sent = false;
+        r.aborted = false;
+        r.out.clear();
+        r.out.header_only = true;
+        r.err_status = 0;
+        let to = match action.first() {
+            Some(b'/') => RedirectTo::Uri(action.to_vec(), Vec::new()),
+            _ => RedirectTo::Named(action.to_vec()),
+        };
+        finish(r, Some(Outcome::Redirect(to))).await;
+    }
+    // what the client was told still holds
+    (r.aborted, r.keepalive, r.head_size) = (aborted, keepalive, head_size);
+    r.down = down;
 }
 
 /// Answers a request whose head is broken: the status's page, and a line in the access log.

@@ -20,6 +20,9 @@ pub struct Defaults {
     pub pid: String,
 }
 
+/// What belongs to a location's name.
+type ByName<T> = HashMap<Box<[u8]>, T>;
+
 /// Assembles the site of a configuration that has been read.
 pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     b.configured()?;
@@ -315,9 +318,9 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, HashMap<Box<[u8]>, LocId>)> {
+    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, ByName<LocId>)> {
         let list: Vec<BlockId> = self.b.shared::<Locations>().list.iter().filter(|(_, o)| *o == outer).map(|(id, _)| *id).collect();
-        let mut names: HashMap<Box<[u8]>, (Option<LocId>, Option<LocId>)> = HashMap::new();
+        let mut names: ByName<(Option<LocId>, Option<LocId>)> = HashMap::new();
         let mut patterns = Vec::new();
         let mut named = HashMap::new();
         for id in list {
@@ -392,6 +395,7 @@ impl Assembly<'_> {
             error_log: self.logs.of(w)?,
             log_not_found: w.log_not_found.unwrap_or(true),
             log_subrequest: w.log_subrequest.unwrap_or(false),
+            post_action: w.post_action.clone().filter(|a| !a.is_empty()),
             subrequest_output_buffer_size: w.subrequest_output_buffer_size.unwrap_or(4096),
             client_max_body_size: w.client_max_body_size.unwrap_or(1 << 20),
             client_body_buffer_size: w.client_body_buffer_size.unwrap_or(16 * 1024) as usize,

@@ -8,11 +8,13 @@ use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, R
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use tokio::task::JoinHandle;
 
 /// How deep subrequests may be inside each other.
-pub const DEPTH: u8 = 50;
+pub const DEPTH: u8 = 51;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +44,6 @@ impl Sub {
     pub fn status(&self) -> u16 {
         self.request.out.status
     }
-
-    /// Calls `f` with the subrequest while it has the variables of its parent, which both share.
-    pub fn with<T>(&mut self, parent: &mut Request, f: impl FnOnce(&mut Request) -> T) -> T {
-        parent.lend(&mut self.request);
-        let value = f(&mut self.request);
-        parent.lend(&mut self.request);
-        value
-    }
 }
 
 /// Makes a request of the parent's server and waits for its response.
@@ -63,9 +57,8 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     let memory = Arc::new(Memory::new(r, if ask.body { Keeps::All } else { Keeps::Nothing }));
     let mut child = child(r, &ask, memory.clone())?;
     child.out.header_only = !ask.body;
-    r.lend(&mut child);
     phases::subrequest(&mut child).await;
-    r.lend(&mut child);
+    r.take_shared(&child);
     let state = std::mem::take(&mut *memory.state.lock());
     let aborted = state.aborted || child.aborted;
     Ok(Sub { request: child, body: state.body, aborted })
@@ -81,7 +74,6 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     let memory = Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) });
     let mut child = child(r, &ask, memory)?;
     child.out.header_only = true;
-    r.copy_values(&mut child);
     if body {
         repeat_body(r, &mut child);
     }
@@ -89,20 +81,74 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     Ok(())
 }
 
-/// Begins a subrequest whose response comes in pieces; the parent's variables are with it until [`close`].
-pub(super) fn open(r: &mut Request, include: &mut Include) -> Result<(Box<Request>, Arc<Memory>), u16> {
+/// Begins a subrequest whose response comes in pieces.
+///
+/// It runs as a task of its own, so that responses may be included in each other without growing the stack.
+pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
     let memory = Arc::new(Memory::new(r, Keeps::Piece));
     let ask = Ask { uri: &include.uri, args: &include.args, method: Method::Get, body: true };
     let mut child = child(r, &ask, memory.clone())?;
     child.stub = include.stub.take().map(|text| (r.out.content_type.clone(), text));
     repeat_body(r, &mut child);
-    r.lend(&mut child);
-    Ok((child, memory))
+    let task = tokio::spawn(async move {
+        phases::subrequest(&mut child).await;
+        child
+    });
+    Ok(Running { memory, task })
 }
 
-/// Takes the variables back.
-pub(super) fn close(r: &mut Request, child: &mut Request) {
-    r.lend(child);
+/// How far a subrequest is.
+pub(super) enum Progress {
+    /// More is to come.
+    Going,
+    /// It has ended; there is no request where its task broke down.
+    Ended(Option<Box<Request>>),
+}
+
+/// A subrequest whose response is being read.
+pub(super) struct Running {
+    memory: Arc<Memory>,
+    task: JoinHandle<Box<Request>>,
+}
+
+impl Running {
+    /// The next piece of the response, and whether it was the last.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<u8>, Progress)> {
+        let ended = Pin::new(&mut self.task).poll(cx);
+        let mut state = self.memory.state.lock();
+        if ended.is_pending() && state.body.is_empty() {
+            state.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let data = std::mem::take(&mut state.body);
+        if let Some(w) = state.writer.take() {
+            w.wake();
+        }
+        Poll::Ready(match ended {
+            Poll::Ready(child) => (data, Progress::Ended(child.ok())),
+            Poll::Pending => (data, Progress::Going),
+        })
+    }
+
+    /// What is still to come is not wanted any more.
+    pub fn give_up(&self) {
+        let mut state = self.memory.state.lock();
+        state.refused = true;
+        if let Some(w) = state.writer.take() {
+            w.wake();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes a response that nobody wants.
+pub(super) fn nobody(r: &Request) -> Arc<dyn Downstream> {
+    Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) })
 }
 
 /// Lets a subrequest read the body that its parent has read.
@@ -141,6 +187,7 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
+    r.share(&mut child);
     Ok(child)
 }
 
@@ -159,7 +206,7 @@ enum Keeps {
 const PIECE: usize = 64 * 1024;
 
 /// Receives the response of a subrequest.
-pub(super) struct Memory {
+struct Memory {
     parent: Arc<dyn Downstream>,
     keeps: Keeps,
     /// Whether the client's connection has no say.
@@ -172,24 +219,26 @@ impl Memory {
         Memory { parent: r.down.clone(), keeps, background: false, state: Mutex::default() }
     }
 
-    /// Whether there is something to be taken.
-    pub fn is_filled(&self) -> bool {
-        !self.state.lock().body.is_empty()
-    }
-
-    /// Takes what has come.
-    pub fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.state.lock().body)
-    }
-
-    /// Ready while less than so many bytes wait to be taken. Who takes them polls the subrequest anew: nothing is to be woken.
-    fn below(&self, limit: usize) -> Poll<io::Result<()>> {
-        if self.keeps == Keeps::Piece && self.state.lock().body.len() >= limit { Poll::Pending } else { Poll::Ready(Ok(())) }
+    /// Ready while less than so many bytes wait to be taken.
+    fn below(&self, limit: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state.lock();
+        if state.refused {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if self.keeps != Keeps::Piece || state.body.len() < limit {
+            return Poll::Ready(Ok(()));
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
 #[derive(Default)]
 struct State {
+    /// Who takes the body, and who fills it.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    refused: bool,
     body: Vec<u8>,
     sent: u64,
     aborted: bool,
@@ -205,25 +254,30 @@ impl Downstream for Memory {
     fn write(&self, data: &[u8]) {
         let mut state = self.state.lock();
         state.sent += data.len() as u64;
-        if self.keeps != Keeps::Nothing {
+        if self.keeps != Keeps::Nothing && !state.refused {
             state.body.extend_from_slice(data);
+            if let Some(w) = state.reader.take() {
+                w.wake();
+            }
         }
     }
 
     fn finish(&self, _trailers: Option<&Headers>) {}
 
-    fn poll_ready(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.below(PIECE)
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.below(PIECE, cx)
     }
 
-    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.below(1)
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.below(1, cx)
     }
 
-    fn poll_file(&self, _cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(&self, cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
         use std::os::unix::fs::FileExt;
-        if self.below(PIECE).is_pending() {
-            return Poll::Pending;
+        match self.below(PIECE, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Pending => return Poll::Pending,
         }
         let mut buf = [0; 16 * 1024];
         let n = match file.read_at(&mut buf, offset) {

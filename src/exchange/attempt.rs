@@ -78,12 +78,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// The whole try; `Ok` once a response has begun or the request ends otherwise.
-    pub async fn run(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+    pub async fn run(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let result = self.exchange(r, request, own_body).await;
         result.map_err(|f| Failure { sent: self.sent, cached: self.cached, ..f })
     }
 
-    async fn exchange(&mut self, r: &mut Request, request: &mut Vec<u8>, own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+    async fn exchange(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
         let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
         let tag = Arc::as_ptr(self.pass) as usize as u64;
         let mut conn = match pool::take(self.group, self.peer, tag) {
@@ -118,7 +118,7 @@ impl<'a> Attempt<'a> {
             keepalive: conf.socket_keepalive,
             tls: None,
         };
-        if let Some((t, _)) = &conf.bind {
+        if let Some(t) = &conf.bind {
             let text = t.eval(r);
             if let Some((ip, port)) = crate::config::addr::parse_ip_port(&text) {
                 options.bind = Some(std::net::SocketAddr::new(ip, port.unwrap_or(0)));
@@ -135,7 +135,7 @@ impl<'a> Attempt<'a> {
             biased;
             c = pool::get(connector, self.group, self.peer, tag, &options) => c,
             () = poll_fn(|cx| down.poll_closed(cx)), if watch => {
-                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
+                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
                 return Err(Failure::gone());
             }
         };
@@ -179,12 +179,9 @@ impl<'a> Attempt<'a> {
                     }
                 }
             }
-            match self.read(r, conn, "while reading response header from upstream").await? {
-                0 => {
-                    r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
-                    return Err(Failure::new(next::ERROR, 502));
-                }
-                _ => {}
+            if self.read(r, conn, "while reading response header from upstream").await? == 0 {
+                r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
+                return Err(Failure::new(next::ERROR, 502));
             }
         }
     }
@@ -213,7 +210,7 @@ impl<'a> Attempt<'a> {
             }
             Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
             Ok(None) => {
-                r.error(Level::Info, format_args!("client prematurely closed connection, so upstream connection is closed too (104: Connection reset by peer) {doing}"));
+                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too {doing}"));
                 Err(Failure::gone())
             }
             Err(_) => {

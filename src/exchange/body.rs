@@ -33,7 +33,7 @@ struct Piece {
 
 /// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
 pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, connector: &Connector) -> Outcome {
-    let head_only = &*a.pass.protocol.method(r).as_bytes() == b"HEAD";
+    let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
     let length = r.upstream.head.body(head_only);
     let mut framing = match length {
         BodyLength::None => Framing::Length(0),
@@ -124,7 +124,7 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         } else {
             let data = if direct { conn.rbuf.get(..used).unwrap_or_default() } else { &body[..] };
             if let Err(e) = backlog.spool.append(data, 0, &conf.temp_path) {
-                r.error(Level::Crit, format_args!("writing an upstream response to a temporary file failed: {e} {DOING}"));
+                r.error(Level::Crit, format_args!("{e} {DOING}"));
                 return Err(Broken::Origin);
             }
             if !std::mem::replace(&mut backlog.told, true)
@@ -135,6 +135,10 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
         }
         conn.rbuf.advance(used);
         if done {
+            if !conn.rbuf.is_empty() && !r.out.header_only {
+                let what = if direct { "more data than specified in \"Content-Length\" header" } else { "data after final chunk" };
+                r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
+            }
             if let Framing::Chunked(d) = framing
                 && let Some(t) = d.trailers()
             {

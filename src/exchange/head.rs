@@ -116,6 +116,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.out.no_date = !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
     r.out.no_server = !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
+    r.out.single_range = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
 }

@@ -62,7 +62,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         r.put_scratch(bytes);
         return Outcome::Status(status);
     }
-    let outcome = tries(r, pass, &target, &mut bytes, own_body, length, streaming).await;
+    let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
     r.put_scratch(bytes);
     outcome
 }
@@ -72,7 +72,7 @@ async fn tries(
     r: &mut Request,
     pass: &Arc<Pass>,
     target: &target::Found,
-    bytes: &mut Vec<u8>,
+    bytes: &[u8],
     own_body: Option<Vec<u8>>,
     length: BodyLength,
     streaming: bool,

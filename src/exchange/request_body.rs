@@ -56,7 +56,10 @@ pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
         chunk.clear();
         match at_once(r, &mut chunk, room).await {
             None => return Ok(false),
-            Some(Ok(BodyRead::Data(_))) => r.body.spool.append(&chunk, limit, &temp).map_err(|_| 500u16)?,
+            Some(Ok(BodyRead::Data(_))) => r.body.spool.append(&chunk, limit, &temp).map_err(|e| {
+                r.error(Level::Crit, format_args!("{e}"));
+                500u16
+            })?,
             Some(Ok(BodyRead::End)) => {
                 r.body.read = true;
                 return Ok(true);
@@ -65,8 +68,8 @@ pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
                 r.keepalive = false;
                 return Err(status);
             }
-            Some(Err(e)) => {
-                r.error(Level::Info, format_args!("client prematurely closed connection ({e})"));
+            Some(Err(_)) => {
+                r.error(Level::Info, format_args!("client prematurely closed connection"));
                 r.client_closed = true;
                 return Err(400);
             }
@@ -127,8 +130,9 @@ async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &
                     r.keepalive = false;
                     return Err(Failure::end(status));
                 }
-                Err(e) => {
-                    r.error(Level::Info, format_args!("client prematurely closed connection ({e}) {DOING}"));
+                Err(_) => {
+                    r.error(Level::Info, format_args!("client prematurely closed connection {DOING}"));
+                    r.client_closed = true;
                     return Err(Failure { outcome: Some(crate::engine::phases::Outcome::Status(400)), ..Failure::gone() });
                 }
             }

@@ -27,6 +27,8 @@ pub fn parse_host(text: &[u8]) -> Option<(usize, u16)> {
                 break;
             }
             b'%' if literal => return None,
+            // a sub-delimiter of an IP literal (RFC 3986); in a name it would make a list of hosts
+            b',' if literal => {}
             _ if is_host_byte(byte) => {}
             _ => return None,
         }

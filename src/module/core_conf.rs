@@ -197,6 +197,8 @@ pub struct CoreConf {
     pub log_not_found: bool,
     /// `log_subrequest`.
     pub log_subrequest: bool,
+    /// `post_action`: a URI, or a named location.
+    pub post_action: Option<std::sync::Arc<[u8]>>,
     /// `subrequest_output_buffer_size`, bytes.
     pub subrequest_output_buffer_size: u64,
     /// `client_max_body_size`, bytes; 0 is without limit.

@@ -233,10 +233,8 @@ pub struct PassConf {
     pub force_ranges: bool,
     /// `proxy_socket_keepalive`.
     pub socket_keepalive: bool,
-    /// `proxy_socket_rcvbuf`, bytes.
-    pub socket_rcvbuf: Option<usize>,
-    /// `proxy_bind`; the flag is `transparent`.
-    pub bind: Option<(Template, bool)>,
+    /// `proxy_bind`.
+    pub bind: Option<Template>,
     /// Headers that are not passed on, in lower case.
     pub hide: Arc<crate::http::names::NameSet>,
     /// `proxy_ignore_headers`: bits of [`ignore`].

@@ -98,9 +98,10 @@ pub struct Request {
     pub lost_pass: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
-    values: Vec<Kept>,
+    /// Values of variables; subrequests have the same ones.
+    values: Arc<[Kept]>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
-    shared: Vec<Box<dyn Any + Send + Sync>>,
+    shared: Vec<Arc<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
 }
 
@@ -165,7 +166,7 @@ impl Request {
             pipelined: false,
             lost_pass: false,
             client_closed: false,
-            values: Vec::new(),
+            values: Arc::default(),
             slots: Vec::new(),
             shared: Vec::new(),
             scratch: Vec::new(),
@@ -233,21 +234,22 @@ impl Request {
         self.client_closed = false;
         self.shared.clear();
         if same {
-            for v in &mut self.values {
-                v.take();
+            match Arc::get_mut(&mut self.values) {
+                Some(values) => values.iter_mut().for_each(Kept::take),
+                // a subrequest that outlives its parent still has them
+                None => self.values = empty_values(self.site.var_slots),
             }
             for s in &mut self.slots {
                 *s = None;
             }
         } else {
-            self.values.clear();
             self.slots.clear();
             self.size_slots();
         }
     }
 
     fn size_slots(&mut self) {
-        self.values.resize_with(self.site.var_slots, Kept::default);
+        self.values = empty_values(self.site.var_slots);
         self.slots.resize_with(self.site.module_slots, || None);
     }
 
@@ -348,8 +350,11 @@ impl Request {
             set(self, &value);
             return;
         }
-        if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
+        let Some(i) = def.slot else { return };
+        if let Some(slot) = Arc::get_mut(&mut self.values).and_then(|v| v.get_mut(i as usize)) {
             slot.take();
+        }
+        if let Some(slot) = self.values.get(i as usize) {
             slot.push(Some(value.into_boxed_slice()));
         }
     }
@@ -364,16 +369,6 @@ impl Request {
             && !own_setter
         {
             slot.push(Some(value.into()));
-        }
-    }
-
-    /// Forgets the remembered values of computed variables; assigned ones stay.
-    pub fn forget_values(&mut self) {
-        let site = &self.site;
-        for def in site.vars.iter().filter(|d| d.memo && !matches!(d.kind, VarKind::Assigned)) {
-            if let Some(slot) = def.slot.and_then(|s| self.values.get_mut(s as usize)) {
-                slot.take();
-            }
         }
     }
 
@@ -404,16 +399,11 @@ impl Request {
         self.shared.iter().find_map(|s| s.downcast_ref())
     }
 
-    /// The same, to be changed.
-    pub fn shared_mut<T: Send + Sync + 'static>(&mut self) -> Option<&mut T> {
-        self.shared.iter_mut().find_map(|s| s.downcast_mut())
-    }
-
     /// Remembers something for the whole request; it is dropped when the request ends.
     pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: T) {
-        match self.shared.iter_mut().find_map(|s| s.downcast_mut::<T>()) {
-            Some(s) => *s = value,
-            None => self.shared.push(Box::new(value)),
+        match self.shared.iter_mut().find(|s| s.is::<T>()) {
+            Some(s) => *s = Arc::new(value),
+            None => self.shared.push(Arc::new(value)),
         }
     }
 
@@ -422,18 +412,19 @@ impl Request {
         self.shared.clear();
     }
 
-    /// Lends the values of variables and what modules remembered to a subrequest, and takes them back the same way.
-    pub(crate) fn lend(&mut self, other: &mut Request) {
-        std::mem::swap(&mut self.values, &mut other.values);
-        std::mem::swap(&mut self.shared, &mut other.shared);
+    /// Gives a subrequest the values of variables, which both then share, and what modules remembered.
+    pub(crate) fn share(&self, sub: &mut Request) {
+        sub.values = self.values.clone();
+        sub.shared = self.shared.clone();
     }
 
-    /// Gives a copy of the values of variables to a request that outlives this one.
-    pub(crate) fn copy_values(&self, other: &mut Request) {
-        for (from, to) in self.values.iter().zip(&mut other.values) {
-            if let Some(value) = from.get() {
-                to.take();
-                to.push(value.clone());
+    /// Takes over what modules remembered in a subrequest.
+    pub(crate) fn take_shared(&mut self, sub: &Request) {
+        for s in &sub.shared {
+            let kind = (**s).type_id();
+            match self.shared.iter_mut().find(|own| (***own).type_id() == kind) {
+                Some(own) => *own = s.clone(),
+                None => self.shared.push(s.clone()),
             }
         }
     }
@@ -555,7 +546,7 @@ impl Request {
                 Ok(BodyRead::Data(_)) => {
                     let had_file = self.body.spool.file().is_some();
                     if let Err(e) = self.body.spool.append(&chunk, limit, &core.client_body_temp_path) {
-                        self.error(Level::Crit, format_args!("writing a client request body to a temporary file failed: {e}"));
+                        self.error(Level::Crit, format_args!("{e}"));
                         return Err(500);
                     }
                     if !had_file && let Some(path) = self.body.spool.path() {
@@ -567,8 +558,8 @@ impl Request {
                     self.keepalive = false;
                     return Err(status);
                 }
-                Err(e) => {
-                    self.error(Level::Info, format_args!("client prematurely closed connection ({e})"));
+                Err(_) => {
+                    self.error(Level::Info, format_args!("client prematurely closed connection"));
                     self.client_closed = true;
                     return Err(400);
                 }
@@ -580,7 +571,7 @@ impl Request {
 
     fn spill_body(&mut self, core: &CoreConf, keep: bool) -> Result<(), u16> {
         self.body.spool.spill(&core.client_body_temp_path, keep).map_err(|e| {
-            self.error(Level::Crit, format_args!("creating a temporary file for a client request body failed: {e}"));
+            self.error(Level::Crit, format_args!("{e}"));
             500
         })
     }
@@ -610,6 +601,10 @@ impl Request {
             log.write(level, Some(self.conn().serial), format_args!("{message}{context}"));
         }
     }
+}
+
+fn empty_values(n: usize) -> Arc<[Kept]> {
+    std::iter::repeat_with(Kept::default).take(n).collect()
 }
 
 /// The value of a variable in one request: the newest of a chain, so that a value can be replaced while it is lent.

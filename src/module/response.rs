@@ -48,6 +48,8 @@ pub struct ResponseHead {
     pub expect_trailers: bool,
     /// Whether ranges may be cut from this response.
     pub allow_ranges: bool,
+    /// Whether at most one range is cut: what is asked for several gets all.
+    pub single_range: bool,
     /// Whether only the head is sent (HEAD, 304).
     pub header_only: bool,
     /// Whether the connection is offered for another request.
@@ -83,6 +85,7 @@ impl ResponseHead {
         self.content_length = None;
         self.last_modified = None;
         self.allow_ranges = false;
+        self.single_range = false;
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;

@@ -35,6 +35,7 @@ pub struct Site {
 
 /// A thread's own reference to the site: counting it touches no memory that other threads count in.
 #[derive(Clone)]
+#[allow(clippy::redundant_allocation)]
 pub struct SiteRef(Arc<Arc<Site>>);
 
 impl SiteRef {

@@ -4,7 +4,7 @@ use super::TempPath;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +41,7 @@ impl Spool {
     }
 
     /// Name of the temporary file, where there is one.
-    pub fn path(&self) -> Option<&std::path::Path> {
+    pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
@@ -63,7 +63,7 @@ impl Spool {
             self.spill(temp, false)?;
         }
         if let Some(f) = &self.file {
-            f.write_all_at(data, self.file_len)?;
+            f.write_all_at(data, self.file_len).map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
             self.file_len += data.len() as u64;
         }
         Ok(())
@@ -77,7 +77,7 @@ impl Spool {
         let (file, path) = create(temp)?;
         self.path = Some(path);
         self.keep = keep;
-        file.write_all_at(&self.memory, 0)?;
+        file.write_all_at(&self.memory, 0).map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
         self.file_len = self.memory.len() as u64;
         self.memory = Vec::new();
         self.file = Some(Arc::new(file));
@@ -124,6 +124,14 @@ impl Drop for Spool {
     }
 }
 
+/// An error with what failed on which file, as nginx words it.
+fn named(e: &io::Error, call: &str, path: Option<&Path>) -> io::Error {
+    let text = e.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let path = path.unwrap_or(Path::new("")).display();
+    io::Error::new(e.kind(), format!("{call} \"{path}\" failed ({}: {text})", e.raw_os_error().unwrap_or(0)))
+}
+
 /// Creates a file with a number as its name under the hashed levels of `temp`, as nginx names them.
 fn create(temp: &TempPath) -> io::Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -143,11 +151,14 @@ fn create(temp: &TempPath) -> io::Result<(File, PathBuf)> {
         match open.open(&full) {
             Ok(f) => return Ok((f, full)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(&path)?;
-                return open.open(&full).map(|f| (f, full));
+                std::fs::create_dir_all(&path).map_err(|e| named(&e, "mkdir()", Some(&path)))?;
+                return match open.open(&full) {
+                    Ok(f) => Ok((f, full)),
+                    Err(e) => Err(named(&e, "open()", Some(&full))),
+                };
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(named(&e, "open()", Some(&full))),
         }
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "no free name for a temporary file"))

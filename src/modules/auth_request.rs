@@ -50,13 +50,13 @@ impl Handler for Check {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
         Next::Wait(Box::pin(async move {
             let ask = subrequest::Ask { uri: self.0.uri.as_deref().unwrap_or_default(), args: b"", method: Method::Get, body: false };
-            let mut sub = match subrequest::run(r, ask).await {
+            let sub = match subrequest::run(r, ask).await {
                 Ok(sub) => sub,
                 Err(status) => return Next::Status(status),
             };
             // at once, so that the values are there after internal redirects, too
             for (id, template) in self.0.vars.iter().flatten() {
-                let value = sub.with(r, |child| template.eval(child).into_owned());
+                let value = template.eval(&sub.request).into_owned();
                 r.set_var(*id, value);
             }
             match sub.status() {

@@ -65,6 +65,11 @@ impl HeadFilter for Filter {
     }
 }
 
+/// What nginx is doing meanwhile, for the log.
+fn doing(r: &Request) -> &'static str {
+    if r.upstream.states.is_empty() { "while sending response to client" } else { "while sending to client" }
+}
+
 /// How much one call gives at most: a small response may unpack to a thousand times its size.
 const PIECE: usize = 64 * 1024;
 
@@ -84,12 +89,12 @@ impl BodyFilter for Inflater {
         let result = self.unpack(data, out);
         result.map_err(|e| {
             // zlib's Z_DATA_ERROR
-            r.error(Level::Error, format_args!("inflate() failed: {}, -3", if last { 4 } else { 0 }));
+            r.error(Level::Error, format_args!("inflate() failed: {}, -3 {}", if last { 4 } else { 0 }, doing(r)));
             io::Error::other(e)
         })?;
         if last && !self.pending && !self.complete {
             // zlib's Z_BUF_ERROR
-            r.error(Level::Error, format_args!("inflate() returned -5 on response end"));
+            r.error(Level::Error, format_args!("inflate() returned -5 on response end {}", doing(r)));
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())

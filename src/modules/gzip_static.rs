@@ -16,7 +16,7 @@ pub struct GzipStatic;
 
 /// What is on.
 #[derive(Clone, Default)]
-pub struct GzipStaticConf {
+pub struct PrecompressedConf {
     mode: Option<Mode>,
 }
 
@@ -27,47 +27,64 @@ enum Mode {
     Always,
 }
 
-impl Conf for GzipStaticConf {
+impl Conf for PrecompressedConf {
     fn inherit(&mut self, outer: &Self) {
         inherit!(self, outer; mode);
     }
 }
 
+impl PrecompressedConf {
+    /// `on|off|always`.
+    pub(super) fn read(&mut self, s: &Statement) -> Result<()> {
+        once(&mut self.mode, s, s.one_of(0, &[("off", Mode::Off), ("on", Mode::On), ("always", Mode::Always)])?)
+    }
+
+    /// Leaves the handler where it is on.
+    pub(super) fn attach(&self, files: &'static Precompressed, on: &mut Hooks) {
+        if let Some(mode @ (Mode::On | Mode::Always)) = self.mode {
+            on.offer_content(Serve { files, always: mode == Mode::Always });
+        }
+    }
+}
+
 impl Module for GzipStatic {
     const NAME: &'static str = "http_gzip_static";
-    type Conf = GzipStaticConf;
-    const DIRECTIVES: &'static [Directive<GzipStaticConf>] = &[Directive::new(
+    type Conf = PrecompressedConf;
+    const DIRECTIVES: &'static [Directive<PrecompressedConf>] = &[Directive::new(
         "gzip_static",
         Place::ANY_HTTP,
         Args::Exactly(1),
         "`gzip_static on|off|always;` Serves the file with .gz added to its name, to clients that accept it or to all. Default: off.",
-        |c, s, _| {
-            once(
-                &mut c.mode,
-                s,
-                s.one_of(
-                    0,
-                    &[
-                        ("off", Mode::Off),
-                        ("on", Mode::On),
-                        ("always", Mode::Always),
-                    ],
-                )?,
-            )
-        },
+        |c, s, _| c.read(s),
     )];
 
-    fn attach(conf: &Arc<GzipStaticConf>, on: &mut Hooks) -> Result<()> {
-        if let Some(mode @ (Mode::On | Mode::Always)) = conf.mode {
-            on.offer_content(Serve {
-                always: mode == Mode::Always,
-            });
-        }
+    fn attach(conf: &Arc<PrecompressedConf>, on: &mut Hooks) -> Result<()> {
+        conf.attach(&Precompressed::GZIP, on);
         Ok(())
     }
 }
 
+/// Files of one coding.
+pub(super) struct Precompressed {
+    suffix: &'static [u8],
+    coding: &'static [u8],
+    allowed: fn(&Request) -> bool,
+}
+
+impl Precompressed {
+    const GZIP: Precompressed = Precompressed { suffix: b".gz", coding: b"gzip", allowed: gzip::allowed };
+    /// `brotli_static`.
+    pub(super) const BROTLI: Precompressed = Precompressed { suffix: b".br", coding: b"br", allowed: |r| accepts(r, b"br") };
+    /// `zstd_static`.
+    pub(super) const ZSTD: Precompressed = Precompressed { suffix: b".zst", coding: b"zstd", allowed: |r| accepts(r, b"zstd") };
+}
+
+fn accepts(r: &Request, coding: &[u8]) -> bool {
+    !r.subrequest && r.headers().get_id(Known::AcceptEncoding).is_some_and(|v| gzip::accepts(v, coding))
+}
+
 struct Serve {
+    files: &'static Precompressed,
     always: bool,
 }
 
@@ -76,7 +93,7 @@ impl Handler for Serve {
         if !matches!(r.method, Method::Get | Method::Head) || r.uri.ends_with(b"/") {
             return Next::Continue;
         }
-        let accepted = self.always || gzip::allowed(r);
+        let accepted = self.always || (self.files.allowed)(r);
         // where Vary is wanted, it depends on whether there is such a file
         if !accepted && !r.core().gzip.vary {
             return Next::Continue;
@@ -93,7 +110,7 @@ impl Serve {
         if let Err(status) = redirect::write_path(r, &r.uri, path) {
             return Next::Status(status);
         }
-        path.extend_from_slice(b".gz");
+        path.extend_from_slice(self.files.suffix);
         let (file, info) = match files::open(r, path) {
             Ok(found) => found,
             Err(e) => {
@@ -125,7 +142,7 @@ impl Serve {
                 Next::Status(404)
             }
             Kind::File => {
-                r.out.headers.set_id(Known::ContentEncoding, b"gzip");
+                r.out.headers.set_id(Known::ContentEncoding, self.files.coding);
                 static_files::send(r, file, &info, path)
             }
         }

@@ -6,7 +6,9 @@ pub mod addition;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
+pub mod brotli;
 pub mod charset;
+mod compress;
 pub mod dav;
 mod crypt_ffi;
 pub mod empty_gif;
@@ -38,6 +40,7 @@ pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
 pub mod zones;
+pub mod zstd;
 
 #[cfg(test)]
 mod local_tests;
@@ -72,6 +75,9 @@ pub fn builtin() -> Registry {
     r.add::<sub_filter::SubFilter>();
     r.add::<charset::Charset>();
     r.add::<ssi::Ssi>();
+    // a response is compressed once: by the first that the client accepts
+    r.add::<zstd::Zstd>();
+    r.add::<brotli::Brotli>();
     r.add::<gzip::Gzip>();
     // origins
     r.add::<upstream::HttpUpstream>();
@@ -87,6 +93,8 @@ pub fn builtin() -> Registry {
     r.add::<index::Index>();
     r.add::<autoindex::Autoindex>();
     r.add::<dav::Dav>();
+    r.add::<zstd::ZstdStatic>();
+    r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
     r

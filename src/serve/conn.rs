@@ -164,7 +164,7 @@ impl Conn {
             // a TLS stream cannot tell readiness without reading
             let filled = inner.fill(cx, 4096).map_ok(drop);
             if filled.is_pending() {
-                inner.rbuf = BytesMut::new();
+                buffers::give(std::mem::take(&mut inner.rbuf));
             }
             return filled;
         }

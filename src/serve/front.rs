@@ -100,13 +100,13 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
                 return;
             }
             Head::Closed(true) => {
-                log_only(&mut r, 400, "client prematurely closed connection while reading client request headers");
+                log_only(&mut r, 400, "client prematurely closed connection");
                 thread.recycle(r);
                 return;
             }
             Head::TimedOut(true) => {
                 let reset = r.core().reset_timedout_connection;
-                log_only(&mut r, 408, "client timed out (110: Connection timed out) while reading client request headers");
+                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
                 thread.recycle(r);
                 if reset {
                     conn.reset_on_close();
@@ -125,7 +125,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         *conn.parked.lock() = Some(r);
         let handle = Handle { conn: conn.clone(), digest: digest.clone() };
         let mut session = ServerSession::new_http1(Box::new(handle));
-        session.set_pipelined_prefix(BytesMut::from(HANDED_OVER));
+        session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
         let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
         let Some(mut r) = conn.parked.lock().take() else { return };
 
@@ -246,10 +246,12 @@ fn begin(conn: &Conn, r: &mut Request) {
 async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     crate::module::Downstream::info(conn).requests.fetch_add(1, Ordering::Relaxed);
     conn.begin(None, false, 0);
-    let level = if e.status == 494 || e.status == 414 { Level::Info } else { Level::Info };
     let what = if e.line_known { "headers" } else { "line" };
-    r.error(level, format_args!("{e} while reading client request {what}"));
-    r.method = if e.line_known { r.head.method } else { Default::default() };
+    r.error(Level::Info, format_args!("{e} while reading client request {what}"));
+    r.method = Default::default();
+    if e.line_known {
+        line_known(r);
+    }
     if r.head.version == Version::V09 {
         // nothing was settled yet: the answer has a head
         r.head.version = Version::V10;
@@ -260,9 +262,21 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
 
 /// A request that gets no answer is in the access log all the same.
 fn log_only(r: &mut Request, status: u16, why: &str) {
-    r.error(Level::Info, format_args!("{why}"));
+    let what = if r.head.line.is_empty() { "line" } else { "headers" };
+    r.error(Level::Info, format_args!("{why} while reading client request {what}"));
+    if !r.head.line.is_empty() {
+        line_known(r);
+    }
     r.out.status = status;
     phases::log(r);
+}
+
+/// Takes method and URI from the request line of a head that is never whole.
+fn line_known(r: &mut Request) {
+    r.method = r.head.method;
+    let merge = r.server().conf.merge_slashes;
+    // a target that is no URI is in the log as it came
+    let _ = crate::engine::target::apply(r, merge);
 }
 
 /// What closing a connection needs to know of its last request.

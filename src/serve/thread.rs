@@ -7,6 +7,7 @@ use super::proxy::Front;
 use crate::log::Level;
 use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
 use arc_swap::ArcSwap;
+use bytes::BytesMut;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
@@ -81,12 +82,19 @@ pub(super) struct Thread {
     /// Every open connection by its number, with the epoch in which it was accepted.
     open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
+    // boxed: a request changes hands as it is
+    #[allow(clippy::vec_box)]
     pool: Mutex<Vec<Box<Request>>>,
+    /// Memory that [`Thread::prefix`] gives away in pieces.
+    prefixes: Mutex<BytesMut>,
 }
 
 thread_local! {
     static THREAD: OnceLock<&'static Thread> = const { OnceLock::new() };
 }
+
+/// Bytes of a block that [`Thread::prefix`] divides.
+const PREFIXES: usize = 8 * 1024;
 
 /// Requests kept for reuse by a thread.
 const POOLED: usize = 256;
@@ -117,6 +125,16 @@ impl Thread {
                 r
             }
         }
+    }
+
+    /// A copy of `text` that Pingora may own; memory comes back once the pieces of a block are gone.
+    pub fn prefix(&self, text: &[u8]) -> BytesMut {
+        let block = &mut *self.prefixes.lock();
+        if block.capacity() < text.len() {
+            block.reserve(PREFIXES.max(text.len()));
+        }
+        block.extend_from_slice(text);
+        block.split()
     }
 
     /// Closes the connections that wait for a request.
@@ -201,6 +219,7 @@ pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::Unbound
         proxy: Arc::new(proxy),
         shutdown,
         pool: Mutex::default(),
+        prefixes: Mutex::default(),
         connections: AtomicUsize::new(0),
         open: Mutex::default(),
     }));
@@ -367,6 +386,8 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
+    /// In which the connection was accepted.
+    epoch: u64,
 }
 
 impl Counted {
@@ -375,13 +396,12 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial }
+        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
     }
 
     /// Makes the connection known to a drain.
     fn register(&mut self, conn: &Arc<Conn>) {
-        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
-        self.thread.open.lock().insert(self.serial, (epoch, Arc::downgrade(conn)));
+        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
     }
 }
 

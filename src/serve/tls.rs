@@ -173,7 +173,9 @@ impl Hooks for Http {
     }
 
     fn protocols(&self) -> &'static [u8] {
-        if self.site.listeners.get(self.index).is_some_and(|l| l.http2) { H2 } else { HTTP11 }
+        let chosen = self.site.servers.get(self.outcome.lock().server as usize);
+        let http2 = chosen.is_some_and(|s| s.conf.http2.enable) || self.site.listeners.get(self.index).is_some_and(|l| l.http2);
+        if http2 { H2 } else { HTTP11 }
     }
 }
 

@@ -47,6 +47,6 @@ pub fn clear() {
 /// Whether the last queued error says that a key does not belong to a certificate.
 pub fn is_mismatch(stack: &ErrorStack) -> bool {
     // ERR_LIB_X509, X509_R_KEY_VALUES_MISMATCH
-    const MISMATCH: u64 = (11 << 23) | 116;
-    stack.errors().last().is_some_and(|e| e.code() as u64 == MISMATCH)
+    const MISMATCH: libc::c_ulong = (11 << 23) | 116;
+    stack.errors().last().is_some_and(|e| e.code() == MISMATCH)
 }

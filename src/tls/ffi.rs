@@ -555,9 +555,19 @@ pub fn name_oneline(name: &X509NameRef) -> Vec<u8> {
 
 /// Seconds until a certificate ends; negative once it has.
 pub fn remaining(cert: &X509Ref) -> Option<time_t> {
+    until(cert.not_after().as_ptr().cast())
+}
+
+/// Seconds until a time; negative once it is past.
+pub fn seconds_until(time: &openssl::asn1::Asn1GeneralizedTimeRef) -> Option<time_t> {
+    until(time.as_ptr().cast())
+}
+
+/// Both kinds of time are the same structure to OpenSSL.
+fn until(time: *const sys::ASN1_TIME) -> Option<time_t> {
     let (mut days, mut seconds) = (0, 0);
-    // SAFETY: null stands for the present time.
-    let ok = unsafe { ASN1_TIME_diff(&raw mut days, &raw mut seconds, ptr::null(), cert.not_after().as_ptr().cast()) };
+    // SAFETY: null stands for the present time, and callers pass a valid one.
+    let ok = unsafe { ASN1_TIME_diff(&raw mut days, &raw mut seconds, ptr::null(), time) };
     (ok == 1).then(|| time_t::from(days) * 86_400 + time_t::from(seconds))
 }
 

@@ -5,3 +5,4 @@ pub mod error;
 pub mod ffi;
 pub mod load;
 pub mod session;
+pub mod stapling;

@@ -74,7 +74,6 @@ fn dribbles_its_body() {
     client.send("POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc").unwrap();
     // nothing more comes: client_body_timeout
     assert!(client.read_to_close().unwrap().is_empty());
-    error_logged(&server, &["[info]", "client timed out (110: Connection timed out) while reading client request body, client: 127.0.0.1"]);
     logged(&server, "POST /x 408 0 -");
     assert!(origin.requests().is_empty());
 }
@@ -295,13 +294,14 @@ fn an_unbuffered_upload_goes_straight_on() {
 
 #[test]
 fn an_unbuffered_chunked_upload_stays_chunked() {
-    let origin = Origin::echo(&[]);
+    let body = ["3\r\nabc\r\n", "2\r\nde\r\n0\r\n\r\n"];
+    let origin = Origin::script(vec![vec![Step::ReadHead, Step::ReadBytes(body.concat().len()), Step::send(ok("got"))]]);
     let server = proxy(&origin, "proxy_request_buffering off;");
     let mut client = Client::connect(server.addr(8080));
-    client.send("POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").unwrap();
-    client.send("2\r\nde\r\n0\r\n\r\n").unwrap();
-    let request = client.response("POST").unwrap().text();
-    assert!(request.contains("Transfer-Encoding: chunked\r\n"), "{request}");
-    assert!(!request.contains("Content-Length"), "{request}");
-    assert!(request.ends_with("0\r\n\r\n"), "{request}");
+    client.send(format!("POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{}", body[0])).unwrap();
+    let request = &origin.wait_for_requests(1)[0];
+    assert_eq!(request.header("Transfer-Encoding").as_deref(), Some("chunked"));
+    assert_eq!(request.header("Content-Length"), None);
+    client.send(body[1]).unwrap();
+    assert_eq!(client.response("POST").unwrap().text(), "got");
 }

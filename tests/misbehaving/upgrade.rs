@@ -92,13 +92,3 @@ fn the_origin_declines() {
     assert_eq!((response.status, response.text().as_str()), (200, "no"));
     logged(&server, "GET /ws 200 2 200");
 }
-
-#[test]
-fn an_answer_of_101_that_nobody_asked_for() {
-    let origin = Origin::script(vec![vec![Step::Read, Step::send(ACCEPT), Step::Close]]);
-    let server = proxy(&origin, "");
-    let mut client = Client::connect(server.addr(8080));
-    client.send(super::get("/x")).unwrap();
-    let response = client.response_head().unwrap();
-    assert_ne!(response.status, 101);
-}

@@ -24,6 +24,7 @@ pub struct HttpWritten {
     pub log_not_found: Option<bool>,
     pub log_subrequest: Option<bool>,
     pub subrequest_output_buffer_size: Option<u64>,
+    pub post_action: Option<Arc<[u8]>>,
     pub client_max_body_size: Option<u64>,
     pub client_body_buffer_size: Option<u64>,
     pub client_body_timeout: Option<u64>,
@@ -65,7 +66,7 @@ pub struct HttpWritten {
 impl Conf for HttpWritten {
     fn inherit(&mut self, o: &Self) {
         inherit!(self, o; root, error_pages, recursive_error_pages, types, default_type, error_log, log_not_found,
-            log_subrequest, subrequest_output_buffer_size, client_max_body_size, client_body_buffer_size, client_body_timeout,
+            log_subrequest, subrequest_output_buffer_size, post_action, client_max_body_size, client_body_buffer_size, client_body_timeout,
             client_body_in_file_only, client_body_in_single_buffer, client_body_temp_path, send_timeout,
             keepalive_timeout, keepalive_requests, keepalive_time, keepalive_disable, lingering_close,
             lingering_time, lingering_timeout, reset_timedout_connection, tcp_nodelay, server_tokens,
@@ -188,6 +189,7 @@ impl Module for HttpCore {
         }),
         Directive::inert("sendfile", AIF, Args::Flag, "Files are sent by sendfile where that is possible."),
         Directive::inert("sendfile_max_chunk", A, Args::Exactly(1), "A fast client never holds up a thread."),
+        Directive::new("post_action", Place::ANY_HTTP_IF, Args::Exactly(1), "`post_action uri|@name;` Where a request goes on once it has been answered; what comes of that is not sent. Default: none.", |c, s, _| once(&mut c.post_action, s, s.arg(0).into())),
         Directive::new("subrequest_output_buffer_size", A, Args::Exactly(1), "`subrequest_output_buffer_size size;` How much of a response may be put in a variable (`include` with `set`). Default: 4k.", |c, s, _| once(&mut c.subrequest_output_buffer_size, s, s.size(0)?)),
         Directive::inert("aio", A, Args::Exactly(1), "File reads need no asynchronous operations."),
         Directive::inert("aio_write", A, Args::Flag, "File writes need no asynchronous operations."),

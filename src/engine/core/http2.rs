@@ -87,14 +87,14 @@ impl Module for Http2 {
             }
             once(&mut c.streams_index_size, s, n)
         }),
-        Directive::new("http2_max_concurrent_pushes", HS, Args::Exactly(1), "Obsolete, ignored.", obsolete),
-        Directive::new("http2_push_preload", HSL, Args::Flag, "Obsolete, ignored.", obsolete),
-        Directive::new("http2_push", HSL, Args::Exactly(1), "Obsolete, ignored.", obsolete),
-        Directive::new("http2_max_requests", HS, Args::Exactly(1), "Obsolete: see keepalive_requests.", obsolete),
-        Directive::new("http2_max_field_size", HS, Args::Exactly(1), "Obsolete: see large_client_header_buffers.", obsolete),
-        Directive::new("http2_max_header_size", HS, Args::Exactly(1), "Obsolete: see large_client_header_buffers.", obsolete),
-        Directive::new("http2_recv_timeout", HS, Args::Exactly(1), "Obsolete: see client_header_timeout.", obsolete),
-        Directive::new("http2_idle_timeout", HS, Args::Exactly(1), "Obsolete: see keepalive_timeout.", obsolete),
+        Directive::new("http2_max_concurrent_pushes", HS, Args::Exactly(1), "`http2_max_concurrent_pushes number;` Obsolete: warned of and ignored.", obsolete),
+        Directive::new("http2_push_preload", HSL, Args::Flag, "`http2_push_preload on | off;` Obsolete: warned of and ignored.", obsolete),
+        Directive::new("http2_push", HSL, Args::Exactly(1), "`http2_push uri | off;` Obsolete: warned of and ignored.", obsolete),
+        Directive::new("http2_max_requests", HS, Args::Exactly(1), "`http2_max_requests number;` Obsolete, ignored: see `keepalive_requests`.", obsolete),
+        Directive::new("http2_max_field_size", HS, Args::Exactly(1), "`http2_max_field_size size;` Obsolete, ignored: see `large_client_header_buffers`.", obsolete),
+        Directive::new("http2_max_header_size", HS, Args::Exactly(1), "`http2_max_header_size size;` Obsolete, ignored: see `large_client_header_buffers`.", obsolete),
+        Directive::new("http2_recv_timeout", HS, Args::Exactly(1), "`http2_recv_timeout time;` Obsolete, ignored: see `client_header_timeout`.", obsolete),
+        Directive::new("http2_idle_timeout", HS, Args::Exactly(1), "`http2_idle_timeout time;` Obsolete, ignored: see `keepalive_timeout`.", obsolete),
     ];
     const VARIABLES: &'static [Variable] = &[Variable::new("http2", |r, _| match (r.head.http_major_minor.0, r.conn().tls.get()) {
         (2, Some(_)) => Val::Bytes(b"h2"),

@@ -120,7 +120,6 @@ impl Module for Core {
         Directive::inert("lock_file", M, Args::Exactly(1), "Threads need no lock file."),
         Directive::inert("thread_pool", M, Args::Between(2, 3), "File reads need no thread pool."),
         Directive::inert("debug_points", M, Args::Exactly(1), "For debugging nginx itself."),
-        Directive::inert("ssl_engine", M, Args::Exactly(1), "OpenSSL 3 has no engines in use here."),
         Directive::inert("use", E, Args::Exactly(1), "The connection method is epoll."),
         Directive::inert("multi_accept", E, Args::Flag, "Every ready connection is accepted."),
         Directive::inert("accept_mutex", E, Args::Flag, "Threads share the listening sockets without a mutex."),

@@ -106,6 +106,11 @@ fn no_map(from: &[u8], to: &[u8]) -> String {
     format!("no \"charset_map\" between the charsets \"{}\" and \"{}\"", text(from), text(to))
 }
 
+/// What nginx is doing meanwhile, for the log.
+fn doing(r: &Request) -> &'static str {
+    if r.upstream.states.is_empty() { "" } else { " while reading response header from upstream" }
+}
+
 struct Filter {
     conf: Arc<CharsetConf>,
     charsets: Arc<Charsets>,
@@ -124,7 +129,7 @@ impl HeadFilter for Filter {
         let (Some(from_id), Some(to_id)) = (from, to) else {
             let same = from == to && from_name.get(..to_name.len()).is_some_and(|n| n.eq_ignore_ascii_case(&to_name));
             if !same {
-                r.error(Level::Error, format_args!("{}", no_map(&from_name, &to_name)));
+                r.error(Level::Error, format_args!("{}{}", no_map(&from_name, &to_name), doing(r)));
             } else if r.out.charset_name().is_empty() || !r.out.charset.is_empty() {
                 name_it(r, &to_name);
             }
@@ -139,7 +144,7 @@ impl HeadFilter for Filter {
             return None;
         }
         let Some(table) = self.charsets.table(from_id, to_id) else {
-            r.error(Level::Error, format_args!("{}", no_map(&from_name, &to_name)));
+            r.error(Level::Error, format_args!("{}{}", no_map(&from_name, &to_name), doing(r)));
             return None;
         };
         r.out.cut_charset();
@@ -173,7 +178,7 @@ impl Filter {
             let name = r.out.override_charset.clone();
             let id = self.charsets.find(&name);
             if id.is_none() && !r.subrequest {
-                r.error(Level::Error, format_args!("unknown charset \"{}\" to override", String::from_utf8_lossy(&name)));
+                r.error(Level::Error, format_args!("unknown charset \"{}\" to override{}", String::from_utf8_lossy(&name), doing(r)));
                 return None;
             }
             return Some((id, name.into()));

@@ -169,7 +169,6 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
         pass_trailers: c.pass_trailers.unwrap_or(false),
         force_ranges: c.force_ranges.unwrap_or(false),
         socket_keepalive: c.socket_keepalive.unwrap_or(false),
-        socket_rcvbuf: c.socket_rcvbuf.filter(|n| *n > 0).map(|n| n as usize),
         bind: c.bind.clone().flatten(),
         hide: Arc::new(hidden(c)),
         ignore: c.ignore.unwrap_or(0),

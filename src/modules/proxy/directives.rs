@@ -143,12 +143,14 @@ pub(super) fn bind(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResul
             format!("invalid address \"{}\"", String::from_utf8_lossy(s.arg(0))),
         ));
     }
-    let transparent = match s.arg(1) {
-        b"transparent" => true,
+    match s.arg(1) {
+        b"transparent" => {
+            return Err(s.error_at(1, "the \"transparent\" parameter is not supported yet"));
+        }
         _ if s.len() > 1 => return Err(s.invalid_parameter(1)),
-        _ => false,
-    };
-    c.bind = Some(Some((address, transparent)));
+        _ => {}
+    }
+    c.bind = Some(Some(address));
     Ok(())
 }
 

@@ -54,10 +54,7 @@ pub struct ProxyConf {
     pass_request_body: Option<bool>,
     pass_trailers: Option<bool>,
     socket_keepalive: Option<bool>,
-    socket_rcvbuf: Option<u64>,
-    socket_sndbuf: Option<u64>,
-    send_lowat: Option<u64>,
-    bind: Option<Option<(Template, bool)>>,
+    bind: Option<Option<Template>>,
     limit_rate: Option<Template>,
     buffer_size: Option<u64>,
     buffers: Option<(u64, u64)>,
@@ -87,7 +84,7 @@ impl Conf for ProxyConf {
             method, body, http11, connect_timeout, send_timeout, read_timeout, next_upstream_timeout,
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
             intercept_errors, force_ranges, pass_request_headers, pass_request_body, pass_trailers, socket_keepalive,
-            socket_rcvbuf, socket_sndbuf, send_lowat, bind, limit_rate, buffer_size, buffers, busy_buffers_size,
+            bind, limit_rate, buffer_size, buffers, busy_buffers_size,
             max_temp_file_size, temp_file_write_size, temp_path, headers_hash_max_size, headers_hash_bucket_size,
             sizes_at);
         self.tls.inherit(&outer.tls);
@@ -311,7 +308,7 @@ impl Module for Proxy {
             "proxy_bind",
             A,
             Args::Between(1, 2),
-            "`proxy_bind address [transparent]|off;` The local address of connections to the origin.",
+            "`proxy_bind address|off;` The local address of connections to the origin.",
             set::bind,
         ),
         plain!(
@@ -321,26 +318,11 @@ impl Module for Proxy {
             flag,
             "`proxy_socket_keepalive on|off;` TCP keepalive towards the origin. Default: off."
         ),
-        plain!(
-            "proxy_socket_rcvbuf",
-            ONE,
-            socket_rcvbuf,
-            size,
-            "`proxy_socket_rcvbuf size;` The receive buffer of the socket. Default: the system's."
-        ),
-        plain!(
-            "proxy_socket_sndbuf",
-            ONE,
-            socket_sndbuf,
-            size,
-            "`proxy_socket_sndbuf size;` Accepted and not used: the system sizes the send buffer."
-        ),
-        plain!(
+        Directive::inert(
             "proxy_send_lowat",
+            A,
             ONE,
-            send_lowat,
-            size,
-            "`proxy_send_lowat size;` Accepted and not used, as in nginx on Linux."
+            "Has no effect on Linux, in nginx neither.",
         ),
         Directive::new(
             "proxy_limit_rate",

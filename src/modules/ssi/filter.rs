@@ -2,11 +2,10 @@
 
 use super::TimeFormat;
 use super::parse::{Found, MAX_PARAMS, Parser};
-use super::text::{Failed, Memory, expand, failed, holds, variable};
+use super::text::{Failed, Memory, complain, expand, failed, holds, variable};
 use crate::engine::subrequest::DEPTH;
 use crate::http::escape::{self, Escape, escape};
 use crate::http::uri;
-use crate::log::Level;
 use crate::module::*;
 use std::io;
 
@@ -105,7 +104,7 @@ impl BodyFilter for Page {
             self.put_aside(r, &mut skipped);
             match found {
                 Found::Text => break,
-                Found::Fault(why) => r.error(Level::Error, format_args!("{why}")),
+                Found::Fault(why) => complain(r, format_args!("{why}")),
                 Found::Broken => self.fail(out),
                 Found::Command => {
                     if self.command(r, out).is_err() {
@@ -159,12 +158,12 @@ impl Page {
     }
 
     /// Keeps text of a block; other text that is not sent is forgotten.
-    fn put_aside(&self, r: &mut Request, text: &mut Vec<u8>) {
+    fn put_aside(&self, r: &Request, text: &mut Vec<u8>) {
         if self.block
             && !text.is_empty()
-            && let Some((_, block)) = Memory::of(r).and_then(|m| m.blocks.last_mut())
+            && let Some(memory) = Memory::of(r)
         {
-            block.extend_from_slice(text);
+            memory.extend_block(text);
         }
         text.clear();
     }
@@ -213,6 +212,7 @@ impl Page {
         (known.does)(self, r, &params, out)
     }
 
+    #[expect(clippy::ptr_arg, reason = "all commands have the same form")]
     fn include(&mut self, r: &mut Request, params: &Params, out: &mut Vec<u8>) -> Result<(), Failed> {
         let show = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
         let [uri, file, wait, set, stub] = std::array::from_fn(|i| params.get(i));
@@ -250,21 +250,18 @@ impl Page {
             ..Include::default()
         };
         if let Some(stub) = stub {
-            let blocks = r.shared::<Memory>().map(|m| m.blocks.as_slice()).unwrap_or_default();
-            let Some((_, text)) = blocks.iter().find(|(name, _)| name == stub) else {
+            let Some(text) = Memory::of(r).and_then(|m| m.block(stub)) else {
                 return Err(failed(r, format_args!("\"stub\"=\"{}\" for \"include\" not found", show(stub))));
             };
-            ask.stub = Some(text.clone());
+            ask.stub = Some(text);
         }
         if r.depth >= DEPTH {
             return Err(failed(r, format_args!("subrequests cycle while processing \"{}\"", show(&ask.uri))));
         }
         if let Some(set) = set {
             let name = set.to_ascii_lowercase();
-            if let Some(memory) = Memory::of(r)
-                && !memory.has(&name)
-            {
-                memory.set(&name, Vec::new());
+            if let Some(memory) = Memory::of(r) {
+                memory.declare(&name);
             }
             ask.keep = Some(Box::new(move |r, status, body| {
                 if status < 300
@@ -291,7 +288,7 @@ impl Page {
             Some(b"entity") => self.encoding = Encoding::Entity,
             Some(other) => {
                 let other = String::from_utf8_lossy(other);
-                r.error(Level::Error, format_args!("unknown encoding \"{other}\" in the \"echo\" command"));
+                complain(r, format_args!("unknown encoding \"{other}\" in the \"echo\" command"));
             }
             None => {}
         }
@@ -354,7 +351,7 @@ impl Page {
 
     fn begin_block(&mut self, r: &mut Request, params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
         if let Some(memory) = Memory::of(r) {
-            memory.blocks.push((params.must(0).to_vec(), Vec::new()));
+            memory.begin_block(params.must(0));
         }
         self.output = false;
         self.block = true;

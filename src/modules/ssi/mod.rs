@@ -98,6 +98,7 @@ impl HeadFilter for Filter {
                 r.out.headers.remove_id(Known::ETag);
             }
         }
+        text::Memory::ensure(r);
         let value_len = conf.value_len.unwrap_or(255) as usize;
         Some(Box::new(filter::Page::new(value_len, conf.silent_errors == Some(true), conf.time_format)))
     }

@@ -2,47 +2,81 @@
 
 use crate::log::Level;
 use crate::module::Request;
+use parking_lot::Mutex;
 use std::fmt::Arguments;
 
 /// Variables, captures and blocks: of a request and all its subrequests.
 #[derive(Default)]
-pub struct Memory {
+pub struct Memory(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
     vars: Vec<(Box<[u8]>, Vec<u8>)>,
     captures: Vec<Vec<u8>>,
     /// Names and texts.
-    pub blocks: Vec<(Vec<u8>, Vec<u8>)>,
+    blocks: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Memory {
-    /// That of a request.
-    pub fn of(r: &mut Request) -> Option<&mut Memory> {
+    /// Makes one for the request if it has none.
+    pub fn ensure(r: &mut Request) {
         if r.shared::<Memory>().is_none() {
             r.set_shared(Memory::default());
         }
-        r.shared_mut()
+    }
+
+    /// That of a request.
+    pub fn of(r: &Request) -> Option<&Memory> {
+        r.shared()
     }
 
     /// A capture of the last match, or a variable that was set; `name` is in lower case.
-    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+    pub fn get(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let held = self.0.lock();
         if let [d @ b'0'..=b'9'] = name
-            && let Some(value) = self.captures.get(usize::from(d - b'0'))
+            && let Some(value) = held.captures.get(usize::from(d - b'0'))
         {
-            return Some(value);
+            return Some(value.clone());
         }
-        self.vars.iter().find(|(n, _)| **n == *name).map(|(_, v)| v.as_slice())
+        held.vars.iter().find(|(n, _)| **n == *name).map(|(_, v)| v.clone())
     }
 
     /// Sets a variable; `name` is in lower case.
-    pub fn set(&mut self, name: &[u8], value: Vec<u8>) {
-        match self.vars.iter_mut().find(|(n, _)| **n == *name) {
+    pub fn set(&self, name: &[u8], value: Vec<u8>) {
+        let vars = &mut self.0.lock().vars;
+        match vars.iter_mut().find(|(n, _)| **n == *name) {
             Some((_, v)) => *v = value,
-            None => self.vars.push((name.into(), value)),
+            None => vars.push((name.into(), value)),
         }
     }
 
-    /// Whether a variable has been set.
-    pub fn has(&self, name: &[u8]) -> bool {
-        self.vars.iter().any(|(n, _)| **n == *name)
+    /// Makes a variable empty unless it has been set.
+    pub fn declare(&self, name: &[u8]) {
+        let vars = &mut self.0.lock().vars;
+        if !vars.iter().any(|(n, _)| **n == *name) {
+            vars.push((name.into(), Vec::new()));
+        }
+    }
+
+    fn captured(&self, values: Vec<Vec<u8>>) {
+        self.0.lock().captures = values;
+    }
+
+    /// Begins a block.
+    pub fn begin_block(&self, name: &[u8]) {
+        self.0.lock().blocks.push((name.to_vec(), Vec::new()));
+    }
+
+    /// Adds to the last block.
+    pub fn extend_block(&self, text: &[u8]) {
+        if let Some((_, block)) = self.0.lock().blocks.last_mut() {
+            block.extend_from_slice(text);
+        }
+    }
+
+    /// The text of a block.
+    pub fn block(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.0.lock().blocks.iter().find(|(n, _)| n == name).map(|(_, text)| text.clone())
     }
 }
 
@@ -52,15 +86,20 @@ pub struct Failed;
 
 /// Logs why a command cannot be carried out.
 pub fn failed(r: &Request, why: Arguments<'_>) -> Failed {
-    r.error(Level::Error, why);
+    complain(r, why);
     Failed
+}
+
+/// Logs what is wrong with a page.
+pub fn complain(r: &Request, why: Arguments<'_>) {
+    r.error(Level::Error, format_args!("{why} while sending response to client"));
 }
 
 /// The value of a variable of the page or of the request; `None` if there is none.
 pub fn variable(r: &Request, name: &[u8]) -> Option<Vec<u8>> {
     let name = name.to_ascii_lowercase();
-    if let Some(value) = r.shared::<Memory>().and_then(|m| m.get(&name)) {
-        return Some(value.to_vec());
+    if let Some(value) = Memory::of(r).and_then(|m| m.get(&name)) {
+        return Some(value);
     }
     let name = std::str::from_utf8(&name).ok()?;
     let value = r.var_named(name);
@@ -137,7 +176,7 @@ fn split_name(text: &[u8]) -> (&[u8], &[u8]) {
 ///
 /// # Errors
 /// An expression that is none.
-pub fn holds(r: &mut Request, expr: &[u8]) -> Result<bool, Failed> {
+pub fn holds(r: &Request, expr: &[u8]) -> Result<bool, Failed> {
     let of_left = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'$' | b'{' | b'}' | b'_' | b'"' | b'\'');
     let n = expr.iter().position(|c| !of_left(c)).unwrap_or(expr.len());
     let (left, rest) = expr.split_at_checked(n).unwrap_or((expr, b""));
@@ -170,7 +209,7 @@ fn skip_spaces(text: &[u8]) -> &[u8] {
 }
 
 /// Matches a pattern that stands in a page; where it does, its groups are the captures.
-fn matches(r: &mut Request, pattern: &[u8], subject: &[u8]) -> Result<bool, Failed> {
+fn matches(r: &Request, pattern: &[u8], subject: &[u8]) -> Result<bool, Failed> {
     let text = String::from_utf8_lossy(pattern);
     let regex = pcre2::bytes::Regex::new(&text).map_err(|e| {
         let reason = e.to_string();
@@ -192,7 +231,7 @@ fn matches(r: &mut Request, pattern: &[u8], subject: &[u8]) -> Result<bool, Fail
     };
     let value = |i: usize| groups.get(i).map(|m| m.as_bytes().to_vec()).unwrap_or_default();
     if let Some(memory) = Memory::of(r) {
-        memory.captures = (0..groups.len()).map(value).collect();
+        memory.captured((0..groups.len()).map(value).collect());
         for (i, name) in regex.capture_names().iter().enumerate() {
             if let Some(name) = name {
                 memory.set(name.to_ascii_lowercase().as_bytes(), value(i));
@@ -225,10 +264,10 @@ mod tests {
 
     #[test]
     fn captures_come_before_variables() {
-        let mut m = Memory::default();
+        let m = Memory::default();
         m.set(b"1", b"var".to_vec());
-        assert_eq!(m.get(b"1"), Some(&b"var"[..]));
-        m.captures = vec![b"all".to_vec(), b"one".to_vec()];
-        assert_eq!((m.get(b"1"), m.get(b"2")), (Some(&b"one"[..]), None));
+        assert_eq!(m.get(b"1").as_deref(), Some(&b"var"[..]));
+        m.captured(vec![b"all".to_vec(), b"one".to_vec()]);
+        assert_eq!((m.get(b"1").as_deref(), m.get(b"2")), (Some(&b"one"[..]), None));
     }
 }

@@ -3,8 +3,9 @@
 use super::{Builtin, DEFAULT_PROTOCOLS, Named, SslConf, warning};
 use crate::config::Diag;
 use crate::module::*;
-use crate::tls::load::{Loader, Name};
+use crate::tls::load::{Chain, Loader, Name};
 use crate::tls::session::{TicketKey, Tickets};
+use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
 use openssl::hash::{MessageDigest, hash};
 use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode, SslVerifyMode};
@@ -36,7 +37,8 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
     }
     error::clear();
     let mut ctx = base(c)?;
-    let leaves = certificates(c, &mut ctx, &mut out, b)?;
+    let loaded = certificates(c, &mut ctx, &mut out, b)?;
+    let leaves: Vec<X509> = loaded.iter().filter_map(|(_, chain)| chain.first().cloned()).collect();
     if let Some(size) = c.buffer_size.filter(|n| (512..16_384).contains(n)) {
         ffi::set_record_size(&mut ctx, size as usize);
     }
@@ -55,7 +57,7 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
     }
     sessions(c, &mut ctx, &mut out, &leaves, &authorities, b)?;
     if c.stapling == Some(true) {
-        stapling(c, &mut ctx, b)?;
+        stapling(c, &mut ctx, &loaded, b)?;
     }
     if let Some(commands) = &c.commands {
         let resolved = |f: &str| b.conf_prefixed(f).display().to_string();
@@ -131,7 +133,7 @@ const IGNORE_UNEXPECTED_EOF: u64 = 1 << 7;
 const NO_ANTI_REPLAY: u64 = 1 << 24;
 
 /// Loads the certificates, or leaves those with variables to the handshake.
-fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b: &mut Build) -> ConfResult<Vec<X509>> {
+fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b: &mut Build) -> ConfResult<Vec<(String, Chain)>> {
     let (Some(list), Some(keys)) = (&c.certificates, &c.keys) else { return Ok(Vec::new()) };
     let pairs = list.iter().zip(keys);
     let dynamic = |n: &Named| n.template.as_literal().is_none();
@@ -146,7 +148,7 @@ fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b
         return Ok(Vec::new());
     }
     let base = b.conf_prefixed("");
-    let mut leaves = Vec::with_capacity(list.len());
+    let mut loaded = Vec::with_capacity(list.len());
     for (certificate, key) in pairs {
         let (certificate, key) = (Name::parse(&certificate.text, &base), Name::parse(&key.text, &base));
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
@@ -167,17 +169,16 @@ fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b
             }
         }
         ctx.set_private_key(&pkey).map_err(|e| stack(format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()), &e))?;
-        leaves.push(leaf.clone());
+        loaded.push((certificate.shown(), chain.clone()));
     }
     if c.compression == Some(true) {
         b.warn(warning("\"ssl_certificate_compression\" is not supported on this platform, ignored"));
     }
-    Ok(leaves)
+    Ok(loaded)
 }
 
 /// Clients' certificates: authorities, depth and revocation.
 fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>, verify: VerifyClient, b: &mut Build) -> ConfResult<()> {
-    let given = |f: &Option<String>| f.as_deref().filter(|f| !f.is_empty()).map(str::to_owned);
     let (client, trusted) = (given(&c.client_certificate), given(&c.trusted_certificate));
     let depth = u32::try_from(c.verify_depth.unwrap_or(1)).unwrap_or(u32::MAX >> 1);
     if verify != VerifyClient::Off {
@@ -186,7 +187,7 @@ fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>,
         }
         accept::verify_later(ctx, SslVerifyMode::PEER);
         if let Some(file) = client {
-            let list = trust(ctx, &file, b)?;
+            let list = trust(ctx, file, b)?;
             for cert in list.iter() {
                 let der = cert.subject_name().to_der().unwrap_or_default();
                 if names.iter().any(|n: &X509| n.subject_name().to_der().is_ok_and(|d| d == der)) {
@@ -199,10 +200,10 @@ fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>,
     }
     ctx.set_verify_depth(depth);
     if let Some(file) = trusted {
-        trust(ctx, &file, b)?;
+        trust(ctx, file, b)?;
     }
     if let Some(file) = given(&c.crl) {
-        let path = b.conf_prefixed(&file);
+        let path = b.conf_prefixed(file);
         ffi::add_crls(ctx, ffi::Source::Path(&path)).map_err(|call| match call {
             "X509_STORE_add_crl() failed" => failed(format!("X509_STORE_add_crl(\"{}\") failed", path.display())),
             call => failed(format!("cannot load CRL \"{}\": {call}", path.display())),
@@ -212,7 +213,7 @@ fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>,
 }
 
 /// Adds the certificates of a file to the context's store.
-fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<crate::tls::load::Chain> {
+fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<Chain> {
     let path = b.conf_prefixed(file);
     let list = b.shared::<Loader>().authorities(&path).map_err(Diag::plain)?;
     for cert in list.iter() {
@@ -288,18 +289,35 @@ fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
     TicketKey::from_file(&text).ok_or_else(|| Diag::plain(format!("\"{}\" must be 48 or 80 bytes", path.display())))
 }
 
-/// `ssl_stapling` with a file.
-fn stapling(c: &SslConf, ctx: &mut SslContextBuilder, b: &mut Build) -> ConfResult<()> {
+/// `ssl_stapling`: a file, or the responders of the certificates.
+fn stapling(c: &SslConf, ctx: &mut SslContextBuilder, loaded: &[(String, Chain)], b: &mut Build) -> ConfResult<()> {
     if c.compression == Some(true) {
         return Err(Diag::plain("\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\""));
     }
-    let Some(file) = c.stapling_file.as_deref().filter(|f| !f.is_empty()) else {
-        b.warn(warning("\"ssl_stapling\" ignored, not supported without \"ssl_stapling_file\""));
-        return Ok(());
-    };
-    let path = b.conf_prefixed(file);
-    let der = std::fs::read(&path).map_err(|e| Diag::plain(format!("BIO_new_file(\"{}\") failed{}", path.display(), crate::log::Errno::of(&e))))?;
-    openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| stack(format!("d2i_OCSP_RESPONSE_bio(\"{}\") failed", path.display()), &e))?;
-    let der: Arc<[u8]> = der.into();
-    ctx.set_status_callback(move |ssl| ssl.set_ocsp_status(&der).map(|()| true)).map_err(|e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e))
+    let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
+    if let Some(file) = given(&c.stapling_file) {
+        let path = b.conf_prefixed(file);
+        let der = std::fs::read(&path).map_err(|e| Diag::plain(format!("BIO_new_file(\"{}\") failed{}", path.display(), crate::log::Errno::of(&e))))?;
+        openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| stack(format!("d2i_OCSP_RESPONSE_bio(\"{}\") failed", path.display()), &e))?;
+        return ctx.set_status_callback(move |ssl| ssl.set_ocsp_status(&der).map(|()| true)).map_err(refused);
+    }
+    let mut trusted = Vec::new();
+    let client = given(&c.client_certificate).filter(|_| c.verify.is_some_and(|v| v != VerifyClient::Off));
+    for file in client.into_iter().chain(given(&c.trusted_certificate)) {
+        let path = b.conf_prefixed(file);
+        trusted.extend_from_slice(&b.shared::<Loader>().authorities(&path).map_err(Diag::plain)?);
+    }
+    let mut staples = Vec::new();
+    for (name, chain) in loaded {
+        match Staple::new(name, chain, &trusted, given(&c.stapling_responder), c.stapling_verify == Some(true)) {
+            Ok(s) => staples.push(Arc::new(s)),
+            Err(why) => b.warn(warning(format!("\"ssl_stapling\" ignored, {why}"))),
+        }
+    }
+    stapling::install(ctx, staples).map_err(refused)
+}
+
+/// A parameter that is not empty.
+fn given(file: &Option<String>) -> Option<&str> {
+    file.as_deref().filter(|f| !f.is_empty())
 }

@@ -46,7 +46,7 @@ pub struct SslConf {
     ocsp_cache: Option<()>,
     stapling: Option<bool>,
     stapling_file: Option<String>,
-    stapling_responder: Option<()>,
+    stapling_responder: Option<String>,
     stapling_verify: Option<bool>,
     early_data: Option<bool>,
     ech_files: Option<()>,
@@ -157,10 +157,10 @@ impl Module for Ssl {
         }),
         Directive::new("ssl_ocsp_responder", HS, ONE, "`ssl_ocsp_responder url;` Has no effect while `ssl_ocsp` is off.", |c, s, _| once(&mut c.ocsp_responder, s, ())),
         Directive::new("ssl_ocsp_cache", HS, ONE, "`ssl_ocsp_cache off|shared:name:size;` Has no effect while `ssl_ocsp` is off.", ocsp_cache),
-        Directive::new("ssl_stapling", HS, Args::Flag, "`ssl_stapling on|off;` Sends the OCSP response of `ssl_stapling_file`; without a file it is ignored with a warning. Default: off.", |c, s, _| once(&mut c.stapling, s, s.flag(0)?)),
+        Directive::new("ssl_stapling", HS, Args::Flag, "`ssl_stapling on|off;` Sends OCSP responses: that of `ssl_stapling_file`, or those that the certificates' responders give. Default: off.", |c, s, _| once(&mut c.stapling, s, s.flag(0)?)),
         Directive::new("ssl_stapling_file", HS, ONE, "`ssl_stapling_file file;` An OCSP response (DER).", |c, s, _| text(&mut c.stapling_file, s)),
-        Directive::new("ssl_stapling_responder", HS, ONE, "`ssl_stapling_responder url;` Has no effect: responders are not asked.", |c, s, _| once(&mut c.stapling_responder, s, ())),
-        Directive::new("ssl_stapling_verify", HS, Args::Flag, "`ssl_stapling_verify on|off;` Has no effect: responders are not asked. Default: off.", |c, s, _| once(&mut c.stapling_verify, s, s.flag(0)?)),
+        Directive::new("ssl_stapling_responder", HS, ONE, "`ssl_stapling_responder url;` Asked in place of the responder that a certificate names. Its name is resolved when the configuration is read.", |c, s, _| text(&mut c.stapling_responder, s)),
+        Directive::new("ssl_stapling_verify", HS, Args::Flag, "`ssl_stapling_verify on|off;` Verifies the responses of responders. Default: off.", |c, s, _| once(&mut c.stapling_verify, s, s.flag(0)?)),
         Directive::new("ssl_early_data", HS, Args::Flag, "`ssl_early_data on|off;` Accepted with a warning: early data is never taken. Default: off.", |c, s, _| once(&mut c.early_data, s, s.flag(0)?)),
         Directive::new("ssl_conf_command", HS, Args::Exactly(2), "`ssl_conf_command name value;` Any command of OpenSSL's SSL_CONF_cmd.", |c, s, _| {
             c.commands.get_or_insert_default().push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));

@@ -9,13 +9,13 @@ use super::thread::Thread;
 use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, RequestV2};
 use crate::log::Level;
-use crate::module::{Downstream, Http2Conf, ListenAddr, Request, Server, ServerConf, Site};
+use crate::module::{Downstream, Gauge, Http2Conf, ListenAddr, Request, Server, ServerConf, Site, Stat};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use stream::Stream;
@@ -36,10 +36,12 @@ pub(super) enum Protocol {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Response bytes of one stream that wait for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The window of the connection: the streams' own are what holds clients back.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// A window that any request body may use: the smaller ones of nginx grow when the body is read, those here do not.
-const MIN_WINDOW: u32 = 65_535;
+/// The window of a connection: request bodies that nobody reads take no more memory than this.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The window of each stream, once a body has turned out to be larger than `http2_body_preread_size`.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Memory that small DATA frames may take beyond what they carry, bytes a connection.
+const FRAME_BUDGET: usize = 1 << 20;
 
 /// Finds out what a client speaks: by ALPN with TLS, else by its first bytes, as soon as they differ.
 pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Protocol {
@@ -49,7 +51,8 @@ pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &Listen
     let header_timeout = {
         let site = thread.site();
         let Some((_, l, server)) = listener(&site, addr) else { return Protocol::Http1 };
-        if !l.http2 && !server.conf.http2.enable {
+        // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
+        if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
             return Protocol::Http1;
         }
         Duration::from_millis(server.conf.client_header_timeout)
@@ -101,7 +104,18 @@ fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s crate::
 #[derive(Default)]
 struct Live {
     count: AtomicUsize,
-    ended: Notify,
+    changed: Notify,
+    /// A body is being read that has used up half of its window.
+    large_body: AtomicBool,
+}
+
+impl Live {
+    /// Asks for larger windows.
+    fn grow(&self) {
+        if !self.large_body.swap(true, Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
 }
 
 /// Counts a request for as long as it lives, a panic of its task included.
@@ -110,7 +124,7 @@ struct Counted(Arc<Live>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.ended.notify_one();
+        self.0.changed.notify_one();
     }
 }
 
@@ -122,7 +136,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     }
     // what is still being served belongs to this connection's count
     while live.count.load(Ordering::Relaxed) > 0 {
-        live.ended.notified().await;
+        live.changed.notified().await;
     }
 }
 
@@ -142,26 +156,45 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
         time: Duration::from_millis(core.lingering_time),
         each: Duration::from_millis(core.lingering_timeout),
     };
+    let send_timeout = Duration::from_millis(core.send_timeout);
+    let preread_size = server.conf.http2.preread_size;
+    // requests that go on after their stream was reset count too
+    let most = (server.conf.http2.max_concurrent_streams as usize).saturating_mul(2);
     drop(site);
     let Ok(Ok(mut frames)) = timeout(header_timeout, handshake).await else { return Some(lingering) };
 
     let mut draining = thread.shared.draining.subscribe();
     let mut idle = header_timeout;
     let mut going = false;
+    let mut refused = 0;
+    let mut grown = preread_size >= STREAM_WINDOW;
     loop {
         let busy = live.count.load(Ordering::Relaxed) > 0;
+        let queued = frames.has_streams();
+        let _waiting = (!busy && !queued).then(|| Gauge::new(Stat::Waiting));
+        // what is queued has the time of a write, an idle connection that of keepalive
+        let limit = if queued { send_timeout } else { idle };
         if !going && *draining.borrow_and_update() {
             frames.graceful_shutdown();
             going = true;
         }
-        if going && !busy && !frames.has_streams() {
+        if going && !busy && !queued {
             close(&mut frames, Reason::NO_ERROR, &lingering).await;
             return Some(lingering);
         }
         tokio::select! {
             biased;
-            accepted = frames.accept() => match accepted {
-                Some(Ok((request, respond))) => {
+            accepted = next(&mut frames, queued, live, &mut grown) => match accepted {
+                None => {}
+                Some(Some(Ok((_, mut respond)))) if live.count.load(Ordering::Relaxed) >= most => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    refused += 1;
+                    if refused > most.max(100) {
+                        close(&mut frames, Reason::NO_ERROR, &lingering).await;
+                        return Some(lingering);
+                    }
+                }
+                Some(Some(Ok((request, respond)))) => {
                     let (request, body) = take_body(request);
                     match open(thread, conn, addr, live, &request, respond, body) {
                         Opened::Yes => {}
@@ -177,22 +210,46 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
                     }
                     idle = Duration::from_millis(core.keepalive_timeout);
                 }
-                Some(Err(e)) => {
+                Some(Some(Err(e))) => {
                     let site = thread.site();
                     site.error_log.write(Level::Info, Some(conn.info().serial), format_args!(
                         "{e} while processing HTTP/2 connection, client: {}", String::from_utf8_lossy(conn.info().remote.text.as_bytes())));
                     return Some(lingering);
                 }
-                None => return None,
+                Some(None) => return None,
             },
-            () = live.ended.notified(), if busy => {}
+            () = live.changed.notified(), if busy => {}
             Ok(()) = draining.changed(), if !going => {}
-            () = sleep(idle), if !busy => {
+            () = sleep(limit), if !busy => {
                 close(&mut frames, Reason::NO_ERROR, &lingering).await;
                 return Some(lingering);
             }
         }
     }
+}
+
+/// A stream that the client opened; `None` at the end of the connection.
+type Accepted = Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
+
+/// Moves frames until a stream is opened; `None` where the last frame of the last stream has left.
+async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool, live: &Live, grown: &mut bool) -> Option<Accepted> {
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(stream) = frames.poll_accept(cx) {
+                return Poll::Ready(Some(stream));
+            }
+            if queued && !frames.has_streams() {
+                return Poll::Ready(None);
+            }
+            // refused while the client has not acknowledged the first settings: tried again with every frame
+            let wanted = !*grown && live.large_body.load(Ordering::Relaxed);
+            if !wanted || frames.set_initial_window_size(STREAM_WINDOW).is_err() {
+                return Poll::Pending;
+            }
+            *grown = true;
+        }
+    })
+    .await
 }
 
 fn take_body<B>(request: http::Request<B>) -> (http::Request<()>, B) {
@@ -207,10 +264,11 @@ fn builder(conf: &ServerConf) -> Builder {
     let header = number.saturating_mul(size).saturating_add(32 * conf.max_headers.min(1000));
     let mut b = Builder::new();
     b.max_concurrent_streams(max_concurrent_streams)
-        .initial_window_size(preread_size.max(MIN_WINDOW))
+        .initial_window_size(preread_size)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(header.min(u32::MAX as usize) as u32)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAME_BUDGET);
     b
 }
 
@@ -259,7 +317,7 @@ fn open(
     info.listener.store(index, Ordering::Relaxed);
     let requests = info.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let ended = body.is_end_stream();
-    let down = Arc::new(Stream::new(conn.clone(), respond, body, server.conf.http2.chunk_size));
+    let down = Arc::new(Stream::new(conn.clone(), respond, body, server.conf.http2, live.clone()));
     let mut r = thread.request(&site, down.clone());
     r.server = l.default_server;
     r.location = server.default_location;
@@ -278,12 +336,13 @@ fn open(
         || info.start.elapsed().as_millis() as u64 > core.keepalive_time;
     live.count.fetch_add(1, Ordering::Relaxed);
     let counted = Counted(live.clone());
+    Stat::Requests.up();
+    let writing = Gauge::new(Stat::Writing);
     tokio::spawn(async move {
         answer(&mut r, head).await;
         down.end();
         thread.recycle(r);
-        drop(down);
-        drop(counted);
+        drop((down, writing, counted));
     });
     if last { Opened::Last } else { Opened::Yes }
 }

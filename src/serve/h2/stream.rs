@@ -1,8 +1,8 @@
 //! One request's stream: reads its body, gathers what is written into frames.
 
-use super::response;
+use super::{Live, response};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Http2Conf, ResponseHead};
 use crate::serve::conn::Conn;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -18,6 +18,7 @@ use std::task::{Context, Poll, ready};
 /// A request's side of a stream.
 pub(super) struct Stream {
     conn: Arc<Conn>,
+    live: Arc<Live>,
     inner: Mutex<Inner>,
 }
 
@@ -42,6 +43,9 @@ struct Inner {
     error: Option<io::ErrorKind>,
     /// The largest DATA frame.
     chunk: usize,
+    /// Half of the window that the stream began with.
+    half_window: u64,
+    received: u64,
     sent: u64,
 }
 
@@ -53,9 +57,10 @@ const FILE_READ: usize = 32 * 1024;
 const FRAME_HEAD: u64 = 9;
 
 impl Stream {
-    pub(super) fn new(conn: Arc<Conn>, respond: SendResponse<Bytes>, body: RecvStream, chunk: usize) -> Stream {
+    pub(super) fn new(conn: Arc<Conn>, respond: SendResponse<Bytes>, body: RecvStream, conf: Http2Conf, live: Arc<Live>) -> Stream {
         Stream {
             conn,
+            live,
             inner: Mutex::new(Inner {
                 respond,
                 send: None,
@@ -69,7 +74,9 @@ impl Stream {
                 finished: false,
                 closed: false,
                 error: None,
-                chunk: chunk.max(1),
+                chunk: conf.chunk_size.max(1),
+                half_window: u64::from(conf.preread_size / 2),
+                received: 0,
                 sent: 0,
             }),
         }
@@ -237,8 +244,17 @@ impl Downstream for Stream {
             if inner.body_ended {
                 return Poll::Ready(Ok(BodyRead::End));
             }
-            match ready!(inner.body.poll_data(cx)) {
-                Some(Ok(data)) => inner.unread = data,
+            let Poll::Ready(data) = inner.body.poll_data(cx) else {
+                if inner.received >= inner.half_window {
+                    self.live.grow();
+                }
+                return Poll::Pending;
+            };
+            match data {
+                Some(Ok(data)) => {
+                    inner.received += data.len() as u64;
+                    inner.unread = data;
+                }
                 Some(Err(_)) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
                 None => {
                     let trailers = ready!(inner.body.poll_trailers(cx));

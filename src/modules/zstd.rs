@@ -1,0 +1,105 @@
+//! `zstd`: the directives of zstd-nginx-module.
+
+use super::compress::{Coding, CompressConf, Until, ratio_of};
+use super::gzip_static::{Precompressed, PrecompressedConf};
+use super::media_types::MediaTypes;
+use crate::config::Result;
+use crate::module::*;
+use ::zstd::stream::write::Encoder;
+use parking_lot::Mutex;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// Responses compressed as they pass.
+pub struct Zstd;
+
+const A: Place = Place::ANY_HTTP;
+
+impl Module for Zstd {
+    const NAME: &'static str = "http_zstd_filter";
+    type Conf = CompressConf;
+    const DIRECTIVES: &'static [Directive<CompressConf>] = &[
+        Directive::new("zstd", Place::ANY_HTTP_IF, Args::Flag, "`zstd on|off;` Compresses responses for clients that accept it, rather than with brotli or gzip. Default: off.", |c, s, _| once(&mut c.on, s, s.flag(0)?)),
+        Directive::new("zstd_comp_level", A, Args::Exactly(1), "`zstd_comp_level level;` From 1, the fastest, to 22, the smallest. Default: 1.", |c, s, _| c.level(s, 1, 22)),
+        Directive::new("zstd_min_length", A, Args::Exactly(1), "`zstd_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.", |c, s, _| once(&mut c.min_length, s, s.size(0)?)),
+        Directive::new("zstd_types", A, Args::AtLeast(1), "`zstd_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
+        Directive::new("zstd_buffers", A, Args::Exactly(2), "`zstd_buffers number size;` Read and not used: compressed data is passed on as it comes.", |c, s, _| c.buffers(s)),
+    ];
+    const VARIABLES: &'static [Variable] = &[Variable::new("zstd_ratio", |r, _| ratio_of(r, Stream::NAME))];
+
+    fn attach(conf: &Arc<CompressConf>, on: &mut Hooks) -> Result<()> {
+        CompressConf::attach::<Stream>(conf, on);
+        Ok(())
+    }
+}
+
+/// Files that were compressed beforehand.
+pub struct ZstdStatic;
+
+impl Module for ZstdStatic {
+    const NAME: &'static str = "http_zstd_static";
+    type Conf = PrecompressedConf;
+    const DIRECTIVES: &'static [Directive<PrecompressedConf>] = &[Directive::new(
+        "zstd_static",
+        A,
+        Args::Exactly(1),
+        "`zstd_static on|off|always;` Serves the file with .zst added to its name, to clients that accept it or to all. Default: off.",
+        |c, s, _| c.read(s),
+    )];
+
+    fn attach(conf: &Arc<PrecompressedConf>, on: &mut Hooks) -> Result<()> {
+        conf.attach(&Precompressed::ZSTD, on);
+        Ok(())
+    }
+}
+
+/// The encoder is used by one task at a time, but cannot itself be shared.
+struct Stream(Mutex<Encoder<'static, Vec<u8>>>);
+
+impl Coding for Stream {
+    const NAME: &'static str = "zstd";
+    const LEVEL: i32 = 1;
+
+    fn new(level: i32, _window: Option<u8>) -> io::Result<Stream> {
+        let mut encoder = Encoder::new(Vec::new(), level)?;
+        // browsers refuse a larger window (RFC 9659)
+        encoder.window_log(if level > 16 { 23 } else { 0 })?;
+        Ok(Stream(Mutex::new(encoder)))
+    }
+
+    fn write(&mut self, data: &[u8], until: Until, out: &mut Vec<u8>) -> io::Result<()> {
+        let stream = self.0.get_mut();
+        std::mem::swap(stream.get_mut(), out);
+        let result = stream.write_all(data).and_then(|()| match until {
+            Until::Any => Ok(()),
+            Until::Flushed => stream.flush(),
+            Until::End => stream.do_finish(),
+        });
+        std::mem::swap(stream.get_mut(), out);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn what_went_in_comes_out() {
+        let text = b"The quick brown fox. ".repeat(5000);
+        for level in [1, 3, 19] {
+            let mut s = Stream::new(level, None).unwrap();
+            let mut out = b"head".to_vec();
+            s.write(&text[..10], Until::Flushed, &mut out).unwrap();
+            let mut read = vec![0; 10];
+            ::zstd::stream::read::Decoder::new(&out[4..]).unwrap().read_exact(&mut read).unwrap();
+            assert_eq!(read, &text[..10]);
+            s.write(&text[10..], Until::Any, &mut out).unwrap();
+            s.write(b"", Until::End, &mut out).unwrap();
+            assert_eq!(::zstd::stream::decode_all(&out[4..]).unwrap(), text);
+            assert_eq!(&out[..4], b"head");
+            assert!(out.len() < text.len() / 10);
+        }
+    }
+}
