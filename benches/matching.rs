@@ -41,8 +41,13 @@ struct Probe;
 impl Module for Probe {
     const NAME: &'static str = "probe";
     type Conf = ();
-    const DIRECTIVES: &'static [Directive<()>] =
-        &[Directive::own("probe", Place::HTTP, Args::Exactly(1), "`probe text;` Keeps a text.", probe)];
+    const DIRECTIVES: &'static [Directive<()>] = &[Directive::own(
+        "probe",
+        Place::HTTP,
+        Args::Exactly(1),
+        "`probe text;` Keeps a text.",
+        probe,
+    )];
 
     fn attach(_: &Arc<()>, _: &mut Hooks) -> ConfResult<()> {
         Ok(())
@@ -65,12 +70,19 @@ fn template(c: &mut Criterion) {
         ("literal", "keep-alive"),
         ("variable", "$uri"),
         ("four variables", "$scheme://$host:$server_port$uri"),
-        ("log line", "$remote_addr - $remote_user \\\"$request\\\" $status $body_bytes_sent \\\"$http_referer\\\" \\\"$http_user_agent\\\""),
+        (
+            "log line",
+            "$remote_addr - $remote_user \\\"$request\\\" $status $body_bytes_sent \\\"$http_referer\\\" \\\"$http_user_agent\\\"",
+        ),
     ] {
         let conf = format!("events {{ }} http {{ probe \"{text}\"; server {{ }} }}");
         let mut request = support::request(support::site(&registry, &conf));
         request.uri = b"/index.html".to_vec();
-        let template = TEMPLATE.lock().expect("the template").take().expect("the directive was read");
+        let template = TEMPLATE
+            .lock()
+            .expect("the template")
+            .take()
+            .expect("the directive was read");
         let mut out = Vec::with_capacity(512);
         group.bench_function(what, |b| {
             b.iter(|| {

@@ -13,7 +13,11 @@ fn request(c: &mut Criterion) {
     let mut group = c.benchmark_group("request");
     for (what, body, end) in [
         ("return", "return 200 'hello, world';", &b"hello, world"[..]),
-        ("proxied", "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';", b"hello, world"),
+        (
+            "proxied",
+            "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';",
+            b"hello, world",
+        ),
     ] {
         let mut client = Client::connect(start(body));
         for _ in 0..100 {
@@ -23,7 +27,10 @@ fn request(c: &mut Criterion) {
         for _ in 0..1000 {
             client.ask(end);
         }
-        println!("{what}: {:.2} allocations per request, Pingora's included", (counting::count() - before) as f64 / 1000.0);
+        println!(
+            "{what}: {:.2} allocations per request, Pingora's included",
+            (counting::count() - before) as f64 / 1000.0
+        );
         group.bench_function(what, |b| b.iter(|| client.ask(end)));
     }
     group.finish();

@@ -39,8 +39,9 @@ pub mod prelude {
     pub use crate::inherit;
     pub use crate::log::Level as LogLevel;
     pub use crate::module::{
-        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks, Level, Logger, Module,
-        Next, Pattern, Phase, Place, RedirectTo, Registry, Request, Slot, Statement, Template, Val, VarId, Variable,
+        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks,
+        Level, Logger, Module, Next, Pattern, Phase, Place, RedirectTo, Registry, Request, Slot,
+        Statement, Template, Val, VarId, Variable,
     };
 }
 

@@ -31,7 +31,11 @@ fn ours(body: &str) -> Vec<(String, usize)> {
     }
     callers.retain(|caller, _| !caller.starts_with("pingora-"));
     for known in INTERFACE {
-        let times: usize = callers.iter().filter(|(caller, _)| caller.starts_with(known)).map(|(_, n)| n).sum();
+        let times: usize = callers
+            .iter()
+            .filter(|(caller, _)| caller.starts_with(known))
+            .map(|(_, n)| n)
+            .sum();
         assert!(times <= ROUNDS, "{body}: {known} {times}");
         callers.retain(|caller, _| !caller.starts_with(known));
     }
@@ -41,9 +45,16 @@ fn ours(body: &str) -> Vec<(String, usize)> {
 // one test: the counts are the process's
 #[test]
 fn plain_requests() {
-    let proxied = ours("proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';");
+    let proxied =
+        ours("proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';");
     assert!(proxied.is_empty(), "{proxied:#?}");
     // the future that sends a whole body is boxed: it is large, and a proxied request has no use for it
     let local = ours("return 200 'hello, world';");
-    assert!(local.len() <= 1 && local.iter().all(|(caller, n)| caller.starts_with("src/engine/phases.rs:") && *n <= ROUNDS), "{local:#?}");
+    assert!(
+        local.len() <= 1
+            && local
+                .iter()
+                .all(|(caller, n)| caller.starts_with("src/engine/phases.rs:") && *n <= ROUNDS),
+        "{local:#?}"
+    );
 }

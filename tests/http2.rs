@@ -26,7 +26,10 @@ fn server(location: &str) -> Server {
 
 fn start(http: &str, location: &str) -> Server {
     let program = Couloir::program();
-    Setup::new(CONF).set("HTTP", http).set("LOCATION", location).start(&program)
+    Setup::new(CONF)
+        .set("HTTP", http)
+        .set("LOCATION", location)
+        .start(&program)
 }
 
 /// A connection and the task that moves its frames.
@@ -43,17 +46,27 @@ impl Session {
     async fn with(addr: SocketAddr, builder: &Builder) -> Session {
         let stream = TcpStream::connect(addr).await.unwrap();
         let (send, connection) = builder.handshake(stream).await.unwrap();
-        Session { send, frames: tokio::spawn(connection) }
+        Session {
+            send,
+            frames: tokio::spawn(connection),
+        }
     }
 
-    async fn send(&self, request: Request<()>, body: &[u8], trailers: Option<HeaderMap>) -> Result<Response<RecvStream>, h2::Error> {
+    async fn send(
+        &self,
+        request: Request<()>,
+        body: &[u8],
+        trailers: Option<HeaderMap>,
+    ) -> Result<Response<RecvStream>, h2::Error> {
         let mut send = self.send.clone().ready().await?;
         let ended = body.is_empty() && trailers.is_none();
         let (response, mut stream) = send.send_request(request, ended)?;
         let mut rest = Bytes::copy_from_slice(body);
         while !rest.is_empty() {
             stream.reserve_capacity(rest.len());
-            let n = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap()?;
+            let n = std::future::poll_fn(|cx| stream.poll_capacity(cx))
+                .await
+                .unwrap()?;
             let n = n.min(rest.len());
             let part = rest.split_to(n);
             stream.send_data(part, rest.is_empty() && trailers.is_none())?;
@@ -70,7 +83,9 @@ impl Session {
 }
 
 fn to(path: &str) -> Request<()> {
-    Request::get(format!("http://localhost{path}")).body(()).unwrap()
+    Request::get(format!("http://localhost{path}"))
+        .body(())
+        .unwrap()
 }
 
 async fn whole(response: Response<RecvStream>) -> Result<Response<Vec<u8>>, h2::Error> {
@@ -85,7 +100,10 @@ async fn whole(response: Response<RecvStream>) -> Result<Response<Vec<u8>>, h2::
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("hung") })
 }
 
@@ -96,24 +114,42 @@ fn pattern(n: usize) -> Vec<u8> {
 
 #[test]
 fn a_response_and_its_variables() {
-    let s = server("add_header X-Http2 $http2; return 200 \"$request|$server_protocol|$host|$http_host|$http_cookie\";");
+    let s = server(
+        "add_header X-Http2 $http2; return 200 \"$request|$server_protocol|$host|$http_host|$http_cookie\";",
+    );
     run(async {
         let session = Session::new(s.addr(8080)).await;
         let mut request = to("/a?b=c");
-        request.headers_mut().append("cookie", "a=1".parse().unwrap());
-        request.headers_mut().append("cookie", "b=2".parse().unwrap());
-        let r = whole(session.send(request, b"", None).await.unwrap()).await.unwrap();
-        assert_eq!((r.status().as_u16(), &r.headers()["x-http2"]), (200, &"h2c".parse().unwrap()));
+        request
+            .headers_mut()
+            .append("cookie", "a=1".parse().unwrap());
+        request
+            .headers_mut()
+            .append("cookie", "b=2".parse().unwrap());
+        let r = whole(session.send(request, b"", None).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            (r.status().as_u16(), &r.headers()["x-http2"]),
+            (200, &"h2c".parse().unwrap())
+        );
         assert!(!r.headers().contains_key("connection") && r.headers().contains_key("server"));
         let body = String::from_utf8(r.into_body()).unwrap();
-        assert_eq!(body, "GET /a?b=c HTTP/2.0|HTTP/2.0|localhost|localhost|a=1; b=2");
+        assert_eq!(
+            body,
+            "GET /a?b=c HTTP/2.0|HTTP/2.0|localhost|localhost|a=1; b=2"
+        );
     });
 }
 
 #[test]
 fn http1_goes_on_where_http2_is_spoken() {
     let s = server("return 200 ok;");
-    for (bytes, status) in [("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200), ("PRI * HTTP/1.1\r\nHost: h\r\n\r\n", 400), ("P\r\n", 400)] {
+    for (bytes, status) in [
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        ("PRI * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("P\r\n", 400),
+    ] {
         let mut c = Client::connect(s.addr(8080));
         // the first byte alone decides nothing and must not get lost
         c.send(&bytes[..1]).unwrap();
@@ -128,7 +164,10 @@ fn a_server_that_does_not_speak_it() {
     run(async {
         let session = Session::new(s.addr(8080)).await;
         let request = Request::get("http://off/").body(()).unwrap();
-        assert_eq!(session.send(request, b"", None).await.unwrap().status(), 421);
+        assert_eq!(
+            session.send(request, b"", None).await.unwrap().status(),
+            421
+        );
         assert_eq!(session.get("/").await.unwrap().status(), 200);
     });
 }
@@ -137,21 +176,39 @@ fn a_server_that_does_not_speak_it() {
 fn large_bodies_both_ways_through_small_windows() {
     let body = pattern(700_000);
     let origin = Origin::respond(|r| {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", r.body().len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            r.body().len()
+        );
         [head.as_bytes(), r.body()].concat()
     });
     for extra in ["", "proxy_request_buffering off;", "proxy_buffering off;"] {
         for preread in ["0", "64k"] {
-            let conf = format!("client_max_body_size 0; {extra} proxy_pass http://{};", origin.addr());
+            let conf = format!(
+                "client_max_body_size 0; {extra} proxy_pass http://{};",
+                origin.addr()
+            );
             let s = start(&format!("http2_body_preread_size {preread};"), &conf);
             run(async {
                 let mut builder = Builder::new();
-                builder.initial_window_size(20_000).initial_connection_window_size(65_535);
+                builder
+                    .initial_window_size(20_000)
+                    .initial_connection_window_size(65_535);
                 let session = Session::with(s.addr(8080), &builder).await;
                 // the origin does not decode chunks
-                let post = Request::post("http://localhost/").header("content-length", body.len()).body(()).unwrap();
-                let r = whole(session.send(post, &body, None).await.unwrap()).await.unwrap();
-                assert_eq!((r.status().as_u16(), r.body().len()), (200, body.len()), "{extra} {preread}: {}", s.log());
+                let post = Request::post("http://localhost/")
+                    .header("content-length", body.len())
+                    .body(())
+                    .unwrap();
+                let r = whole(session.send(post, &body, None).await.unwrap())
+                    .await
+                    .unwrap();
+                assert_eq!(
+                    (r.status().as_u16(), r.body().len()),
+                    (200, body.len()),
+                    "{extra} {preread}: {}",
+                    s.log()
+                );
                 assert!(r.into_body() == body, "{extra} {preread}");
             });
         }
@@ -160,7 +217,8 @@ fn large_bodies_both_ways_through_small_windows() {
 
 #[test]
 fn nothing_is_cut_off_where_connections_are_not_kept() {
-    let s = Setup::new(&CONF.replace("%%LOCATION%%", "root %%TESTDIR%%;")).set("HTTP", "keepalive_timeout 0;");
+    let s = Setup::new(&CONF.replace("%%LOCATION%%", "root %%TESTDIR%%;"))
+        .set("HTTP", "keepalive_timeout 0;");
     let body = pattern(500_000);
     let s = s.file("big", &body, None).start(&Couloir::program());
     run(async {
@@ -179,8 +237,13 @@ fn many_at_once() {
         let session = Session::new(s.addr(8080)).await;
         let mut tasks = Vec::new();
         for n in 0..100 {
-            let send = Session { send: session.send.clone(), frames: tokio::spawn(async { Ok(()) }) };
-            tasks.push(tokio::spawn(async move { (n, send.get(&format!("/?n={n}")).await.unwrap().into_body()) }));
+            let send = Session {
+                send: session.send.clone(),
+                frames: tokio::spawn(async { Ok(()) }),
+            };
+            tasks.push(tokio::spawn(async move {
+                (n, send.get(&format!("/?n={n}")).await.unwrap().into_body())
+            }));
         }
         for t in tasks {
             let (n, body) = t.await.unwrap();
@@ -225,7 +288,9 @@ fn a_head_that_is_too_large() {
     run(async {
         let session = Session::new(s.addr(8080)).await;
         let mut request = to("/");
-        request.headers_mut().append("x", "y".repeat(1100).parse().unwrap());
+        request
+            .headers_mut()
+            .append("x", "y".repeat(1100).parse().unwrap());
         session.send(request, b"", None).await.unwrap_err();
         let e = session.frames.await.unwrap().unwrap_err();
         assert_eq!(e.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{e:?}");
@@ -253,7 +318,11 @@ fn a_reset_ends_the_exchange_with_the_origin() {
 
 #[test]
 fn a_broken_response_does_not_look_whole() {
-    let origin = Origin::script(vec![vec![Step::Read, Step::send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), Step::Close]]);
+    let origin = Origin::script(vec![vec![
+        Step::Read,
+        Step::send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"),
+        Step::Close,
+    ]]);
     let s = server(&format!("proxy_pass http://{};", origin.addr()));
     run(async {
         let session = Session::new(s.addr(8080)).await;
@@ -264,7 +333,10 @@ fn a_broken_response_does_not_look_whole() {
 #[test]
 fn silence_after_the_preface_is_not_waited_for_forever() {
     let s = start("client_header_timeout 100ms;", "return 200 ok;");
-    for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\n"] {
+    for bytes in [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\n",
+    ] {
         let mut c = Client::connect(s.addr(8080));
         c.send(bytes).unwrap();
         let mut rest = Vec::new();

@@ -49,12 +49,17 @@ fn get_once(path: &str) -> String {
 
 /// A response of a length.
 fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Bytes that tell where they belong.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len / 8).flat_map(|i| (i as u64).to_be_bytes()).collect()
+    (0..len / 8)
+        .flat_map(|i| (i as u64).to_be_bytes())
+        .collect()
 }
 
 /// Waits for a line of the access log.

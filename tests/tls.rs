@@ -14,7 +14,10 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslConnector, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion};
+use openssl::ssl::{
+    SslConnector, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslStream, SslVerifyMode,
+    SslVersion,
+};
 use openssl::x509::{X509, X509Name};
 use std::sync::{Arc, Mutex};
 
@@ -30,8 +33,10 @@ fn pair(cn: &str) -> (X509, PKey<Private>) {
     c.set_subject_name(&name).unwrap();
     c.set_issuer_name(&name).unwrap();
     c.set_pubkey(&key).unwrap();
-    c.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    c.set_not_after(&Asn1Time::days_from_now(3).unwrap()).unwrap();
+    c.set_not_before(&Asn1Time::days_from_now(0).unwrap())
+        .unwrap();
+    c.set_not_after(&Asn1Time::days_from_now(3).unwrap())
+        .unwrap();
     c.sign(&key, MessageDigest::sha256()).unwrap();
     (c.build(), key)
 }
@@ -43,7 +48,11 @@ fn with_pairs(conf: &str, names: &[&str]) -> Setup {
         let (cert, key) = pair(name);
         setup = setup
             .file(&format!("{name}.crt"), cert.to_pem().unwrap(), None)
-            .file(&format!("{name}.key"), key.private_key_to_pem_pkcs8().unwrap(), None);
+            .file(
+                &format!("{name}.key"),
+                key.private_key_to_pem_pkcs8().unwrap(),
+                None,
+            );
     }
     setup
 }
@@ -89,31 +98,68 @@ fn request(addr: SocketAddr, hello: Hello<'_>, host: &str, path: &str) -> Result
     let kept: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
     let keep = kept.clone();
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-    builder.set_new_session_callback(move |_: &mut SslRef, s| *keep.lock().unwrap() = Some(s.to_der().unwrap()));
+    builder.set_new_session_callback(move |_: &mut SslRef, s| {
+        *keep.lock().unwrap() = Some(s.to_der().unwrap())
+    });
     let connector = builder.build();
-    let mut config = connector.configure().unwrap().verify_hostname(false).use_server_name_indication(hello.sni.is_some());
+    let mut config = connector
+        .configure()
+        .unwrap()
+        .verify_hostname(false)
+        .use_server_name_indication(hello.sni.is_some());
     if let Some(s) = &hello.session {
         // SAFETY: the session was made for this connection.
         #[allow(unsafe_code)]
         unsafe {
-            config.set_session(&SslSession::from_der(s).unwrap()).unwrap();
+            config
+                .set_session(&SslSession::from_der(s).unwrap())
+                .unwrap();
         }
     }
     let tcp = TcpStream::connect_timeout(&addr, DEADLINE).unwrap();
     tcp.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut stream: SslStream<TcpStream> = config.connect(hello.sni.unwrap_or("none"), tcp).map_err(|e| e.to_string())?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut stream: SslStream<TcpStream> = config
+        .connect(hello.sni.unwrap_or("none"), tcp)
+        .map_err(|e| e.to_string())?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+    stream
+        .read_to_string(&mut text)
+        .map_err(|e| e.to_string())?;
     let cert = stream.ssl().peer_certificate().unwrap();
-    let cn = cert.subject_name().entries().next().unwrap().data().to_string().unwrap();
+    let cn = cert
+        .subject_name()
+        .entries()
+        .next()
+        .unwrap()
+        .data()
+        .to_string()
+        .unwrap();
     let alpn = stream.ssl().selected_alpn_protocol().map(<[u8]>::to_vec);
     let session = kept.lock().unwrap().take();
-    Ok(Answer { cn, text, session, alpn })
+    Ok(Answer {
+        cn,
+        text,
+        session,
+        alpn,
+    })
 }
 
 fn get(addr: SocketAddr, sni: &str) -> Answer {
-    request(addr, Hello { sni: Some(sni), ..Hello::default() }, sni, "/").unwrap()
+    request(
+        addr,
+        Hello {
+            sni: Some(sni),
+            ..Hello::default()
+        },
+        sni,
+        "/",
+    )
+    .unwrap()
 }
 
 const NAMES: &str = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
@@ -132,7 +178,11 @@ fn the_name_chooses_certificate_protocols_and_server() {
     let server = start(NAMES, &["one", "two"]);
     let addr = server.addr(8443);
     let one = get(addr, "one");
-    assert!(one.text.ends_with("\r\n\r\n1 https on one TLSv1.3"), "{}", one.text);
+    assert!(
+        one.text.ends_with("\r\n\r\n1 https on one TLSv1.3"),
+        "{}",
+        one.text
+    );
     assert_eq!(one.cn, "one");
     let two = get(addr, "a.two");
     assert!(two.text.ends_with("2 TLSv1.2"), "{}", two.text);
@@ -149,15 +199,44 @@ fn the_name_chooses_certificate_protocols_and_server() {
 fn refused_names_redirects_and_plain_http() {
     let server = start(NAMES, &["one", "two"]);
     let addr = server.addr(8443);
-    let refused = request(addr, Hello { sni: Some("refused"), ..Hello::default() }, "refused", "/");
+    let refused = request(
+        addr,
+        Hello {
+            sni: Some("refused"),
+            ..Hello::default()
+        },
+        "refused",
+        "/",
+    );
     let text = refused.err().expect("an alert");
     assert!(text.contains("unrecognized name"), "{text}");
     let plain = client::get(addr, "/", "one");
     assert_eq!(plain.status, 400);
-    assert!(plain.text().contains("The plain HTTP request was sent to HTTPS port"), "{}", plain.text());
+    assert!(
+        plain
+            .text()
+            .contains("The plain HTTP request was sent to HTTPS port"),
+        "{}",
+        plain.text()
+    );
     assert_eq!(client::get(addr, "/", "moved").text(), "plain http");
-    let moved = request(addr, Hello { sni: Some("moved"), ..Hello::default() }, "moved", "/d").unwrap();
-    assert!(moved.text.contains(&format!("Location: https://moved:{}/e\r\n", addr.port())), "{}", moved.text);
+    let moved = request(
+        addr,
+        Hello {
+            sni: Some("moved"),
+            ..Hello::default()
+        },
+        "moved",
+        "/d",
+    )
+    .unwrap();
+    assert!(
+        moved
+            .text
+            .contains(&format!("Location: https://moved:{}/e\r\n", addr.port())),
+        "{}",
+        moved.text
+    );
     assert_eq!(get(addr, "one").cn, "one");
     assert!(server.stop().success());
 }
@@ -166,8 +245,22 @@ fn refused_names_redirects_and_plain_http() {
 fn alpn_offers_what_the_listener_speaks() {
     let server = start(NAMES, &["one", "two"]);
     let addr = server.addr(8443);
-    let alpn = |alpn| request(addr, Hello { sni: Some("one"), alpn, ..Hello::default() }, "one", "/");
-    assert_eq!(alpn(b"\x02h2\x08http/1.1").unwrap().alpn.as_deref(), Some(&b"http/1.1"[..]));
+    let alpn = |alpn| {
+        request(
+            addr,
+            Hello {
+                sni: Some("one"),
+                alpn,
+                ..Hello::default()
+            },
+            "one",
+            "/",
+        )
+    };
+    assert_eq!(
+        alpn(b"\x02h2\x08http/1.1").unwrap().alpn.as_deref(),
+        Some(&b"http/1.1"[..])
+    );
     let none = alpn(b"\x02h2").err().expect("an alert");
     assert!(none.contains("no application protocol"), "{none}");
     assert!(server.stop().success());
@@ -180,11 +273,31 @@ fn certificates_by_variables_are_found_and_found_anew() {
             ssl_certificate_key $ssl_server_name.key; return 200 ok; } }";
     let server = start(conf, &["one", "two"]);
     let addr = server.addr(8443);
-    assert_eq!((get(addr, "one").cn, get(addr, "two").cn), ("one".into(), "two".into()));
-    assert!(request(addr, Hello { sni: Some("three"), ..Hello::default() }, "three", "/").is_err());
+    assert_eq!(
+        (get(addr, "one").cn, get(addr, "two").cn),
+        ("one".into(), "two".into())
+    );
+    assert!(
+        request(
+            addr,
+            Hello {
+                sni: Some("three"),
+                ..Hello::default()
+            },
+            "three",
+            "/"
+        )
+        .is_err()
+    );
     let log = server.wait_for_text("error.log", "cannot load certificate");
-    assert!(log.contains("three.crt\": BIO_new_file() failed (SSL: error:"), "{log}");
-    assert!(log.contains(" while SSL handshaking, client: 127.0.0.1, server: "), "{log}");
+    assert!(
+        log.contains("three.crt\": BIO_new_file() failed (SSL: error:"),
+        "{log}"
+    );
+    assert!(
+        log.contains(" while SSL handshaking, client: 127.0.0.1, server: "),
+        "{log}"
+    );
     let (cert, key) = pair("three");
     server.write("three.key", key.private_key_to_pem_pkcs8().unwrap());
     server.write("three.crt", cert.to_pem().unwrap());
@@ -198,20 +311,35 @@ fn sessions_live_on_through_a_reload() {
         ssl_certificate one.crt; ssl_certificate_key one.key; ssl_session_cache shared:tls:1m; ssl_session_tickets %%TICKETS%%;
         server { listen 127.0.0.1:%%PORT_8443%% ssl; return 200 $ssl_session_reused; }
         server { listen 127.0.0.1:%%PORT_8080%%; return 200 %%GENERATION%%; } }";
-    for (tickets, version) in [("on", SslVersion::TLS1_3), ("off", SslVersion::TLS1_3), ("on", SslVersion::TLS1_2), ("off", SslVersion::TLS1_2)] {
+    for (tickets, version) in [
+        ("on", SslVersion::TLS1_3),
+        ("off", SslVersion::TLS1_3),
+        ("on", SslVersion::TLS1_2),
+        ("off", SslVersion::TLS1_2),
+    ] {
         let conf = conf.replace("%%TICKETS%%", tickets);
         let mut server = start(&conf.replace("%%GENERATION%%", "old"), &["one"]);
         let addr = server.addr(8443);
-        let hello = |session| Hello { version: Some(version), session, ..Hello::default() };
+        let hello = |session| Hello {
+            version: Some(version),
+            session,
+            ..Hello::default()
+        };
         let first = request(addr, hello(None), "h", "/").unwrap();
         assert!(first.text.ends_with("\r\n\r\n."), "{}", first.text);
         server.write_conf(&conf.replace("%%GENERATION%%", "new"));
         server.reload();
         let plain = server.addr(8080);
-        let reloaded = common::wait_for(DEADLINE, || (client::get(plain, "/", "h").text() == "new").then_some(()));
+        let reloaded = common::wait_for(DEADLINE, || {
+            (client::get(plain, "/", "h").text() == "new").then_some(())
+        });
         assert!(reloaded.is_some());
         let second = request(addr, hello(first.session), "h", "/").unwrap();
-        assert!(second.text.ends_with("\r\n\r\nr"), "{tickets} {version:?}: {}", second.text);
+        assert!(
+            second.text.ends_with("\r\n\r\nr"),
+            "{tickets} {version:?}: {}",
+            second.text
+        );
         assert!(server.stop().success());
     }
 }
@@ -227,9 +355,24 @@ fn clients_are_verified() {
             return 200 '$ssl_client_verify'; } }";
     let client = pair("client");
     let stranger = pair("stranger");
-    let server = with_pairs(conf, &["one"]).file("client.crt", client.0.to_pem().unwrap(), None).start(&Couloir::program());
+    let server = with_pairs(conf, &["one"])
+        .file("client.crt", client.0.to_pem().unwrap(), None)
+        .start(&Couloir::program());
     let addr = server.addr(8443);
-    let ask = |sni, certificate, host| request(addr, Hello { sni: Some(sni), certificate, ..Hello::default() }, host, "/").unwrap().text;
+    let ask = |sni, certificate, host| {
+        request(
+            addr,
+            Hello {
+                sni: Some(sni),
+                certificate,
+                ..Hello::default()
+            },
+            host,
+            "/",
+        )
+        .unwrap()
+        .text
+    };
     assert!(ask("open", Some(&client), "open").ends_with("NONE"));
     assert!(ask("closed", None, "closed").contains("No required SSL certificate was sent"));
     assert!(ask("closed", Some(&stranger), "closed").contains("The SSL certificate error"));
@@ -246,32 +389,76 @@ fn clients_are_verified() {
 #[test]
 fn mistakes_are_told_in_nginx_s_words() {
     let say = |directives: &str| {
-        let conf = format!("events {{ }}\nhttp {{\n server {{\n listen 127.0.0.1:%%PORT_8443%% ssl;\n {directives} }} }}");
-        let (status, text) = with_pairs(&conf, &["one", "two"]).file("none.crt", "", None).test(&Couloir::program());
+        let conf = format!(
+            "events {{ }}\nhttp {{\n server {{\n listen 127.0.0.1:%%PORT_8443%% ssl;\n {directives} }} }}"
+        );
+        let (status, text) = with_pairs(&conf, &["one", "two"])
+            .file("none.crt", "", None)
+            .test(&Couloir::program());
         (status.code(), text)
     };
     for (directives, expected) in [
-        ("", "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in "),
-        ("ssl_certificate one.crt;", "no \"ssl_certificate_key\" is defined for certificate \"one.crt\""),
-        ("ssl_certificate x.crt; ssl_certificate_key one.key;", "x.crt\": BIO_new_file() failed (SSL: error:80000002:system library::No such file or directory:calling fopen("),
-        ("ssl_certificate none.crt; ssl_certificate_key one.key;", "none.crt\": PEM_read_bio_X509_AUX() failed (SSL: error:0480006C:PEM routines::no start line"),
-        ("ssl_certificate one.crt; ssl_certificate_key two.key;", "two.key\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)"),
-        ("ssl_certificate one.crt; ssl_certificate_key one.key; ssl_ciphers x;", "SSL_CTX_set_cipher_list(\"x\") failed (SSL: error:0A0000B9:SSL routines::no cipher match"),
-        ("ssl_certificate one.crt; ssl_certificate_key one.key; ssl_verify_client on;", "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client"),
-        ("ssl_certificate one.crt; ssl_certificate_key one.key; ssl_conf_command X y;", "SSL_CONF_cmd(\"X\", \"y\") failed (SSL: error:"),
+        (
+            "",
+            "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in ",
+        ),
+        (
+            "ssl_certificate one.crt;",
+            "no \"ssl_certificate_key\" is defined for certificate \"one.crt\"",
+        ),
+        (
+            "ssl_certificate x.crt; ssl_certificate_key one.key;",
+            "x.crt\": BIO_new_file() failed (SSL: error:80000002:system library::No such file or directory:calling fopen(",
+        ),
+        (
+            "ssl_certificate none.crt; ssl_certificate_key one.key;",
+            "none.crt\": PEM_read_bio_X509_AUX() failed (SSL: error:0480006C:PEM routines::no start line",
+        ),
+        (
+            "ssl_certificate one.crt; ssl_certificate_key two.key;",
+            "two.key\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)",
+        ),
+        (
+            "ssl_certificate one.crt; ssl_certificate_key one.key; ssl_ciphers x;",
+            "SSL_CTX_set_cipher_list(\"x\") failed (SSL: error:0A0000B9:SSL routines::no cipher match",
+        ),
+        (
+            "ssl_certificate one.crt; ssl_certificate_key one.key; ssl_verify_client on;",
+            "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
+        ),
+        (
+            "ssl_certificate one.crt; ssl_certificate_key one.key; ssl_conf_command X y;",
+            "SSL_CONF_cmd(\"X\", \"y\") failed (SSL: error:",
+        ),
         ("ssl_protocols TLSv1.4;", "invalid value \"TLSv1.4\" in "),
-        ("ssl_session_cache shared:a:1k;", "session cache \"shared:a:1k\" is too small in "),
-        ("ssl_session_cache shared:a;", "invalid session cache \"shared:a\" in "),
-        ("ssl_certificate_cache off max=1 x;", "invalid parameter \"x\" in "),
+        (
+            "ssl_session_cache shared:a:1k;",
+            "session cache \"shared:a:1k\" is too small in ",
+        ),
+        (
+            "ssl_session_cache shared:a;",
+            "invalid session cache \"shared:a\" in ",
+        ),
+        (
+            "ssl_certificate_cache off max=1 x;",
+            "invalid parameter \"x\" in ",
+        ),
         ("ssl on;", "unknown directive \"ssl\" in "),
     ] {
         let (code, text) = say(directives);
         assert_eq!(code, Some(1), "{directives}");
         assert!(text.contains(expected), "{directives}: {text}");
     }
-    let (code, text) = say("ssl_certificate one.crt; ssl_certificate_key one.key; ssl_stapling on; ssl_early_data on;");
+    let (code, text) = say(
+        "ssl_certificate one.crt; ssl_certificate_key one.key; ssl_stapling on; ssl_early_data on;",
+    );
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("[warn] \"ssl_stapling\" ignored, issuer certificate not found for certificate ") && text.contains("[warn] \"ssl_early_data\" is not supported"), "{text}");
+    assert!(
+        text.contains(
+            "[warn] \"ssl_stapling\" ignored, issuer certificate not found for certificate "
+        ) && text.contains("[warn] \"ssl_early_data\" is not supported"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -281,7 +468,9 @@ fn large_bodies_pass_in_both_directions() {
     let server = start(conf, &["one"]);
     let body: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + (n % 26) as u8).collect();
     fs::write(server.dir().join("big"), &body).unwrap();
-    let got = request(server.addr(8443), Hello::default(), "h", "/big").unwrap().text;
+    let got = request(server.addr(8443), Hello::default(), "h", "/big")
+        .unwrap()
+        .text;
     let (_, text) = got.split_once("\r\n\r\n").unwrap();
     assert!(text.as_bytes() == body);
     assert!(server.stop().success());

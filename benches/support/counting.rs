@@ -49,12 +49,18 @@ fn caller(trace: &str) -> String {
     let place = |line: &str| {
         let at = line.trim().strip_prefix("at ")?;
         let file = at.rsplit_once(':').map_or(at, |(file, _column)| file);
-        if let Some(rest) = file.strip_prefix("./src/").or_else(|| file.strip_prefix(own)) {
+        if let Some(rest) = file
+            .strip_prefix("./src/")
+            .or_else(|| file.strip_prefix(own))
+        {
             return Some(format!("src/{rest}"));
         }
         file.find("/pingora-").map(|at| file[at + 1..].to_owned())
     };
-    trace.lines().find_map(place).unwrap_or_else(|| trace.to_owned())
+    trace
+        .lines()
+        .find_map(place)
+        .unwrap_or_else(|| trace.to_owned())
 }
 
 fn note() {

@@ -35,7 +35,9 @@ pub fn site(registry: &Arc<Registry>, text: &str) -> Site {
 
 /// A configuration of one server with so many locations: most prefixes, some exact, ten regular expressions.
 pub fn locations(count: usize) -> String {
-    let mut text = String::from("events { } http { access_log off; server { listen 127.0.0.1:8080; server_name localhost;\n");
+    let mut text = String::from(
+        "events { } http { access_log off; server { listen 127.0.0.1:8080; server_name localhost;\n",
+    );
     for i in 0..count {
         text += &match i % 10 {
             0 => format!("location = /exact/{i} {{ return 200; }}\n"),
@@ -61,10 +63,16 @@ pub fn request(site: Site) -> Request {
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    Request::new(SiteRef::new(Arc::new(site)), Arc::new(Conn::new(Transport::Unix(ours), info)))
+    Request::new(
+        SiteRef::new(Arc::new(site)),
+        Arc::new(Conn::new(Transport::Unix(ours), info)),
+    )
 }
 
 /// A runtime to be inside of.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use super::counting;
 
 /// What a plain client sends.
-pub const REQUEST: &[u8] = b"GET /index.html?a=b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
+pub const REQUEST: &[u8] =
+    b"GET /index.html?a=b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
 
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sun, 22 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
                           Content-Length: 12\r\nConnection: keep-alive\r\n\r\nhello, world";
@@ -36,7 +37,11 @@ pub fn start(body: &str) -> SocketAddr {
         counting::count_this_thread();
         let (send, receive) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
-        let listening = Listening { addr: ListenAddr::Inet(addr), fd: listener.into(), stop: stopped };
+        let listening = Listening {
+            addr: ListenAddr::Inet(addr),
+            fd: listener.into(),
+            stop: stopped,
+        };
         assert!(send.send(listening).is_ok());
         run_thread(shared, receive).expect("serve");
         drop((send, stop));
@@ -53,7 +58,9 @@ fn origin() -> SocketAddr {
                 let _ = stream.set_nodelay(true);
                 let mut buf = [0; 4096];
                 // a request is one packet here
-                while matches!(stream.read(&mut buf), Ok(n) if n > 0) && stream.write_all(RESPONSE).is_ok() {}
+                while matches!(stream.read(&mut buf), Ok(n) if n > 0)
+                    && stream.write_all(RESPONSE).is_ok()
+                {}
             });
         }
     });
@@ -71,7 +78,10 @@ impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("connect");
         stream.set_nodelay(true).expect("nodelay");
-        Self { stream, buf: [0; 4096] }
+        Self {
+            stream,
+            buf: [0; 4096],
+        }
     }
 
     /// One request and its whole response, whose body ends with `end`.
@@ -80,9 +90,17 @@ impl Client {
         let mut len = 0;
         while !self.buf[..len].ends_with(end) {
             let n = self.stream.read(&mut self.buf[len..]).expect("receive");
-            assert!(n > 0, "closed after {}", String::from_utf8_lossy(&self.buf[..len]));
+            assert!(
+                n > 0,
+                "closed after {}",
+                String::from_utf8_lossy(&self.buf[..len])
+            );
             len += n;
         }
-        assert!(self.buf.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&self.buf[..len]));
+        assert!(
+            self.buf.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&self.buf[..len])
+        );
     }
 }

@@ -23,7 +23,13 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
     }
     if r.uri.ends_with(b"/") {
         let path = super::redirect::map_path(r);
-        r.error(Level::Error, format_args!("directory index of \"{}\" is forbidden", String::from_utf8_lossy(&path)));
+        r.error(
+            Level::Error,
+            format_args!(
+                "directory index of \"{}\" is forbidden",
+                String::from_utf8_lossy(&path)
+            ),
+        );
         return Outcome::Status(403);
     }
     r.error(Level::Error, format_args!("no handler found"));

@@ -66,7 +66,13 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
             match to {
                 Some(to) => Outcome::Redirect(to),
                 None => {
-                    r.error(Level::Error, format_args!("unsafe URI \"{}\" was detected", String::from_utf8_lossy(&target)));
+                    r.error(
+                        Level::Error,
+                        format_args!(
+                            "unsafe URI \"{}\" was detected",
+                            String::from_utf8_lossy(&target)
+                        ),
+                    );
                     builtin(r)
                 }
             }
@@ -89,7 +95,12 @@ fn builtin(r: &mut Request) -> Outcome {
     let core = r.location().core.clone();
     let location = std::mem::take(&mut r.out.location);
     // what a 416 tells of the length
-    let range = r.out.headers.get(b"Content-Range").filter(|_| r.err_status == 416).map(<[u8]>::to_vec);
+    let range = r
+        .out
+        .headers
+        .get(b"Content-Range")
+        .filter(|_| r.err_status == 416)
+        .map(<[u8]>::to_vec);
     r.out.clear_entity();
     r.out.location = location;
     if let Some(range) = range {
@@ -100,15 +111,25 @@ fn builtin(r: &mut Request) -> Outcome {
     let mut page = Vec::with_capacity(256);
     let agent = r.head.headers.get(b"user-agent").unwrap_or_default();
     let msie = memchr::memmem::find(agent, b"MSIE ").is_some();
-    if core.msie_refresh && msie && matches!(r.err_status, 301 | 302) && !r.out.location.is_empty() {
+    if core.msie_refresh && msie && matches!(r.err_status, 301 | 302) && !r.out.location.is_empty()
+    {
         status::refresh_page(&r.out.location, &mut page);
         r.out.location.clear();
         r.err_status = 200;
         r.out.status = 200;
     } else {
         let chrome = memchr::memmem::find(agent, b"Chrome/").is_some() && !msie;
-        let padding = core.msie_padding && (msie || chrome) && r.head.version >= Version::V10 && r.err_status >= 400;
-        status::builtin_page(r.err_status, core.server_tokens, crate::serve::SERVER, padding, &mut page);
+        let padding = core.msie_padding
+            && (msie || chrome)
+            && r.head.version >= Version::V10
+            && r.err_status >= 400;
+        status::builtin_page(
+            r.err_status,
+            core.server_tokens,
+            crate::serve::SERVER,
+            padding,
+            &mut page,
+        );
     }
     if page.is_empty() {
         return Outcome::Respond(Body::Empty);

@@ -24,12 +24,28 @@ pub struct Stage {
 pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
     if let Some(uri) = r.output.around[0].take() {
         let joint = joint(r);
-        include(r, joint, Include { uri: uri.into_vec(), ..Include::default() }).await?;
+        include(
+            r,
+            joint,
+            Include {
+                uri: uri.into_vec(),
+                ..Include::default()
+            },
+        )
+        .await?;
     }
     pass(r, 0, data, last).await?;
     if last && let Some(uri) = r.output.around[1].take() {
         let joint = joint(r);
-        include(r, joint, Include { uri: uri.into_vec(), ..Include::default() }).await?;
+        include(
+            r,
+            joint,
+            Include {
+                uri: uri.into_vec(),
+                ..Include::default()
+            },
+        )
+        .await?;
         pass(r, joint, b"", true).await?;
     }
     Ok(())
@@ -51,7 +67,11 @@ async fn pass(r: &mut Request, first: usize, data: &[u8], last: bool) -> io::Res
         }
         // the last one first, as the others wait for what comes behind them
         let stages = &r.output.stages;
-        let Some(stage) = (first..stages.len()).rfind(|i| stages.get(*i).is_some_and(|s| s.filter.pending())) else { break };
+        let Some(stage) =
+            (first..stages.len()).rfind(|i| stages.get(*i).is_some_and(|s| s.filter.pending()))
+        else {
+            break;
+        };
         asked = filtered(r, stage, b"", false, &mut out)?;
     }
     r.output.buffers[0] = out;
@@ -61,7 +81,13 @@ async fn pass(r: &mut Request, first: usize, data: &[u8], last: bool) -> io::Res
 /// Passes data through the filters from `first` on; `out` is what they made of it.
 ///
 /// Stops at a filter that asks for subrequests: `out` is then what this one made.
-fn filtered(r: &mut Request, first: usize, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<Option<(usize, Vec<Include>)>> {
+fn filtered(
+    r: &mut Request,
+    first: usize,
+    data: &[u8],
+    last: bool,
+    out: &mut Vec<u8>,
+) -> io::Result<Option<(usize, Vec<Include>)>> {
     let mut stages = std::mem::take(&mut r.output.stages);
     let mut next = std::mem::take(&mut r.output.buffers[1]);
     let joint = r.output.joint.unwrap_or(stages.len());
@@ -116,7 +142,11 @@ fn included<'a>(r: &'a mut Request, stage: usize, list: Vec<Include>, made: &'a 
         let mut begun = VecDeque::new();
         let mut list = list.into_iter();
         loop {
-            begun.extend(list.by_ref().take(AT_ONCE - begun.len()).map(|ask| Begun::new(r, ask)));
+            begun.extend(
+                list.by_ref()
+                    .take(AT_ONCE - begun.len())
+                    .map(|ask| Begun::new(r, ask)),
+            );
             let Some(next) = begun.pop_front() else { break };
             let next = next?;
             let to = next.at.clamp(at, made.len());
@@ -126,7 +156,11 @@ fn included<'a>(r: &'a mut Request, stage: usize, list: Vec<Include>, made: &'a 
             next.read(r, stage + 1).await?;
             at = to;
         }
-        let last = r.output.stages.get(stage).is_some_and(|s| s.last && !s.filter.pending());
+        let last = r
+            .output
+            .stages
+            .get(stage)
+            .is_some_and(|s| s.last && !s.filter.pending());
         pass(r, stage + 1, made.get(at..).unwrap_or_default(), last).await
     })
 }
@@ -158,7 +192,11 @@ struct Begun {
 impl Begun {
     fn new(r: &Request, mut ask: Include) -> io::Result<Begun> {
         match subrequest::start(r, &mut ask) {
-            Ok(running) => Ok(Begun { at: ask.at, keep: ask.keep, running }),
+            Ok(running) => Ok(Begun {
+                at: ask.at,
+                keep: ask.keep,
+                running,
+            }),
             Err(_) => Err(io::Error::other("no subrequest")),
         }
     }
@@ -201,7 +239,10 @@ impl Begun {
         }
         if let Some(keep) = self.keep {
             if kept.len() as u64 > child.core().subrequest_output_buffer_size {
-                child.error(Level::Error, format_args!("too big subrequest response: {}", kept.len()));
+                child.error(
+                    Level::Error,
+                    format_args!("too big subrequest response: {}", kept.len()),
+                );
                 return Err(io::Error::other("too big subrequest response"));
             }
             keep(r, child.out.status, kept);

@@ -239,7 +239,13 @@ mod tests {
 
     #[test]
     fn reads_other_codings() {
-        for (value, want) in [("gzip, deflate, br, zstd", true), ("br;q=1.0", true), ("brotli", false), ("xbr, br;q=0", false), ("gzip", false)] {
+        for (value, want) in [
+            ("gzip, deflate, br, zstd", true),
+            ("br;q=1.0", true),
+            ("brotli", false),
+            ("xbr, br;q=0", false),
+            ("gzip", false),
+        ] {
             assert_eq!(accepts(value.as_bytes(), b"br"), want, "{value}");
         }
         assert!(accepts(b"gzip,zstd", b"zstd"));

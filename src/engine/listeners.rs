@@ -20,7 +20,11 @@ struct Address {
 }
 
 /// Makes the listeners of all servers.
-pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<Vec<Listener>> {
+pub(super) fn collect(
+    b: &mut Build,
+    ids: &[BlockId],
+    servers: &mut [Server],
+) -> Result<Vec<Listener>> {
     super::tls::servers(b, ids, servers)?;
     let mut order: Vec<Address> = Vec::new();
     let mut index: HashMap<ListenAddr, usize> = HashMap::new();
@@ -29,7 +33,11 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
         let mut listens = conf.listens.clone();
         if listens.is_empty() {
             // nginx: *:80 where it may, else *:8000
-            let port = if nix::unistd::geteuid().is_root() { 80 } else { 8000 };
+            let port = if nix::unistd::geteuid().is_root() {
+                80
+            } else {
+                8000
+            };
             listens.push(ListenSpec {
                 addr: ListenAddr::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
                 options: ListenOptions::default(),
@@ -42,7 +50,10 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
             });
         }
         for spec in listens {
-            let at = |message: String| Diag { message, ..(*spec.at).clone() };
+            let at = |message: String| Diag {
+                message,
+                ..(*spec.at).clone()
+            };
             let Some(&i) = index.get(&spec.addr) else {
                 index.insert(spec.addr.clone(), order.len());
                 order.push(Address {
@@ -61,14 +72,20 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
             a.servers.push(n as u32);
             if spec.set {
                 if a.set_by.is_some() {
-                    return Err(Box::new(at(format!("duplicate listen options for {}", spec.addr))));
+                    return Err(Box::new(at(format!(
+                        "duplicate listen options for {}",
+                        spec.addr
+                    ))));
                 }
                 a.spec.options = spec.options.clone();
                 a.set_by = Some(spec.clone());
             }
             if spec.default_server {
                 if a.default_given {
-                    return Err(Box::new(at(format!("a duplicate default server for {}", spec.addr))));
+                    return Err(Box::new(at(format!(
+                        "a duplicate default server for {}",
+                        spec.addr
+                    ))));
                 }
                 a.default = n as u32;
                 a.default_given = true;
@@ -80,14 +97,23 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
             let now = (a.spec.ssl, a.spec.http2, a.spec.proxy_protocol);
             let asked = (spec.ssl, spec.http2, spec.proxy_protocol);
             if protocols != now && (protocols != (false, false, false)) && asked != now {
-                b.warnings.push(Box::new(Diag { level: crate::config::Level::Warn, ..at(format!("protocol options redefined for {}", spec.addr)) }));
+                b.warnings.push(Box::new(Diag {
+                    level: crate::config::Level::Warn,
+                    ..at(format!("protocol options redefined for {}", spec.addr))
+                }));
             }
         }
     }
     let mut listeners = Vec::with_capacity(order.len());
     for a in order {
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
-        let tls = if a.spec.ssl { Some(super::tls::listener(b, ids, &a.servers, a.default, servers)?) } else { None };
+        let tls = if a.spec.ssl {
+            Some(super::tls::listener(
+                b, ids, &a.servers, a.default, servers,
+            )?)
+        } else {
+            None
+        };
         let http2 = a.spec.http2;
         listeners.push(Listener {
             addr: a.spec.addr,
@@ -105,13 +131,21 @@ pub(super) fn collect(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
 fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> Result<Names> {
     let mut t = Names::default();
     for n in servers {
-        let Some(id) = ids.get(*n as usize) else { continue };
+        let Some(id) = ids.get(*n as usize) else {
+            continue;
+        };
         let conf = effective::<HttpServer>(b, *id);
         let none = [ServerName::Exact(Default::default())];
-        let list = if conf.names.is_empty() { &none[..] } else { &conf.names[..] };
+        let list = if conf.names.is_empty() {
+            &none[..]
+        } else {
+            &conf.names[..]
+        };
         for name in list {
             let mut conflict = None;
-            let mut put = |map: &mut HashMap<Box<[u8]>, u32, _>, key: &[u8], shown: &[u8]| match map.get(key) {
+            let mut put = |map: &mut HashMap<Box<[u8]>, u32, _>, key: &[u8], shown: &[u8]| match map
+                .get(key)
+            {
                 Some(_) => conflict = Some(String::from_utf8_lossy(shown).into_owned()),
                 None => {
                     map.insert(key.into(), *n);
@@ -128,7 +162,10 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
                 ServerName::Pattern(p) => t.patterns.push((p.clone(), *n)),
             }
             if let Some(name) = conflict {
-                let d = Diag::new(crate::config::Level::Warn, format!("conflicting server name \"{name}\" on {addr}, ignored"));
+                let d = Diag::new(
+                    crate::config::Level::Warn,
+                    format!("conflicting server name \"{name}\" on {addr}, ignored"),
+                );
                 b.warnings.push(d);
             }
         }

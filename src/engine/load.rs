@@ -44,7 +44,11 @@ pub struct Loaded {
 ///
 /// # Errors
 /// The first error, in nginx's order and words.
-pub fn load(registry: &Arc<Registry>, options: &LoadOptions, reader: &dyn Reader) -> Result<Loaded, LoadError> {
+pub fn load(
+    registry: &Arc<Registry>,
+    options: &LoadOptions,
+    reader: &dyn Reader,
+) -> Result<Loaded, LoadError> {
     let conf_prefix = options.conf.parent().unwrap_or(Path::new("")).to_path_buf();
     let mut b = Build::new(registry.clone(), &options.prefix, &conf_prefix);
     b.testing = options.testing;
@@ -56,15 +60,26 @@ pub fn load(registry: &Arc<Registry>, options: &LoadOptions, reader: &dyn Reader
             b.read(&g.root)?;
         }
         b.read(&tree.root)?;
-        if !b.blocks.iter().any(|block| matches!(block.kind, BlockKind::Events)) {
+        if !b
+            .blocks
+            .iter()
+            .any(|block| matches!(block.kind, BlockKind::Events))
+        {
             return Err(Diag::plain("no \"events\" section in configuration"));
         }
-        let defaults = Defaults { error_log: options.error_log.clone(), pid: options.pid.clone() };
+        let defaults = Defaults {
+            error_log: options.error_log.clone(),
+            pid: options.pid.clone(),
+        };
         site::assemble(&mut b, &defaults)
     })();
     let warnings = std::mem::take(&mut b.warnings);
     match result {
-        Ok(site) => Ok(Loaded { site, warnings, sources: tree.sources }),
+        Ok(site) => Ok(Loaded {
+            site,
+            warnings,
+            sources: tree.sources,
+        }),
         Err(diag) => Err(LoadError { diag, warnings }),
     }
 }

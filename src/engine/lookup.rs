@@ -9,7 +9,10 @@ impl Names {
         if found.is_some() || host.is_empty() {
             return found;
         }
-        self.patterns.iter().find(|(p, _)| p.exec(host, r)).map(|(_, s)| *s)
+        self.patterns
+            .iter()
+            .find(|(p, _)| p.exec(host, r))
+            .map(|(_, s)| *s)
     }
 
     /// The same without regular expressions, which need a request.
@@ -47,7 +50,8 @@ pub fn server(l: &Listener, r: &mut Request) -> u32 {
     }
     let tls = r.conn().tls.get().cloned();
     let name = tls.as_ref().and_then(|t| t.chosen_by.as_deref());
-    name.and_then(|n| l.names.find(n, r)).unwrap_or(l.default_server)
+    name.and_then(|n| l.names.find(n, r))
+        .unwrap_or(l.default_server)
 }
 
 /// The server whose name is the request's host.
@@ -70,7 +74,9 @@ pub enum Found {
 /// The location of `r.uri` in the request's server.
 pub fn location(r: &mut Request) -> Found {
     let site = r.site.clone();
-    let Some(server) = site.servers.get(r.server as usize) else { return Found::At(0) };
+    let Some(server) = site.servers.get(r.server as usize) else {
+        return Found::At(0);
+    };
     let uri = std::mem::take(&mut r.uri);
     let found = in_tree(&site, &server.tree, &uri, r);
     r.uri = uri;

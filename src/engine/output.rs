@@ -4,8 +4,8 @@ use super::filters::{self, Stage};
 use super::redirect;
 use crate::http::date;
 use crate::http::etag::{self, Conditions, Precondition};
-use crate::http::headers::Known;
 use crate::http::head::Version;
+use crate::http::headers::Known;
 use crate::http::range::{self, Multipart, Ranges};
 use crate::log::Level;
 use crate::module::{Body, Framing, Request};
@@ -42,7 +42,11 @@ impl Output {
         self.stages.clear();
         self.joint = None;
         self.around = [None, None];
-        for b in self.buffers.iter_mut().filter(|b| b.capacity() > 128 * 1024) {
+        for b in self
+            .buffers
+            .iter_mut()
+            .filter(|b| b.capacity() > 128 * 1024)
+        {
             *b = Vec::new();
         }
         self.prompt = false;
@@ -66,7 +70,12 @@ impl Output {
 /// Ranges of a response.
 pub(super) enum Cut {
     Single(u64, u64),
-    Multi { parts: Vec<(u64, u64)>, heads: Multipart, next: usize, inside: bool },
+    Multi {
+        parts: Vec<(u64, u64)>,
+        heads: Multipart,
+        next: usize,
+        inside: bool,
+    },
 }
 
 /// Sends `r.out` with a whole body.
@@ -144,7 +153,10 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
                 if filter.takes_whole() {
                     r.output.joint.get_or_insert(r.output.stages.len());
                 }
-                r.output.stages.push(Stage { filter: f, last: false });
+                r.output.stages.push(Stage {
+                    filter: f,
+                    last: false,
+                });
             }
         }
     }
@@ -170,7 +182,9 @@ fn write_head(r: &mut Request) {
     }
     redirect::absolute(r);
     let site = r.site.clone();
-    let Some(location) = site.locations.get(r.location as usize) else { return };
+    let Some(location) = site.locations.get(r.location as usize) else {
+        return;
+    };
     let core = &location.core;
     let bodiless = matches!(r.out.status, 204 | 304);
     // a response to HEAD is not chunked: it has no body that could be
@@ -197,7 +211,11 @@ fn write_head(r: &mut Request) {
     }
     if r.out.http09 {
         r.keepalive = false;
-        framing = if r.out.header_only { Framing::None } else { Framing::Close };
+        framing = if r.out.header_only {
+            Framing::None
+        } else {
+            Framing::Close
+        };
     }
     if r.keepalive && crate::serve::draining() {
         r.keepalive = false;
@@ -234,7 +252,12 @@ fn not_modified(r: &mut Request) -> Result<(), u16> {
         None if !r.out.last_modified_text.is_empty() => date::parse(&r.out.last_modified_text),
         t => t,
     };
-    match etag::evaluate(&conditions, r.out.headers.get(b"ETag"), last_modified, r.core().if_modified_since) {
+    match etag::evaluate(
+        &conditions,
+        r.out.headers.get(b"ETag"),
+        last_modified,
+        r.core().if_modified_since,
+    ) {
         Precondition::Proceed => Ok(()),
         Precondition::Failed => Err(412),
         Precondition::NotModified => {
@@ -256,14 +279,20 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
     if !r.out.allow_ranges || r.out.status != 200 || r.head.version == Version::V09 {
         return Ok(());
     }
-    let Some(length) = r.out.content_length else { return Ok(()) };
+    let Some(length) = r.out.content_length else {
+        return Ok(());
+    };
     let max = r.core().max_ranges;
     if max == Some(0) {
         return Ok(());
     }
     let asked = r.head.headers.get_id(Known::Range);
     let accept = |r: &mut Request| r.out.headers.set(b"Accept-Ranges", b"bytes");
-    let Some(asked) = asked.filter(|v| v.len() > 6 && v.get(..6).is_some_and(|p| p.eq_ignore_ascii_case(b"bytes="))) else {
+    let Some(asked) = asked.filter(|v| {
+        v.len() > 6
+            && v.get(..6)
+                .is_some_and(|p| p.eq_ignore_ascii_case(b"bytes="))
+    }) else {
         accept(r);
         return Ok(());
     };
@@ -277,7 +306,11 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             return Ok(());
         }
     }
-    let limit = if r.out.single_range { 1 } else { max.map_or(range::UNLIMITED, |n| n as usize) };
+    let limit = if r.out.single_range {
+        1
+    } else {
+        max.map_or(range::UNLIMITED, |n| n as usize)
+    };
     match range::parse(asked, length, limit) {
         Ranges::Ignore => accept(r),
         Ranges::Unsatisfiable => {
@@ -305,7 +338,12 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             r.out.content_length = Some(heads.content_length(&parts));
             r.out.status = 206;
             r.out.status_line.clear();
-            r.output.cut = Some(Cut::Multi { parts, heads, next: 0, inside: false });
+            r.output.cut = Some(Cut::Multi {
+                parts,
+                heads,
+                next: 0,
+                inside: false,
+            });
         }
     }
     Ok(())
@@ -348,7 +386,12 @@ pub(super) fn slice(cut: &mut Cut, offset: u64, data: &[u8], out: &mut Vec<u8>) 
                 out.extend_from_slice(data.get(part).unwrap_or_default());
             }
         }
-        Cut::Multi { parts, heads, next, inside } => {
+        Cut::Multi {
+            parts,
+            heads,
+            next,
+            inside,
+        } => {
             let end = offset + data.len() as u64;
             while let Some(&(a, b)) = parts.get(*next) {
                 if a >= end && !(*inside) {
@@ -410,7 +453,13 @@ async fn allowance(r: &mut Request) -> io::Result<u64> {
         let delay = (sent - limit) * 1000 / r.limit_rate + 1;
         flush(r).await?;
         let down = r.down.clone();
-        if tokio::time::timeout(Duration::from_millis(delay), poll_fn(|cx| down.poll_closed(cx))).await.is_ok() {
+        if tokio::time::timeout(
+            Duration::from_millis(delay),
+            poll_fn(|cx| down.poll_closed(cx)),
+        )
+        .await
+        .is_ok()
+        {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
     }
@@ -447,19 +496,33 @@ pub async fn flush(r: &mut Request) -> io::Result<()> {
     }
 }
 
-async fn timed(r: &mut Request, limit: Duration, f: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+async fn timed(
+    r: &mut Request,
+    limit: Duration,
+    f: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
     match tokio::time::timeout(limit, f).await {
         Ok(x) => x,
         Err(_) => {
             r.timed_out = true;
-            r.error(Level::Info, format_args!("client timed out (110: Connection timed out) while sending response to client"));
+            r.error(
+                Level::Info,
+                format_args!(
+                    "client timed out (110: Connection timed out) while sending response to client"
+                ),
+            );
             Err(io::ErrorKind::TimedOut.into())
         }
     }
 }
 
 async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64) -> io::Result<()> {
-    if !r.output.is_plain() && !matches!((&r.output.cut, r.output.stages.is_empty()), (Some(Cut::Single(..)), true)) {
+    if !r.output.is_plain()
+        && !matches!(
+            (&r.output.cut, r.output.stages.is_empty()),
+            (Some(Cut::Single(..)), true)
+        )
+    {
         return read_file(r, file, offset, len).await;
     }
     let (mut at, mut left) = match r.output.cut {
@@ -516,9 +579,15 @@ pub fn broken(r: &mut Request, e: &io::Error) {
     r.keepalive = false;
     r.down.abort();
     if e.kind() == io::ErrorKind::ConnectionAborted && e.raw_os_error().is_none() {
-        r.error(Level::Info, format_args!("client prematurely closed connection while sending response to client"));
+        r.error(
+            Level::Info,
+            format_args!("client prematurely closed connection while sending response to client"),
+        );
     } else if !r.timed_out {
-        r.error(Level::Info, format_args!("writing the response failed: {e} while sending response to client"));
+        r.error(
+            Level::Info,
+            format_args!("writing the response failed: {e} while sending response to client"),
+        );
     }
 }
 

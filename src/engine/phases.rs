@@ -122,7 +122,9 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
                 Err(status) => Outcome::Status(status),
             },
             // a stub takes the place of an error's page
-            Outcome::Status(status) if r.stub.is_some() && !r.header_sent && !matches!(status, 408 | 444 | 499) => {
+            Outcome::Status(status)
+                if r.stub.is_some() && !r.header_sent && !matches!(status, 408 | 444 | 499) =>
+            {
                 r.out.status = status;
                 return;
             }
@@ -148,7 +150,9 @@ async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
                 sink.clear();
                 match down.poll_body(cx, &mut sink, 16 * 1024) {
                     std::task::Poll::Ready(Ok(BodyRead::Data(_))) => {}
-                    std::task::Poll::Ready(Ok(BodyRead::Bad(status))) => return std::task::Poll::Ready(Some(status)),
+                    std::task::Poll::Ready(Ok(BodyRead::Bad(status))) => {
+                        return std::task::Poll::Ready(Some(status));
+                    }
                     _ => return std::task::Poll::Ready(None),
                 }
             }
@@ -164,18 +168,32 @@ async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
 /// Normalises the target and finds the server: what must be known before the first phase.
 fn prepare(r: &mut Request) -> Result<(), u16> {
     let site = r.site.clone();
-    let Some(listener) = site.listeners.get(r.conn().listener.load(std::sync::atomic::Ordering::Relaxed)) else { return Err(500) };
+    let Some(listener) = site
+        .listeners
+        .get(r.conn().listener.load(std::sync::atomic::Ordering::Relaxed))
+    else {
+        return Err(500);
+    };
     r.server = lookup::server(listener, r);
-    let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
+    let Some(server) = site.servers.get(r.server as usize) else {
+        return Err(500);
+    };
     r.location = server.default_location;
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
-        r.error(Level::Info, format_args!("client sent invalid request while reading client request line: {e}"));
+        r.error(
+            Level::Info,
+            format_args!("client sent invalid request while reading client request line: {e}"),
+        );
         // the request ends with its first line: there is no URI
         r.uri.clear();
         r.head.uri = 0..0;
         return Err(400);
     }
-    if listener.tls.is_some() { super::tls::check(r, listener) } else { Ok(()) }
+    if listener.tls.is_some() {
+        super::tls::check(r, listener)
+    } else {
+        Ok(())
+    }
 }
 
 /// Prepares for another pass.
@@ -187,14 +205,19 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
             RedirectTo::Named(name) => ("redirect to named location", name),
         };
         let target = String::from_utf8_lossy(target);
-        r.error(Level::Error, format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""));
+        r.error(
+            Level::Error,
+            format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""),
+        );
         return Err(500);
     }
     r.internal = true;
     r.valid_location = true;
     r.upstream.forget_target();
     let site = r.site.clone();
-    let Some(server) = site.servers.get(r.server as usize) else { return Err(500) };
+    let Some(server) = site.servers.get(r.server as usize) else {
+        return Err(500);
+    };
     match to {
         RedirectTo::Uri(uri, args) => {
             r.set_uri(uri, args);
@@ -210,7 +233,13 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
                 Ok(Entry::Location)
             }
             None => {
-                r.error(Level::Error, format_args!("could not find named location \"{}\"", String::from_utf8_lossy(&name)));
+                r.error(
+                    Level::Error,
+                    format_args!(
+                        "could not find named location \"{}\"",
+                        String::from_utf8_lossy(&name)
+                    ),
+                );
                 Err(500)
             }
         },
@@ -219,7 +248,9 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
 
 async fn pass(r: &mut Request, entry: Entry) -> Outcome {
     let site = r.site.clone();
-    let Some(server) = site.servers.get(r.server as usize) else { return Outcome::Status(500) };
+    let Some(server) = site.servers.get(r.server as usize) else {
+        return Outcome::Status(500);
+    };
     if !matches!(entry, Entry::Location) {
         if matches!(entry, Entry::Start)
             && let Some(o) = phase(r, &server.hooks, Phase::PostRead).await
@@ -237,7 +268,9 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
         return o;
     }
     loop {
-        let Some(location) = site.locations.get(r.location as usize) else { return Outcome::Status(500) };
+        let Some(location) = site.locations.get(r.location as usize) else {
+            return Outcome::Status(500);
+        };
         if location.hooks.level() != Level_SERVER_DEFAULT
             && let Some(o) = steps(r, location, Phase::Rewrite).await
         {
@@ -250,7 +283,10 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
         r.uri_changes = r.uri_changes.saturating_sub(1);
         if r.uri_changes == 0 {
             let uri = String::from_utf8_lossy(&r.uri);
-            r.error(Level::Error, format_args!("rewrite or internal redirection cycle while processing \"{uri}\""));
+            r.error(
+                Level::Error,
+                format_args!("rewrite or internal redirection cycle while processing \"{uri}\""),
+            );
             return Outcome::Status(500);
         }
         r.location = server.default_location;
@@ -259,7 +295,9 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
         }
     }
     // an `if` may have put its own settings in place
-    let Some(location) = site.locations.get(r.location as usize) else { return Outcome::Status(500) };
+    let Some(location) = site.locations.get(r.location as usize) else {
+        return Outcome::Status(500);
+    };
     for p in [Phase::PreAccess, Phase::Access, Phase::PreContent] {
         if let Some(o) = steps(r, location, p).await {
             return o;
@@ -310,7 +348,10 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
         && n > limit
         && !r.body.discarded
     {
-        r.error(Level::Error, format_args!("client intended to send too large body: {n} bytes"));
+        r.error(
+            Level::Error,
+            format_args!("client intended to send too large body: {n} bytes"),
+        );
         r.body.continued = true;
         // thrown away from here on: the error page's own location does not ask again
         r.body.discarded = true;
@@ -325,15 +366,26 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
         return;
     }
     let conn = r.conn();
-    let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed) >= core.keepalive_requests
+    let used_up = conn.requests.load(std::sync::atomic::Ordering::Relaxed)
+        >= core.keepalive_requests
         || r.start.saturating_duration_since(conn.start).as_millis() as u64 > core.keepalive_time;
-    let agent = r.head.headers.get_id(crate::http::headers::Known::UserAgent).unwrap_or_default();
+    let agent = r
+        .head
+        .headers
+        .get_id(crate::http::headers::Known::UserAgent)
+        .unwrap_or_default();
     let has = |s: &[u8]| memchr::memmem::find(agent, s).is_some();
     let disabled = match core.keepalive_disable {
         (false, false) => false,
         (msie6, safari) => {
-            (msie6 && r.method == crate::http::method::Method::Post && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
-                || (safari && has(b"Mac OS X") && has(b"Safari/") && !has(b"Gecko/") && !has(b"Chrome/"))
+            (msie6
+                && r.method == crate::http::method::Method::Post
+                && (has(b"MSIE 4.") || has(b"MSIE 5.") || has(b"MSIE 6.")))
+                || (safari
+                    && has(b"Mac OS X")
+                    && has(b"Safari/")
+                    && !has(b"Gecko/")
+                    && !has(b"Chrome/"))
         }
     };
     if core.keepalive_timeout == 0 || used_up || disabled {
@@ -377,7 +429,11 @@ async fn steps(r: &mut Request, location: &Location, phase: Phase) -> Option<Out
 }
 
 /// `satisfy`: every access hook must agree, or one of them.
-async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Satisfy) -> Option<Outcome> {
+async fn access(
+    r: &mut Request,
+    list: &[(Phase, Arc<dyn Handler>)],
+    satisfy: Satisfy,
+) -> Option<Outcome> {
     if r.subrequest {
         return None;
     }
@@ -387,7 +443,11 @@ async fn access(r: &mut Request, list: &[(Phase, Arc<dyn Handler>)], satisfy: Sa
             Next::Continue => {}
             Next::Allow if satisfy == Satisfy::Any => {
                 let proxy = r.method == crate::http::method::Method::Connect;
-                r.out.headers.remove(if proxy { b"Proxy-Authenticate" } else { b"WWW-Authenticate" });
+                r.out.headers.remove(if proxy {
+                    b"Proxy-Authenticate"
+                } else {
+                    b"WWW-Authenticate"
+                });
                 return None;
             }
             Next::Allow => {}
@@ -431,7 +491,10 @@ async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
         return Ok(());
     }
     r.client_closed = true;
-    r.error(Level::Info, format_args!("client prematurely closed connection"));
+    r.error(
+        Level::Info,
+        format_args!("client prematurely closed connection"),
+    );
     Err(499)
 }
 
@@ -487,5 +550,8 @@ pub fn split_uri(target: &[u8]) -> Option<RedirectTo> {
         return Some(RedirectTo::Named(target.to_vec()));
     }
     let safe = uri::parse_unsafe(target).ok()?;
-    Some(RedirectTo::Uri(safe.path.into_owned(), safe.args.unwrap_or_default().to_vec()))
+    Some(RedirectTo::Uri(
+        safe.path.into_owned(),
+        safe.args.unwrap_or_default().to_vec(),
+    ))
 }

@@ -29,14 +29,28 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     b.finish()?;
     inherit_all(b);
     let (vars, var_slots) = b.resolve_vars()?;
-    let var_names = vars.iter().enumerate().map(|(i, v)| (v.name.clone(), VarId(i as u16))).collect();
-    let mut logs = Logs { cache: Vec::new(), default: defaults.error_log.clone(), prefix: b.prefix.clone() };
+    let var_names = vars
+        .iter()
+        .enumerate()
+        .map(|(i, v)| (v.name.clone(), VarId(i as u16)))
+        .collect();
+    let mut logs = Logs {
+        cache: Vec::new(),
+        default: defaults.error_log.clone(),
+        prefix: b.prefix.clone(),
+    };
 
     let main_http = effective::<HttpCore>(b, BlockId(0));
     let error_log = logs.of(&main_http)?;
     let main = main_conf(b, defaults);
 
-    let mut assembly = Assembly { b, logs, locations: Vec::new(), cores: HashMap::new(), resolvers: Vec::new() };
+    let mut assembly = Assembly {
+        b,
+        logs,
+        locations: Vec::new(),
+        cores: HashMap::new(),
+        resolvers: Vec::new(),
+    };
     let ids = std::mem::take(&mut assembly.b.shared::<Servers>().0);
     let mut servers = Vec::with_capacity(ids.len());
     for (index, id) in ids.iter().enumerate() {
@@ -65,10 +79,16 @@ fn inherit_all(b: &mut Build) {
     let registry = b.registry.clone();
     for i in 0..b.blocks.len() {
         for (m, module) in registry.modules().enumerate() {
-            let Some(block) = b.blocks.get_mut(i) else { continue };
+            let Some(block) = b.blocks.get_mut(i) else {
+                continue;
+            };
             let parent = block.parent.map(|p| p.0 as usize);
             let written = block.written.get_mut(m).and_then(Option::take);
-            let outer = parent.and_then(|p| b.blocks.get(p)).and_then(|p| p.effective.get(m)).cloned().flatten();
+            let outer = parent
+                .and_then(|p| b.blocks.get(p))
+                .and_then(|p| p.effective.get(m))
+                .cloned()
+                .flatten();
             let value = match (written, outer) {
                 (Some(mut w), Some(o)) => {
                     module.inherit(&mut *w, &*o);
@@ -96,14 +116,31 @@ fn inherit_all(b: &mut Build) {
 pub(crate) fn effective<M: Module>(b: &Build, id: BlockId) -> Arc<M::Conf> {
     let m = b.registry.index_of::<M>();
     let found = m.and_then(|m| b.blocks.get(id.0 as usize)?.effective.get(m)?.clone());
-    found.and_then(|a| a.downcast::<M::Conf>().ok()).unwrap_or_default()
+    found
+        .and_then(|a| a.downcast::<M::Conf>().ok())
+        .unwrap_or_default()
 }
 
 fn main_conf(b: &Build, defaults: &Defaults) -> MainConf {
     let c = effective::<Core>(b, BlockId(0));
-    let events = b.blocks.iter().position(|x| matches!(x.kind, BlockKind::Events));
+    let events = b
+        .blocks
+        .iter()
+        .position(|x| matches!(x.kind, BlockKind::Events));
     let events = events.map(|i| effective::<Core>(b, BlockId(i as u32)));
-    let CoreWritten { user, worker_processes, worker_rlimit_nofile, worker_priority, worker_shutdown_timeout, working_directory, pid, daemon, master_process, env, .. } = &*c;
+    let CoreWritten {
+        user,
+        worker_processes,
+        worker_rlimit_nofile,
+        worker_priority,
+        worker_shutdown_timeout,
+        working_directory,
+        pid,
+        daemon,
+        master_process,
+        env,
+        ..
+    } = &*c;
     let threads = match worker_processes {
         Some(0) => std::thread::available_parallelism().map_or(1, |n| n.get()),
         Some(n) => *n,
@@ -137,7 +174,8 @@ impl Logs {
     fn of(&mut self, c: &HttpWritten) -> Result<ErrorLog> {
         let mut specs = c.error_log.clone().unwrap_or_default();
         if specs.is_empty() {
-            let target = Target::parse(self.default.as_bytes()).map_err(crate::config::Diag::plain)?;
+            let target =
+                Target::parse(self.default.as_bytes()).map_err(crate::config::Diag::plain)?;
             specs.push((target, Threshold::new(crate::log::Level::Error)));
         }
         if let Some(log) = self.cache.iter().find(|(s, _)| *s == specs).map(|(_, l)| l) {
@@ -149,10 +187,15 @@ impl Logs {
                 Target::Stderr => Sink::stderr(*threshold),
                 Target::File(path) => {
                     let path = self.prefix.join(path);
-                    let file = LogFiles::global().open(&path).map_err(|e| crate::config::Diag::plain(e.to_string()))?;
+                    let file = LogFiles::global()
+                        .open(&path)
+                        .map_err(|e| crate::config::Diag::plain(e.to_string()))?;
                     Sink::file(file, *threshold)
                 }
-                Target::Syslog(conf) => Sink::syslog(Arc::new(crate::log::SyslogPeer::new(conf.clone())), *threshold),
+                Target::Syslog(conf) => Sink::syslog(
+                    Arc::new(crate::log::SyslogPeer::new(conf.clone())),
+                    *threshold,
+                ),
             });
         }
         let log = ErrorLog::new(sinks);
@@ -167,7 +210,10 @@ struct Assembly<'b> {
     locations: Vec<Location>,
     /// Core settings by the address of what they were made from: locations that write nothing share them.
     cores: HashMap<usize, Arc<CoreConf>>,
-    resolvers: Vec<(crate::upstream::ResolverConf, Arc<crate::upstream::Resolver>)>,
+    resolvers: Vec<(
+        crate::upstream::ResolverConf,
+        Arc<crate::upstream::Resolver>,
+    )>,
 }
 
 impl Assembly<'_> {
@@ -175,24 +221,38 @@ impl Assembly<'_> {
         let conf = effective::<HttpServer>(self.b, id);
         let ServerWritten { names, .. } = &*conf;
         let name: Arc<[u8]> = match names.first() {
-            Some(ServerName::Exact(n) | ServerName::Leading(n) | ServerName::Both(n)) => match n.strip_prefix(b".") {
-                Some(_) if matches!(names.first(), Some(ServerName::Leading(_))) => [b"*", &**n].concat().into(),
-                Some(rest) => rest.into(),
-                None => (**n).into(),
-            },
+            Some(ServerName::Exact(n) | ServerName::Leading(n) | ServerName::Both(n)) => {
+                match n.strip_prefix(b".") {
+                    Some(_) if matches!(names.first(), Some(ServerName::Leading(_))) => {
+                        [b"*", &**n].concat().into()
+                    }
+                    Some(rest) => rest.into(),
+                    None => (**n).into(),
+                }
+            }
             Some(ServerName::Trailing(n)) => [&**n, b"*"].concat().into(),
             Some(ServerName::Pattern(p)) => format!("~{}", p.source()).into_bytes().into(),
             None => (*b"").into(),
         };
         let d = ServerConf::default();
         let server_conf = ServerConf {
-            client_header_buffer_size: conf.client_header_buffer_size.map_or(d.client_header_buffer_size, |n| n as usize),
+            client_header_buffer_size: conf
+                .client_header_buffer_size
+                .map_or(d.client_header_buffer_size, |n| n as usize),
             large_client_header_buffers: conf
                 .large_client_header_buffers
-                .map_or(d.large_client_header_buffers, |(n, s)| (n as usize, s as usize)),
-            client_header_timeout: conf.client_header_timeout.unwrap_or(d.client_header_timeout),
-            ignore_invalid_headers: conf.ignore_invalid_headers.unwrap_or(d.ignore_invalid_headers),
-            underscores_in_headers: conf.underscores_in_headers.unwrap_or(d.underscores_in_headers),
+                .map_or(d.large_client_header_buffers, |(n, s)| {
+                    (n as usize, s as usize)
+                }),
+            client_header_timeout: conf
+                .client_header_timeout
+                .unwrap_or(d.client_header_timeout),
+            ignore_invalid_headers: conf
+                .ignore_invalid_headers
+                .unwrap_or(d.ignore_invalid_headers),
+            underscores_in_headers: conf
+                .underscores_in_headers
+                .unwrap_or(d.underscores_in_headers),
             merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
             max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
             allow_connect: d.allow_connect,
@@ -215,15 +275,29 @@ impl Assembly<'_> {
     }
 
     fn at(&self, id: BlockId) -> Arc<str> {
-        self.b.blocks.get(id.0 as usize).map_or_else(|| "".into(), |b| b.at.clone())
+        self.b
+            .blocks
+            .get(id.0 as usize)
+            .map_or_else(|| "".into(), |b| b.at.clone())
     }
 
     fn attach(&mut self, id: BlockId, level: Level) -> Result<Hooks> {
-        let mut hooks = Hooks { level: Some(level), block: Some(id), ..Hooks::default() };
-        hooks.named = matches!(self.b.kind_of(id), BlockKind::Location(LocationName::Named(_)));
+        let mut hooks = Hooks {
+            level: Some(level),
+            block: Some(id),
+            ..Hooks::default()
+        };
+        hooks.named = matches!(
+            self.b.kind_of(id),
+            BlockKind::Location(LocationName::Named(_))
+        );
         let registry = self.b.registry.clone();
         for (m, module) in registry.modules().enumerate() {
-            let conf = self.b.blocks.get(id.0 as usize).and_then(|b| b.effective.get(m).cloned().flatten());
+            let conf = self
+                .b
+                .blocks
+                .get(id.0 as usize)
+                .and_then(|b| b.effective.get(m).cloned().flatten());
             let conf = match conf {
                 Some(c) => c,
                 None if module.always() => {
@@ -244,20 +318,39 @@ impl Assembly<'_> {
         let kind = self.b.kind_of(id).clone();
         let mut hooks = self.attach(id, level)?;
         let core = self.core(id)?;
-        let (nested, _) = if level == Level::ServerDefault { Default::default() } else { self.tree(id, Some(&kind))? };
+        let (nested, _) = if level == Level::ServerDefault {
+            Default::default()
+        } else {
+            self.tree(id, Some(&kind))?
+        };
         let name = match &kind {
             BlockKind::Location(n) => Some(n),
             _ => None,
         };
         let mut ends = [0u16; 7];
-        for (i, phase) in [Phase::PostRead, Phase::ServerRewrite, Phase::Rewrite, Phase::PreAccess, Phase::Access, Phase::PreContent].into_iter().enumerate() {
+        for (i, phase) in [
+            Phase::PostRead,
+            Phase::ServerRewrite,
+            Phase::Rewrite,
+            Phase::PreAccess,
+            Phase::Access,
+            Phase::PreContent,
+        ]
+        .into_iter()
+        .enumerate()
+        {
             ends[i + 1] = hooks.steps.iter().filter(|(p, _)| *p <= phase).count() as u16;
         }
         let limits = &self.b.shared::<Locations>().limits;
-        let limit = limits.iter().find(|(_, outer)| *outer == id && level == Level::Location).map(|(l, _)| *l);
+        let limit = limits
+            .iter()
+            .find(|(_, outer)| *outer == id && level == Level::Location)
+            .map(|(l, _)| *l);
         let limit_except = match limit {
             Some(l) => {
-                let BlockKind::LimitExcept(methods) = *self.b.kind_of(l) else { return Err(crate::config::Diag::plain("limit_except without methods")) };
+                let BlockKind::LimitExcept(methods) = *self.b.kind_of(l) else {
+                    return Err(crate::config::Diag::plain("limit_except without methods"));
+                };
                 Some((methods, self.inner(l, Level::LimitExcept, &mut hooks)?))
             }
             None => None,
@@ -269,7 +362,8 @@ impl Assembly<'_> {
             exact: matches!(name, Some(LocationName::Exact(_))),
             regex: matches!(name, Some(LocationName::Pattern(_))),
             named: matches!(name, Some(LocationName::Named(_))),
-            auto_redirect: hooks.auto_redirect && matches!(name, Some(LocationName::Prefix(n, _) | LocationName::Exact(n)) if n.ends_with(b"/")),
+            auto_redirect: hooks.auto_redirect
+                && matches!(name, Some(LocationName::Prefix(n, _) | LocationName::Exact(n)) if n.ends_with(b"/")),
             core,
             hooks,
             ends,
@@ -306,10 +400,19 @@ impl Assembly<'_> {
                     None => continue,
                 };
                 let loc = self.inner(*block, Level::If, &mut hooks)?;
-                if let Some(l) = self.locations.get(this as usize).map(|l| (l.name.clone(), l.regex, l.exact, l.named, l.auto_redirect))
+                if let Some(l) = self
+                    .locations
+                    .get(this as usize)
+                    .map(|l| (l.name.clone(), l.regex, l.exact, l.named, l.auto_redirect))
                     && let Some(inner) = self.locations.get_mut(loc as usize)
                 {
-                    (inner.name, inner.regex, inner.exact, inner.named, inner.auto_redirect) = l;
+                    (
+                        inner.name,
+                        inner.regex,
+                        inner.exact,
+                        inner.named,
+                        inner.auto_redirect,
+                    ) = l;
                 }
                 let _ = cell.set(loc);
             }
@@ -318,8 +421,19 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    fn tree(&mut self, outer: BlockId, _kind: Option<&BlockKind>) -> Result<(LocationTree, ByName<LocId>)> {
-        let list: Vec<BlockId> = self.b.shared::<Locations>().list.iter().filter(|(_, o)| *o == outer).map(|(id, _)| *id).collect();
+    fn tree(
+        &mut self,
+        outer: BlockId,
+        _kind: Option<&BlockKind>,
+    ) -> Result<(LocationTree, ByName<LocId>)> {
+        let list: Vec<BlockId> = self
+            .b
+            .shared::<Locations>()
+            .list
+            .iter()
+            .filter(|(_, o)| *o == outer)
+            .map(|(id, _)| *id)
+            .collect();
         let mut names: ByName<(Option<LocId>, Option<LocId>)> = HashMap::new();
         let mut patterns = Vec::new();
         let mut named = HashMap::new();
@@ -327,8 +441,12 @@ impl Assembly<'_> {
             let kind = self.b.kind_of(id).clone();
             let loc = self.location(id, Level::Location)?;
             match kind {
-                BlockKind::Location(LocationName::Exact(n)) => names.entry(n).or_default().0 = Some(loc),
-                BlockKind::Location(LocationName::Prefix(n, _)) => names.entry(n).or_default().1 = Some(loc),
+                BlockKind::Location(LocationName::Exact(n)) => {
+                    names.entry(n).or_default().0 = Some(loc)
+                }
+                BlockKind::Location(LocationName::Prefix(n, _)) => {
+                    names.entry(n).or_default().1 = Some(loc)
+                }
                 BlockKind::Location(LocationName::Pattern(p)) => patterns.push((p, loc)),
                 BlockKind::Location(LocationName::Named(n)) => {
                     named.insert(n, loc);
@@ -336,8 +454,15 @@ impl Assembly<'_> {
                 _ => {}
             }
         }
-        let mut prefixes: Vec<Prefix> =
-            names.into_iter().map(|(name, (exact, inclusive))| Prefix { name, exact, inclusive, parent: None }).collect();
+        let mut prefixes: Vec<Prefix> = names
+            .into_iter()
+            .map(|(name, (exact, inclusive))| Prefix {
+                name,
+                exact,
+                inclusive,
+                parent: None,
+            })
+            .collect();
         prefixes.sort_by(|a, b| a.name.cmp(&b.name));
         // a stack of the names that are prefixes of the present one
         let mut stack: Vec<usize> = Vec::new();
@@ -351,7 +476,13 @@ impl Assembly<'_> {
             prefixes[i].parent = stack.last().map(|t| *t as u32);
             stack.push(i);
         }
-        Ok((LocationTree { prefixes: prefixes.into(), patterns: patterns.into() }, named))
+        Ok((
+            LocationTree {
+                prefixes: prefixes.into(),
+                patterns: patterns.into(),
+            },
+            named,
+        ))
     }
 
     fn core(&mut self, id: BlockId) -> Result<Arc<CoreConf>> {
@@ -369,8 +500,13 @@ impl Assembly<'_> {
         let resolver = match &w.resolver {
             Some(conf) => {
                 let mut conf = conf.clone();
-                conf.timeout = std::time::Duration::from_millis(w.resolver_timeout.unwrap_or(30_000));
-                let made = self.resolvers.iter().find(|(c, _)| *c == conf).map(|(_, r)| r.clone());
+                conf.timeout =
+                    std::time::Duration::from_millis(w.resolver_timeout.unwrap_or(30_000));
+                let made = self
+                    .resolvers
+                    .iter()
+                    .find(|(c, _)| *c == conf)
+                    .map(|(_, r)| r.clone());
                 Some(match made {
                     Some(r) => r,
                     None => {
@@ -383,15 +519,27 @@ impl Assembly<'_> {
             }
             None => None,
         };
-        let default_root = || Root { path: Template::literal(self.b.prefixed("html").to_string_lossy().as_bytes()), alias: false, replaces: 0 };
-        let temp = || Arc::new(TempPath { path: self.b.prefixed("client_body_temp"), levels: Vec::new() });
+        let default_root = || Root {
+            path: Template::literal(self.b.prefixed("html").to_string_lossy().as_bytes()),
+            alias: false,
+            replaces: 0,
+        };
+        let temp = || {
+            Arc::new(TempPath {
+                path: self.b.prefixed("client_body_temp"),
+                levels: Vec::new(),
+            })
+        };
         let (keepalive_timeout, keepalive_header) = w.keepalive_timeout.unwrap_or((75_000, 0));
         Ok(CoreConf {
             root: w.root.clone().unwrap_or_else(default_root),
             error_pages: w.error_pages.clone().unwrap_or_default().into(),
             recursive_error_pages: w.recursive_error_pages.unwrap_or(false),
             types: w.types.clone().unwrap_or_else(default_types),
-            default_type: w.default_type.clone().unwrap_or_else(|| (*b"text/plain").into()),
+            default_type: w
+                .default_type
+                .clone()
+                .unwrap_or_else(|| (*b"text/plain").into()),
             error_log: self.logs.of(w)?,
             log_not_found: w.log_not_found.unwrap_or(true),
             log_subrequest: w.log_subrequest.unwrap_or(false),
@@ -438,6 +586,14 @@ impl Assembly<'_> {
 }
 
 fn default_types() -> Arc<Types> {
-    let list: [(&[u8], &[u8]); 3] = [(b"html", b"text/html"), (b"gif", b"image/gif"), (b"jpg", b"image/jpeg")];
-    Arc::new(list.into_iter().map(|(e, t)| (e.into(), t.into())).collect())
+    let list: [(&[u8], &[u8]); 3] = [
+        (b"html", b"text/html"),
+        (b"gif", b"image/gif"),
+        (b"jpg", b"image/jpeg"),
+    ];
+    Arc::new(
+        list.into_iter()
+            .map(|(e, t)| (e.into(), t.into()))
+            .collect(),
+    )
 }

@@ -1,8 +1,8 @@
 //! Requests that a request makes of its own site: for `auth_request`, mirrors and included parts.
 
 use super::phases;
-use crate::http::method::Method;
 use crate::http::headers::Headers;
+use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, ResponseHead};
 use bytes::BytesMut;
@@ -54,14 +54,21 @@ impl Sub {
 /// # Errors
 /// Too many subrequests inside each other; the status is 500.
 pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
-    let memory = Arc::new(Memory::new(r, if ask.body { Keeps::All } else { Keeps::Nothing }));
+    let memory = Arc::new(Memory::new(
+        r,
+        if ask.body { Keeps::All } else { Keeps::Nothing },
+    ));
     let mut child = child(r, &ask, memory.clone())?;
     child.out.header_only = !ask.body;
     phases::subrequest(&mut child).await;
     r.take_shared(&child);
     let state = std::mem::take(&mut *memory.state.lock());
     let aborted = state.aborted || child.aborted;
-    Ok(Sub { request: child, body: state.body, aborted })
+    Ok(Sub {
+        request: child,
+        body: state.body,
+        aborted,
+    })
 }
 
 /// Makes a request of the parent's server that goes its own way: the parent neither waits for it nor learns its answer.
@@ -71,7 +78,10 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
 /// # Errors
 /// As [`run`].
 pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
-    let memory = Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) });
+    let memory = Arc::new(Memory {
+        background: true,
+        ..Memory::new(r, Keeps::Nothing)
+    });
     let mut child = child(r, &ask, memory)?;
     child.out.header_only = true;
     if body {
@@ -86,9 +96,17 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
 /// It runs as a task of its own, so that responses may be included in each other without growing the stack.
 pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
     let memory = Arc::new(Memory::new(r, Keeps::Piece));
-    let ask = Ask { uri: &include.uri, args: &include.args, method: Method::Get, body: true };
+    let ask = Ask {
+        uri: &include.uri,
+        args: &include.args,
+        method: Method::Get,
+        body: true,
+    };
     let mut child = child(r, &ask, memory.clone())?;
-    child.stub = include.stub.take().map(|text| (r.out.content_type.clone(), text));
+    child.stub = include
+        .stub
+        .take()
+        .map(|text| (r.out.content_type.clone(), text));
     repeat_body(r, &mut child);
     let task = tokio::spawn(async move {
         phases::subrequest(&mut child).await;
@@ -148,7 +166,10 @@ impl Drop for Running {
 
 /// Takes a response that nobody wants.
 pub(super) fn nobody(r: &Request) -> Arc<dyn Downstream> {
-    Arc::new(Memory { background: true, ..Memory::new(r, Keeps::Nothing) })
+    Arc::new(Memory {
+        background: true,
+        ..Memory::new(r, Keeps::Nothing)
+    })
 }
 
 /// Lets a subrequest read the body that its parent has read.
@@ -162,7 +183,13 @@ fn repeat_body(r: &Request, child: &mut Request) {
 
 fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>, u16> {
     if r.depth >= DEPTH {
-        r.error(Level::Error, format_args!("subrequests cycle while processing \"{}\"", String::from_utf8_lossy(ask.uri)));
+        r.error(
+            Level::Error,
+            format_args!(
+                "subrequests cycle while processing \"{}\"",
+                String::from_utf8_lossy(ask.uri)
+            ),
+        );
         return Err(500);
     }
     let mut child = Box::new(Request::new(r.site.clone(), memory));
@@ -216,7 +243,12 @@ struct Memory {
 
 impl Memory {
     fn new(r: &Request, keeps: Keeps) -> Memory {
-        Memory { parent: r.down.clone(), keeps, background: false, state: Mutex::default() }
+        Memory {
+            parent: r.down.clone(),
+            keeps,
+            background: false,
+            state: Mutex::default(),
+        }
     }
 
     /// Ready while less than so many bytes wait to be taken.
@@ -272,7 +304,13 @@ impl Downstream for Memory {
         self.below(1, cx)
     }
 
-    fn poll_file(&self, cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &std::fs::File,
+        offset: u64,
+        len: u64,
+    ) -> Poll<io::Result<u64>> {
         use std::os::unix::fs::FileExt;
         match self.below(PIECE, cx) {
             Poll::Ready(Ok(())) => {}
@@ -289,16 +327,29 @@ impl Downstream for Memory {
         Poll::Ready(Ok(n))
     }
 
-    fn poll_body(&self, _cx: &mut Context<'_>, _out: &mut BytesMut, _max: usize) -> Poll<io::Result<BodyRead>> {
+    fn poll_body(
+        &self,
+        _cx: &mut Context<'_>,
+        _out: &mut BytesMut,
+        _max: usize,
+    ) -> Poll<io::Result<BodyRead>> {
         Poll::Ready(Ok(BodyRead::End))
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.background { Poll::Pending } else { self.parent.poll_closed(cx) }
+        if self.background {
+            Poll::Pending
+        } else {
+            self.parent.poll_closed(cx)
+        }
     }
 
     fn queued(&self) -> usize {
-        if self.keeps == Keeps::Piece { self.state.lock().body.len() } else { 0 }
+        if self.keeps == Keeps::Piece {
+            self.state.lock().body.len()
+        } else {
+            0
+        }
     }
 
     fn sent(&self) -> u64 {

@@ -12,7 +12,9 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
     let raw = head.text(&head.uri);
     let (path, query) = match head.query {
         Some(q) => (
-            head.line.get(head.uri.start..q.saturating_sub(1)).unwrap_or_default(),
+            head.line
+                .get(head.uri.start..q.saturating_sub(1))
+                .unwrap_or_default(),
             head.line.get(q..head.uri.end).unwrap_or_default(),
         ),
         None => (raw, &b""[..]),
@@ -22,7 +24,8 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
         r.uri.clear();
         r.uri.push(b'/');
         // what follows `#` is no part of the request
-        r.args.extend_from_slice(query.split(|b| *b == b'#').next().unwrap_or_default());
+        r.args
+            .extend_from_slice(query.split(|b| *b == b'#').next().unwrap_or_default());
         r.valid_unparsed_uri = false;
         return Ok(());
     }
@@ -33,7 +36,8 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
         r.valid_unparsed_uri = true;
         return Ok(());
     }
-    let n = uri::normalize(raw, merge_slashes, &mut r.uri).map_err(|_| "client sent invalid request: the path leads out of the root")?;
+    let n = uri::normalize(raw, merge_slashes, &mut r.uri)
+        .map_err(|_| "client sent invalid request: the path leads out of the root")?;
     if let Some(a) = n.args {
         r.args.extend_from_slice(raw.get(a).unwrap_or_default());
     }

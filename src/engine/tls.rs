@@ -3,7 +3,9 @@
 use super::site::effective;
 use crate::config::{Diag, Result};
 use crate::log::Level;
-use crate::module::{BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient};
+use crate::module::{
+    BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient,
+};
 use crate::modules::ssl::{self, Ssl};
 use crate::tls::load::Loader;
 use openssl::x509::X509VerifyResult;
@@ -23,35 +25,66 @@ pub(super) fn servers(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) ->
 }
 
 /// The TLS side of an address of these servers.
-pub(super) fn listener(b: &Build, ids: &[BlockId], on: &[u32], default: u32, servers: &[Server]) -> Result<Arc<TlsListener>> {
+pub(super) fn listener(
+    b: &Build,
+    ids: &[BlockId],
+    on: &[u32],
+    default: u32,
+    servers: &[Server],
+) -> Result<Arc<TlsListener>> {
     let missing = |n: u32| {
         let place = servers.get(n as usize).map_or("", |s| &s.place);
-        Diag::plain(format!("no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in {place}"))
+        Diag::plain(format!(
+            "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in {place}"
+        ))
     };
-    let conf = |n: u32| ids.get(n as usize).map(|id| effective::<Ssl>(b, *id)).unwrap_or_default();
+    let conf = |n: u32| {
+        ids.get(n as usize)
+            .map(|id| effective::<Ssl>(b, *id))
+            .unwrap_or_default()
+    };
     if !conf(default).has_certificates() {
         if !conf(default).rejects() {
             return Err(missing(default));
         }
         // the default server only refuses: the others must be able to serve
-        if let Some(n) = on.iter().find(|n| !conf(**n).has_certificates() && !conf(**n).rejects()) {
+        if let Some(n) = on
+            .iter()
+            .find(|n| !conf(**n).has_certificates() && !conf(**n).rejects())
+        {
             return Err(missing(*n));
         }
     }
-    let tls = servers.get(default as usize).and_then(|s| s.tls.clone()).ok_or_else(|| missing(default))?;
+    let tls = servers
+        .get(default as usize)
+        .and_then(|s| s.tls.clone())
+        .ok_or_else(|| missing(default))?;
     let context = tls.context.clone().ok_or_else(|| missing(default))?;
-    Ok(Arc::new(TlsListener { default: tls, context, several: on.len() > 1 }))
+    Ok(Arc::new(TlsListener {
+        default: tls,
+        context,
+        several: on.len() > 1,
+    }))
 }
 
 /// Whether a request may be served on its connection: 497, 421, 495 and 496.
 pub(super) fn check(r: &mut Request, listener: &Listener) -> std::result::Result<(), u16> {
     let Some(info) = r.conn().tls.get().cloned() else {
-        r.error(Level::Info, format_args!("client sent plain HTTP request to HTTPS port while reading client request headers"));
+        r.error(
+            Level::Info,
+            format_args!(
+                "client sent plain HTTP request to HTTPS port while reading client request headers"
+            ),
+        );
         return Err(497);
     };
     let site = r.site.clone();
     let tls = |n: u32| site.servers.get(n as usize).and_then(|s| s.tls.as_deref());
-    if let Some(name) = info.chosen_by.as_deref().filter(|name| *name != r.head.host) {
+    if let Some(name) = info
+        .chosen_by
+        .as_deref()
+        .filter(|name| *name != r.head.host)
+    {
         let asked = super::lookup::by_host(listener, r).unwrap_or(listener.default_server);
         if tls(asked).is_some_and(|t| t.verify != VerifyClient::Off) {
             // answered by the server that the handshake was made with
@@ -63,7 +96,9 @@ pub(super) fn check(r: &mut Request, listener: &Listener) -> std::result::Result
             return Err(421);
         }
     }
-    let Some(tls) = tls(r.server).filter(|t| t.verify != VerifyClient::Off) else { return Ok(()) };
+    let Some(tls) = tls(r.server).filter(|t| t.verify != VerifyClient::Off) else {
+        return Ok(());
+    };
     verify(r, tls.verify, &info).inspect_err(|_| {
         // a session that was refused is not to be resumed
         if let Some(zone) = &tls.zone {
@@ -73,13 +108,20 @@ pub(super) fn check(r: &mut Request, listener: &Listener) -> std::result::Result
 }
 
 fn verify(r: &Request, mode: VerifyClient, info: &TlsInfo) -> std::result::Result<(), u16> {
-    if info.verify != X509VerifyResult::OK && !(mode == VerifyClient::OptionalNoCa && is_about_trust(info.verify)) {
+    if info.verify != X509VerifyResult::OK
+        && !(mode == VerifyClient::OptionalNoCa && is_about_trust(info.verify))
+    {
         let (code, text) = (info.verify.as_raw(), info.verify.error_string());
         r.error(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text}) while reading client request headers"));
         return Err(495);
     }
     if mode == VerifyClient::On && info.client.is_none() {
-        r.error(Level::Info, format_args!("client sent no required SSL certificate while reading client request headers"));
+        r.error(
+            Level::Info,
+            format_args!(
+                "client sent no required SSL certificate while reading client request headers"
+            ),
+        );
         return Err(496);
     }
     Ok(())

@@ -6,9 +6,9 @@ use crate::engine::phases::Outcome;
 use crate::exchange::h1::response::{Parser, Progress};
 use crate::log::Level;
 use crate::module::{BodyLength, Pass, Request, next};
+use crate::serve::buffers;
 use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
 use bytes::Buf;
-use crate::serve::buffers;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -33,22 +33,38 @@ pub(super) struct Failure {
 
 impl Failure {
     fn new(kind: u32, status: u16) -> Failure {
-        Failure { kind, status, sent: false, cached: false, client_gone: false, outcome: None }
+        Failure {
+            kind,
+            status,
+            sent: false,
+            cached: false,
+            client_gone: false,
+            outcome: None,
+        }
     }
 
     /// A failure of which the next peer may be asked.
     pub fn plain(self) -> Failure {
-        Failure { outcome: None, ..self }
+        Failure {
+            outcome: None,
+            ..self
+        }
     }
 
     /// The client went away.
     pub fn gone() -> Failure {
-        Failure { client_gone: true, ..Failure::new(0, 499) }
+        Failure {
+            client_gone: true,
+            ..Failure::new(0, 499)
+        }
     }
 
     /// The request ends with a status that is no fault of the peer.
     pub fn end(status: u16) -> Failure {
-        Failure { outcome: Some(Outcome::Status(status)), ..Failure::new(next::OFF, status) }
+        Failure {
+            outcome: Some(Outcome::Status(status)),
+            ..Failure::new(next::OFF, status)
+        }
     }
 }
 
@@ -68,8 +84,26 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub fn new(pass: &'a Arc<Pass>, target: &'a Found, group: &'a Group, peer: &'a Peer, length: BodyLength, streaming: bool) -> Self {
-        Attempt { pass, target, group, peer, length, streaming, start: Instant::now(), sent: false, cached: false, head_bytes: 0 }
+    pub fn new(
+        pass: &'a Arc<Pass>,
+        target: &'a Found,
+        group: &'a Group,
+        peer: &'a Peer,
+        length: BodyLength,
+        streaming: bool,
+    ) -> Self {
+        Attempt {
+            pass,
+            target,
+            group,
+            peer,
+            length,
+            streaming,
+            start: Instant::now(),
+            sent: false,
+            cached: false,
+            head_bytes: 0,
+        }
     }
 
     /// Milliseconds since the try began.
@@ -78,13 +112,29 @@ impl<'a> Attempt<'a> {
     }
 
     /// The whole try; `Ok` once a response has begun or the request ends otherwise.
-    pub async fn run(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
+    pub async fn run(
+        &mut self,
+        r: &mut Request,
+        request: &[u8],
+        own_body: Option<&[u8]>,
+    ) -> Result<Outcome, Failure> {
         let result = self.exchange(r, request, own_body).await;
-        result.map_err(|f| Failure { sent: self.sent, cached: self.cached, ..f })
+        result.map_err(|f| Failure {
+            sent: self.sent,
+            cached: self.cached,
+            ..f
+        })
     }
 
-    async fn exchange(&mut self, r: &mut Request, request: &[u8], own_body: Option<&[u8]>) -> Result<Outcome, Failure> {
-        let Some(connector) = crate::serve::connector() else { return Err(Failure::new(next::ERROR, 502)) };
+    async fn exchange(
+        &mut self,
+        r: &mut Request,
+        request: &[u8],
+        own_body: Option<&[u8]>,
+    ) -> Result<Outcome, Failure> {
+        let Some(connector) = crate::serve::connector() else {
+            return Err(Failure::new(next::ERROR, 502));
+        };
         let tag = Arc::as_ptr(self.pass) as usize as u64;
         let mut conn = match pool::take(self.group, self.peer, tag) {
             Some(conn) => conn,
@@ -93,7 +143,11 @@ impl<'a> Attempt<'a> {
         };
         self.cached = conn.reused;
         if let Some(s) = r.upstream.states.last_mut() {
-            s.connect_time = Some(if self.cached { 0 } else { self.start.elapsed().as_millis() as u64 });
+            s.connect_time = Some(if self.cached {
+                0
+            } else {
+                self.start.elapsed().as_millis() as u64
+            });
         }
         conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
@@ -110,7 +164,12 @@ impl<'a> Attempt<'a> {
         self.respond(r, conn, connector).await
     }
 
-    async fn connect(&self, r: &mut Request, connector: &Connector, tag: u64) -> Result<UpConn, Failure> {
+    async fn connect(
+        &self,
+        r: &mut Request,
+        connector: &Connector,
+        tag: u64,
+    ) -> Result<UpConn, Failure> {
         let conf = &self.pass.conf;
         let mut options = ConnectOptions {
             timeout: Duration::from_millis(conf.connect_timeout),
@@ -123,7 +182,13 @@ impl<'a> Attempt<'a> {
             if let Some((ip, port)) = crate::config::addr::parse_ip_port(&text) {
                 options.bind = Some(std::net::SocketAddr::new(ip, port.unwrap_or(0)));
             } else if !text.is_empty() && &*text != b"off" {
-                r.error(Level::Error, format_args!("invalid local address \"{}\"", String::from_utf8_lossy(&text)));
+                r.error(
+                    Level::Error,
+                    format_args!(
+                        "invalid local address \"{}\"",
+                        String::from_utf8_lossy(&text)
+                    ),
+                );
             }
         }
         if self.target.tls {
@@ -140,14 +205,27 @@ impl<'a> Attempt<'a> {
             }
         };
         result.map_err(|e: ConnectError| {
-            let level = if e.is_crit() { Level::Crit } else { Level::Error };
+            let level = if e.is_crit() {
+                Level::Crit
+            } else {
+                Level::Error
+            };
             r.error(level, format_args!("{e}"));
-            if e.is_timeout() { Failure::new(next::TIMEOUT, 504) } else { Failure::new(next::ERROR, 502) }
+            if e.is_timeout() {
+                Failure::new(next::TIMEOUT, 504)
+            } else {
+                Failure::new(next::ERROR, 502)
+            }
         })
     }
 
     /// Reads until the response head is whole; returns its length.
-    async fn read_head(&self, r: &mut Request, conn: &mut UpConn, mut early: bool) -> Result<usize, Failure> {
+    async fn read_head(
+        &self,
+        r: &mut Request,
+        conn: &mut UpConn,
+        mut early: bool,
+    ) -> Result<usize, Failure> {
         let conf = &self.pass.conf;
         let mut parser = Parser::default();
         loop {
@@ -159,7 +237,9 @@ impl<'a> Attempt<'a> {
                         conn.rbuf.advance(consumed);
                         continue;
                     }
-                    Progress::Done { consumed } if matches!(r.upstream.head.status, 100 | 102..=199) => {
+                    Progress::Done { consumed }
+                        if matches!(r.upstream.head.status, 100 | 102..=199) =>
+                    {
                         conn.rbuf.advance(consumed);
                         continue;
                     }
@@ -169,17 +249,27 @@ impl<'a> Attempt<'a> {
                             r.error(Level::Error, format_args!("upstream sent no valid HTTP/1.0 header while reading response header from upstream"));
                         }
                         for text in std::mem::take(&mut r.upstream.head.ignored) {
-                            r.error(Level::Warn, format_args!("{text} while reading response header from upstream"));
+                            r.error(
+                                Level::Warn,
+                                format_args!("{text} while reading response header from upstream"),
+                            );
                         }
                         return Ok(consumed);
                     }
                     Progress::Bad(e) => {
-                        r.error(Level::Error, format_args!("{e} while reading response header from upstream"));
+                        r.error(
+                            Level::Error,
+                            format_args!("{e} while reading response header from upstream"),
+                        );
                         return Err(Failure::new(next::INVALID_HEADER, 502));
                     }
                 }
             }
-            if self.read(r, conn, "while reading response header from upstream").await? == 0 {
+            if self
+                .read(r, conn, "while reading response header from upstream")
+                .await?
+                == 0
+            {
                 r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
                 return Err(Failure::new(next::ERROR, 502));
             }
@@ -187,7 +277,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// Reads more from the origin; watches the client and the clock.
-    pub async fn read(&self, r: &mut Request, conn: &mut UpConn, doing: &str) -> Result<usize, Failure> {
+    pub async fn read(
+        &self,
+        r: &mut Request,
+        conn: &mut UpConn,
+        doing: &str,
+    ) -> Result<usize, Failure> {
         let conf = &self.pass.conf;
         let down = r.down.clone();
         let watch = !conf.ignore_client_abort && !self.streaming;
@@ -214,7 +309,10 @@ impl<'a> Attempt<'a> {
                 Err(Failure::gone())
             }
             Err(_) => {
-                r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) {doing}"));
+                r.error(
+                    Level::Error,
+                    format_args!("upstream timed out (110: Connection timed out) {doing}"),
+                );
                 Err(Failure::new(next::TIMEOUT, 504))
             }
         }
@@ -224,12 +322,23 @@ impl<'a> Attempt<'a> {
     pub fn broken(&self, r: &mut Request, e: &io::Error, call: &str, doing: &str) -> Failure {
         let text = e.to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
-        r.error(Level::Error, format_args!("{call} failed ({}: {text}) {doing}", e.raw_os_error().unwrap_or(0)));
+        r.error(
+            Level::Error,
+            format_args!(
+                "{call} failed ({}: {text}) {doing}",
+                e.raw_os_error().unwrap_or(0)
+            ),
+        );
         Failure::new(next::ERROR, 502)
     }
 
     /// The head is whole: asks the next peer, redirects, intercepts, or passes the response on.
-    async fn respond(&mut self, r: &mut Request, conn: UpConn, connector: &Connector) -> Result<Outcome, Failure> {
+    async fn respond(
+        &mut self,
+        r: &mut Request,
+        conn: UpConn,
+        connector: &Connector,
+    ) -> Result<Outcome, Failure> {
         let conf = &self.pass.conf;
         let status = r.upstream.head.status;
         let kind = head::condition(status);
@@ -246,7 +355,12 @@ impl<'a> Attempt<'a> {
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
             if status == 401
-                && let Some(v) = r.upstream.head.headers.get(b"www-authenticate").map(<[u8]>::to_vec)
+                && let Some(v) = r
+                    .upstream
+                    .head
+                    .headers
+                    .get(b"www-authenticate")
+                    .map(<[u8]>::to_vec)
             {
                 r.out.headers.set(b"WWW-Authenticate", &v);
             }
@@ -262,11 +376,19 @@ impl<'a> Attempt<'a> {
     /// Whether another peer could be asked.
     fn more_peers(&self, r: &Request) -> bool {
         let conf = &self.pass.conf;
-        let tried = r.upstream.states.iter().rev().take_while(|s| !s.new_group).count().max(1) as u32;
+        let tried = r
+            .upstream
+            .states
+            .iter()
+            .rev()
+            .take_while(|s| !s.new_group)
+            .count()
+            .max(1) as u32;
         let limit = conf.next_upstream_tries;
         let left = self.group.start().tries > tried && (limit == 0 || tried < limit);
         use crate::http::method::Method;
-        let safe = conf.next_upstream & next::NON_IDEMPOTENT != 0 || !matches!(r.method, Method::Post | Method::Lock | Method::Patch);
+        let safe = conf.next_upstream & next::NON_IDEMPOTENT != 0
+            || !matches!(r.method, Method::Post | Method::Lock | Method::Patch);
         let timeout = conf.next_upstream_timeout;
         let late = timeout > 0 && self.start.elapsed() >= Duration::from_millis(timeout);
         left && safe && !late && !self.streaming

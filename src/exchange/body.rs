@@ -1,13 +1,13 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
 use super::attempt::{Attempt, Failure, received};
-use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::chunked::Decoder;
 use crate::exchange::h1::response::BodyLength;
 use crate::log::Level;
 use crate::module::{Request, Spool};
+use crate::serve::buffers;
 use crate::upstream::{Connector, UpConn, pool};
 use bytes::{Buf, BytesMut};
 use std::future::poll_fn;
@@ -32,14 +32,23 @@ struct Piece {
 }
 
 /// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
-pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, connector: &Connector) -> Outcome {
+pub(super) async fn pass_on(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    mut conn: UpConn,
+    connector: &Connector,
+) -> Outcome {
     let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
     let length = r.upstream.head.body(head_only);
     let mut framing = match length {
         BodyLength::None => Framing::Length(0),
         BodyLength::Bytes(n) => Framing::Length(n),
         BodyLength::Chunked => {
-            let d = if a.pass.conf.pass_trailers { Decoder::with_trailers(a.pass.conf.buffer_size) } else { Decoder::new() };
+            let d = if a.pass.conf.pass_trailers {
+                Decoder::with_trailers(a.pass.conf.buffer_size)
+            } else {
+                Decoder::new()
+            };
             Framing::Chunked(Box::new(d))
         }
         BodyLength::UntilClose => Framing::Close,
@@ -47,7 +56,10 @@ pub(super) async fn pass_on(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn, 
     if r.upstream.head.is_http09() {
         r.out.http09 = true;
     }
-    if a.pass.conf.pass_trailers && matches!(framing, Framing::Chunked(_)) && r.upstream.head.headers.contains(b"trailer") {
+    if a.pass.conf.pass_trailers
+        && matches!(framing, Framing::Chunked(_))
+        && r.upstream.head.headers.contains(b"trailer")
+    {
         r.out.expect_trailers = true;
     }
     if let Some(t) = &a.pass.conf.limit_rate {
@@ -85,11 +97,20 @@ enum Broken {
     Client(io::Error),
 }
 
-async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: &mut Framing) -> Result<(), Broken> {
+async fn transfer(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    framing: &mut Framing,
+) -> Result<(), Broken> {
     let conf = &a.pass.conf;
     let buffered = r.upstream.buffered.unwrap_or(conf.buffering);
     r.output.prompt = !buffered;
-    let memory = conf.buffers.0.saturating_mul(conf.buffers.1).max(conf.buffer_size);
+    let memory = conf
+        .buffers
+        .0
+        .saturating_mul(conf.buffers.1)
+        .max(conf.buffer_size);
     let mut backlog = Backlog::default();
     let mut body = BytesMut::new();
     let mut received = 0u64;
@@ -106,12 +127,22 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
             s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
         let direct = !matches!(framing, Framing::Chunked(_));
-        if backlog.is_empty() && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0) {
+        if backlog.is_empty()
+            && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
+        {
             let buf = std::mem::take(&mut conn.rbuf);
-            let data = if direct { buf.get(..used).unwrap_or_default() } else { &body[..] };
+            let data = if direct {
+                buf.get(..used).unwrap_or_default()
+            } else {
+                &body[..]
+            };
             let sent = if r.out.header_only {
                 Ok(())
-            } else if buffered && r.limit_rate == 0 && r.output.is_plain() && conf.max_temp_file_size > 0 {
+            } else if buffered
+                && r.limit_rate == 0
+                && r.output.is_plain()
+                && conf.max_temp_file_size > 0
+            {
                 // the client's socket takes what it takes; the rest waits in memory or the file
                 r.down.write(data);
                 r.body_sent += data.len() as u64;
@@ -122,7 +153,11 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
             conn.rbuf = buf;
             sent.map_err(Broken::Client)?;
         } else {
-            let data = if direct { conn.rbuf.get(..used).unwrap_or_default() } else { &body[..] };
+            let data = if direct {
+                conn.rbuf.get(..used).unwrap_or_default()
+            } else {
+                &body[..]
+            };
             if let Err(e) = backlog.spool.append(data, 0, &conf.temp_path) {
                 r.error(Level::Crit, format_args!("{e} {DOING}"));
                 return Err(Broken::Origin);
@@ -130,13 +165,23 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
             if !std::mem::replace(&mut backlog.told, true)
                 && let Some(p) = backlog.spool.path()
             {
-                r.error(Level::Warn, format_args!("an upstream response is buffered to a temporary file {} {DOING}", p.display()));
+                r.error(
+                    Level::Warn,
+                    format_args!(
+                        "an upstream response is buffered to a temporary file {} {DOING}",
+                        p.display()
+                    ),
+                );
             }
         }
         conn.rbuf.advance(used);
         if done {
             if !conn.rbuf.is_empty() && !r.out.header_only {
-                let what = if direct { "more data than specified in \"Content-Length\" header" } else { "data after final chunk" };
+                let what = if direct {
+                    "more data than specified in \"Content-Length\" header"
+                } else {
+                    "data after final chunk"
+                };
                 r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
             }
             if let Framing::Chunked(d) = framing
@@ -163,7 +208,10 @@ async fn transfer(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, framing: 
                 return Ok(());
             }
             0 => {
-                r.error(Level::Error, format_args!("upstream prematurely closed connection {DOING}"));
+                r.error(
+                    Level::Error,
+                    format_args!("upstream prematurely closed connection {DOING}"),
+                );
                 let _ = backlog.drain(r).await;
                 return Err(Broken::Origin);
             }
@@ -223,21 +271,47 @@ fn decode(framing: &mut Framing, buf: &[u8], body: &mut BytesMut) -> Result<Piec
         Framing::Length(left) => {
             let n = (*left).min(buf.len() as u64);
             *left -= n;
-            Ok(Piece { used: n as usize, done: *left == 0 })
+            Ok(Piece {
+                used: n as usize,
+                done: *left == 0,
+            })
         }
-        Framing::Close => Ok(Piece { used: buf.len(), done: false }),
+        Framing::Close => Ok(Piece {
+            used: buf.len(),
+            done: false,
+        }),
         Framing::Chunked(d) => {
-            let decoded = d.decode(buf, |range| body.extend_from_slice(buf.get(range).unwrap_or_default()));
-            decoded.map(|d| Piece { used: d.consumed, done: d.done }).map_err(|e| e.to_string())
+            let decoded = d.decode(buf, |range| {
+                body.extend_from_slice(buf.get(range).unwrap_or_default())
+            });
+            decoded
+                .map(|d| Piece {
+                    used: d.consumed,
+                    done: d.done,
+                })
+                .map_err(|e| e.to_string())
         }
     }
 }
 
 /// Reads more from the origin, while the client takes what is queued for it.
-async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut Backlog, buffered: bool, memory: usize) -> Result<usize, Broken> {
+async fn more(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    backlog: &mut Backlog,
+    buffered: bool,
+    memory: usize,
+) -> Result<usize, Broken> {
     use tokio::io::AsyncReadExt;
     let conf = &a.pass.conf;
-    let failed = |f: Failure| if f.client_gone { Broken::Client(io::ErrorKind::ConnectionAborted.into()) } else { Broken::Origin };
+    let failed = |f: Failure| {
+        if f.client_gone {
+            Broken::Client(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Broken::Origin
+        }
+    };
     let mut buf = std::mem::take(&mut conn.rbuf);
     buf.reserve(if buffered { 16 * 1024 } else { 4096 });
     // what is there already costs neither a timer nor a flush
@@ -247,7 +321,11 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
         received(r, n);
     }
     match now {
-        Poll::Ready(Ok(n)) if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() => return Ok(n),
+        Poll::Ready(Ok(n))
+            if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() =>
+        {
+            return Ok(n);
+        }
         Poll::Ready(Ok(n)) => {
             backlog.step(r).await.map_err(Broken::Client)?;
             return Ok(n);
@@ -302,7 +380,10 @@ async fn more(a: &Attempt<'_>, r: &mut Request, conn: &mut UpConn, backlog: &mut
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await
         }
         Err(_) => {
-            r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) {DOING}"));
+            r.error(
+                Level::Error,
+                format_args!("upstream timed out (110: Connection timed out) {DOING}"),
+            );
             Err(Broken::Origin)
         }
     }

@@ -32,13 +32,20 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
     if a.pass.conf.ignore & ignore::ACCEL_REDIRECT != 0 {
         return None;
     }
-    let target = r.upstream.head.headers.get_id(Known::XAccelRedirect)?.to_vec();
+    let target = r
+        .upstream
+        .head
+        .headers
+        .get_id(Known::XAccelRedirect)?
+        .to_vec();
     let head = std::mem::take(&mut r.upstream.head);
     for (known, name, value) in head.headers.entries() {
         // what nginx lets through in a redirect
         match known {
             Known::ContentType => (r.out.content_type, r.out.type_charset) = (value.to_vec(), true),
-            Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => r.out.append(name, value),
+            Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => {
+                r.out.append(name, value)
+            }
             Known::XAccelLimitRate => limit_rate(a, r, value),
             _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
             _ => {}
@@ -53,7 +60,13 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
             Some(Outcome::Redirect(to))
         }
         None => {
-            r.error(Level::Error, format_args!("unsafe URI \"{}\" was detected while reading response header from upstream", String::from_utf8_lossy(&target)));
+            r.error(
+                Level::Error,
+                format_args!(
+                    "unsafe URI \"{}\" was detected while reading response header from upstream",
+                    String::from_utf8_lossy(&target)
+                ),
+            );
             Some(Outcome::Status(404))
         }
     }
@@ -76,18 +89,28 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.out.status = head.status;
     r.out.status_line.clear();
     r.out.status_line.extend_from_slice(&head.status_line);
-    r.out.content_length = if head.chunked { None } else { head.content_length };
+    r.out.content_length = if head.chunked {
+        None
+    } else {
+        head.content_length
+    };
     r.out.content_type.clear();
     let rewrites = a.pass.protocol.rewrites();
     let mut buffered = None;
     for (known, name, value) in head.headers.entries() {
         match known {
-            Known::Connection | Known::KeepAlive | Known::TransferEncoding | Known::ContentLength | Known::XAccelRedirect => continue,
+            Known::Connection
+            | Known::KeepAlive
+            | Known::TransferEncoding
+            | Known::ContentLength
+            | Known::XAccelRedirect => continue,
             Known::XAccelLimitRate => limit_rate(a, r, value),
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
             }
-            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => r.out.override_charset = value.to_vec(),
+            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => {
+                r.out.override_charset = value.to_vec()
+            }
             Known::Upgrade if head.status == 101 => {
                 r.out.headers.append(name, value);
                 continue;
@@ -98,7 +121,9 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             continue;
         }
         match known {
-            Known::Location | Known::SetCookie | Known::Refresh if rewrites => rewrite(a, r, known, name, value),
+            Known::Location | Known::SetCookie | Known::Refresh if rewrites => {
+                rewrite(a, r, known, name, value)
+            }
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
                 r.out.type_charset = true;
@@ -113,8 +138,10 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
         }
     }
     // where they are the origin's, none of our own takes their place
-    r.out.no_date = !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
-    r.out.no_server = !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
+    r.out.no_date =
+        !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server =
+        !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.out.single_range = conf.force_ranges;
     r.upstream.head = head;
@@ -123,7 +150,12 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
     let t = a.target;
-    let to = Destination { host: &t.host, port: &t.port, uri: t.uri.as_deref(), tls: t.tls };
+    let to = Destination {
+        host: &t.host,
+        port: &t.port,
+        uri: t.uri.as_deref(),
+        tls: t.tls,
+    };
     let mut out = Vec::new();
     let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
     let value = if changed { &out[..] } else { value };
@@ -136,8 +168,16 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
 }
 
 /// TLS towards the origin: name and verification.
-pub(super) fn tls_options(r: &Request, pass: &Pass, target: &Found) -> Arc<crate::upstream::connect::UpstreamTls> {
+pub(super) fn tls_options(
+    r: &Request,
+    pass: &Pass,
+    target: &Found,
+) -> Arc<crate::upstream::connect::UpstreamTls> {
     let conf = pass.conf.tls.clone().unwrap_or_default();
-    let host = if target.host.is_empty() { &r.upstream.host } else { &target.host };
+    let host = if target.host.is_empty() {
+        &r.upstream.host
+    } else {
+        &target.host
+    };
     Arc::new(conf.connect(r, host))
 }

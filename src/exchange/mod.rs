@@ -22,7 +22,10 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let conf = &pass.conf;
     let own_body = pass.protocol.body(r);
     let wanted = r.has_body() && conf.pass_request_body && own_body.is_none();
-    let unbuffered = wanted && !conf.request_buffering && !r.body.read && (r.head.content_length.is_some() || pass.protocol.chunked());
+    let unbuffered = wanted
+        && !conf.request_buffering
+        && !r.body.read
+        && (r.head.content_length.is_some() || pass.protocol.chunked());
     let streaming = match unbuffered {
         // what has come at once is as good as buffered
         true => match Box::pin(request_body::preread(r)).await {
@@ -43,7 +46,10 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         (Some(b), _) => BodyLength::Known(b.len() as u64),
         (None, false) if r.head.content_length == Some(0) => BodyLength::Known(0),
         (None, false) => BodyLength::None,
-        (None, true) if streaming => r.head.content_length.map_or(BodyLength::Chunked, BodyLength::Known),
+        (None, true) if streaming => r
+            .head
+            .content_length
+            .map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
     let found = match target::fixed(pass) {
@@ -56,8 +62,17 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     };
     let mut bytes = r.scratch();
     r.upstream.uri.clear();
-    r.upstream.scheme = if target.tls { "https" } else { pass.protocol.scheme() };
-    let to = Destination { host: &target.host, port: &target.port, uri: target.uri.as_deref(), tls: target.tls };
+    r.upstream.scheme = if target.tls {
+        "https"
+    } else {
+        pass.protocol.scheme()
+    };
+    let to = Destination {
+        host: &target.host,
+        port: &target.port,
+        uri: target.uri.as_deref(),
+        tls: target.tls,
+    };
     if let Err(status) = pass.protocol.request(r, &to, length, &mut bytes) {
         r.put_scratch(bytes);
         return Outcome::Status(status);
@@ -86,12 +101,24 @@ async fn tries(
     loop {
         r.upstream.has_head = false;
         let Some(picked) = group.pick(&mut pick) else {
-            r.upstream.states.push(UpstreamState { addr: group.name.clone(), status: 502, new_group, ..UpstreamState::default() });
-            r.error(Level::Error, format_args!("no live upstreams while connecting to upstream"));
+            r.upstream.states.push(UpstreamState {
+                addr: group.name.clone(),
+                status: 502,
+                new_group,
+                ..UpstreamState::default()
+            });
+            r.error(
+                Level::Error,
+                format_args!("no live upstreams while connecting to upstream"),
+            );
             return Outcome::Status(502);
         };
         let peer = picked.peer();
-        r.upstream.states.push(UpstreamState { addr: peer.name.clone(), new_group, ..UpstreamState::default() });
+        r.upstream.states.push(UpstreamState {
+            addr: peer.name.clone(),
+            new_group,
+            ..UpstreamState::default()
+        });
         new_group = false;
         let mut attempt = Attempt::new(pass, target, group, peer, length, streaming);
         let result = attempt.run(r, bytes, own_body.as_deref()).await;
@@ -105,7 +132,13 @@ async fn tries(
             }
             Err(f) => f,
         };
-        let Failure { mut kind, status, sent, cached, .. } = failure;
+        let Failure {
+            mut kind,
+            status,
+            sent,
+            cached,
+            ..
+        } = failure;
         if failure.client_gone {
             picked.done(PeerOutcome::Ok, &mut pick);
             return Outcome::Status(499);
@@ -113,24 +146,48 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
-        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 { PeerOutcome::Next } else { PeerOutcome::Failed };
+        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
+            PeerOutcome::Next
+        } else {
+            PeerOutcome::Failed
+        };
         let single = pick.tries;
         if picked.done(verdict, &mut pick) {
-            let connected = r.upstream.states.last().is_some_and(|s| s.connect_time.is_some());
-            let doing = if connected { "reading response header from" } else { "connecting to" };
-            r.error(Level::Warn, format_args!("upstream server temporarily disabled while {doing} upstream"));
+            let connected = r
+                .upstream
+                .states
+                .last()
+                .is_some_and(|s| s.connect_time.is_some());
+            let doing = if connected {
+                "reading response header from"
+            } else {
+                "connecting to"
+            };
+            r.error(
+                Level::Warn,
+                format_args!("upstream server temporarily disabled while {doing} upstream"),
+            );
         }
         if cached && kind == next::ERROR {
             // a kept connection that was closed meanwhile says nothing about the peer
-            pick.tries = pick.tries.max(single.min(1)).saturating_add(u32::from(pick.tries != 0));
+            pick.tries = pick
+                .tries
+                .max(single.min(1))
+                .saturating_add(u32::from(pick.tries != 0));
             pick.tries = pick.tries.max(1);
         }
         use crate::http::method::Method;
         if sent && matches!(r.method, Method::Post | Method::Lock | Method::Patch) {
             kind |= next::NON_IDEMPOTENT;
         }
-        let late = begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
-        if pick.tries == 0 || conf.next_upstream & kind != kind || (sent && streaming) || late || r.header_sent {
+        let late =
+            begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
+        if pick.tries == 0
+            || conf.next_upstream & kind != kind
+            || (sent && streaming)
+            || late
+            || r.header_sent
+        {
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }
     }

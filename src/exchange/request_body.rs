@@ -16,19 +16,36 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const DOING: &str = "while sending request to upstream";
 
 /// Sends everything; true if the origin began to answer before that.
-pub(super) async fn send(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
+pub(super) async fn send(
+    a: &mut Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    head: &[u8],
+    own: Option<&[u8]>,
+) -> Result<bool, Failure> {
     if own.is_none() && a.length == BodyLength::None {
         return write(a, r, conn, head).await;
     }
     Box::pin(with_body(a, r, conn, head, own)).await
 }
 
-async fn with_body(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8], own: Option<&[u8]>) -> Result<bool, Failure> {
+async fn with_body(
+    a: &mut Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    head: &[u8],
+    own: Option<&[u8]>,
+) -> Result<bool, Failure> {
     let early = if let Some(body) = own {
         write(a, r, conn, head).await? || write(a, r, conn, body).await?
     } else if a.streaming {
         stream(a, r, conn, head).await?
-    } else if let Some(body) = r.body.spool.memory().filter(|b| b.len() + head.len() <= 64 * 1024) {
+    } else if let Some(body) = r
+        .body
+        .spool
+        .memory()
+        .filter(|b| b.len() + head.len() <= 64 * 1024)
+    {
         // one send for a small request
         let mut both = Vec::with_capacity(head.len() + body.len());
         both.extend_from_slice(head);
@@ -56,10 +73,12 @@ pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
         chunk.clear();
         match at_once(r, &mut chunk, room).await {
             None => return Ok(false),
-            Some(Ok(BodyRead::Data(_))) => r.body.spool.append(&chunk, limit, &temp).map_err(|e| {
-                r.error(Level::Crit, format_args!("{e}"));
-                500u16
-            })?,
+            Some(Ok(BodyRead::Data(_))) => {
+                r.body.spool.append(&chunk, limit, &temp).map_err(|e| {
+                    r.error(Level::Crit, format_args!("{e}"));
+                    500u16
+                })?
+            }
             Some(Ok(BodyRead::End)) => {
                 r.body.read = true;
                 return Ok(true);
@@ -69,7 +88,10 @@ pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
                 return Err(status);
             }
             Some(Err(_)) => {
-                r.error(Level::Info, format_args!("client prematurely closed connection"));
+                r.error(
+                    Level::Info,
+                    format_args!("client prematurely closed connection"),
+                );
                 r.client_closed = true;
                 return Err(400);
             }
@@ -85,7 +107,10 @@ async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Res
             Ok(0) => return Ok(false),
             Ok(n) => n,
             Err(e) => {
-                r.error(Level::Crit, format_args!("reading a buffered request body failed: {e} {DOING}"));
+                r.error(
+                    Level::Crit,
+                    format_args!("reading a buffered request body failed: {e} {DOING}"),
+                );
                 return Err(Failure::end(500));
             }
         };
@@ -97,10 +122,19 @@ async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Res
 }
 
 /// Passes the body on as it comes (`proxy_request_buffering off`), each time with one send for all that has come.
-async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &[u8]) -> Result<bool, Failure> {
+async fn stream(
+    a: &mut Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    head: &[u8],
+) -> Result<bool, Failure> {
     let mut out = head.to_vec();
     let mut chunk = BytesMut::new();
-    put(a.length, r.body.spool.memory().unwrap_or_default(), &mut out);
+    put(
+        a.length,
+        r.body.spool.memory().unwrap_or_default(),
+        &mut out,
+    );
     while !r.body.read {
         if write(a, r, conn, &out).await? {
             return Ok(true);
@@ -117,10 +151,12 @@ async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &
         };
         loop {
             match read {
-                Ok(BodyRead::Data(_)) if chunk.len() < PIECE => match at_once(r, &mut chunk, PIECE).await {
-                    Some(next) => read = next,
-                    None => break,
-                },
+                Ok(BodyRead::Data(_)) if chunk.len() < PIECE => {
+                    match at_once(r, &mut chunk, PIECE).await {
+                        Some(next) => read = next,
+                        None => break,
+                    }
+                }
                 Ok(BodyRead::Data(_)) => break,
                 Ok(BodyRead::End) => {
                     r.body.read = true;
@@ -131,9 +167,15 @@ async fn stream(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, head: &
                     return Err(Failure::end(status));
                 }
                 Err(_) => {
-                    r.error(Level::Info, format_args!("client prematurely closed connection {DOING}"));
+                    r.error(
+                        Level::Info,
+                        format_args!("client prematurely closed connection {DOING}"),
+                    );
                     r.client_closed = true;
-                    return Err(Failure { outcome: Some(crate::engine::phases::Outcome::Status(400)), ..Failure::gone() });
+                    return Err(Failure {
+                        outcome: Some(crate::engine::phases::Outcome::Status(400)),
+                        ..Failure::gone()
+                    });
                 }
             }
         }
@@ -160,7 +202,11 @@ fn put(length: BodyLength, piece: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The next piece of the body if it has already come.
-async fn at_once(r: &mut Request, chunk: &mut BytesMut, max: usize) -> Option<io::Result<BodyRead>> {
+async fn at_once(
+    r: &mut Request,
+    chunk: &mut BytesMut,
+    max: usize,
+) -> Option<io::Result<BodyRead>> {
     let mut read = std::pin::pin!(r.read_chunk(chunk, max));
     match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         Poll::Ready(read) => Some(read),
@@ -175,7 +221,9 @@ async fn readable(conn: &mut UpConn) -> io::Result<usize> {
     buf.reserve(4096);
     let mut kept = Some(buf);
     let result = poll_fn(|cx| {
-        let Some(b) = kept.as_mut() else { return Poll::Pending };
+        let Some(b) = kept.as_mut() else {
+            return Poll::Pending;
+        };
         std::pin::pin!(conn.read_buf(b)).poll(cx)
     })
     .await;
@@ -184,7 +232,12 @@ async fn readable(conn: &mut UpConn) -> io::Result<usize> {
 }
 
 /// Writes all of `data`; true if the origin answered meanwhile.
-async fn write(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, data: &[u8]) -> Result<bool, Failure> {
+async fn write(
+    a: &mut Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    data: &[u8],
+) -> Result<bool, Failure> {
     let mut rest = data;
     let limit = Duration::from_millis(a.pass.conf.send_timeout);
     while !rest.is_empty() {
@@ -195,13 +248,23 @@ async fn write(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, data: &[
             Poll::Pending => match tokio::time::timeout(limit, both(conn, rest)).await {
                 Ok(s) => s,
                 Err(_) => {
-                    r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) {DOING}"));
-                    return Err(Failure { kind: crate::module::next::TIMEOUT, status: 504, ..Failure::end(504) }.plain());
+                    r.error(
+                        Level::Error,
+                        format_args!("upstream timed out (110: Connection timed out) {DOING}"),
+                    );
+                    return Err(Failure {
+                        kind: crate::module::next::TIMEOUT,
+                        status: 504,
+                        ..Failure::end(504)
+                    }
+                    .plain());
                 }
             },
         };
         match step {
-            Ok(Step::Wrote(0)) => return Err(a.broken(r, &io::ErrorKind::WriteZero.into(), "send()", DOING)),
+            Ok(Step::Wrote(0)) => {
+                return Err(a.broken(r, &io::ErrorKind::WriteZero.into(), "send()", DOING));
+            }
             Ok(Step::Wrote(n)) => {
                 a.sent = true;
                 if let Some(s) = r.upstream.states.last_mut() {
@@ -212,7 +275,9 @@ async fn write(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn, data: &[
             Ok(Step::Answered) => return Ok(true),
             Err(e) => {
                 // an origin that refuses a body may have said why before it closed
-                if a.sent && matches!(tokio::time::timeout(Duration::from_millis(50), readable(conn)).await, Ok(Ok(n)) if n > 0) {
+                if a.sent
+                    && matches!(tokio::time::timeout(Duration::from_millis(50), readable(conn)).await, Ok(Ok(n)) if n > 0)
+                {
                     return Ok(true);
                 }
                 return Err(a.broken(r, &e, "send()", DOING));

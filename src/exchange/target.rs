@@ -21,7 +21,13 @@ pub(super) fn fixed(pass: &Pass) -> Option<Found> {
     match &pass.target {
         PassTarget::Group(group, tls) => {
             let group = group.get()?.clone();
-            Some(Found { group, host: Vec::new(), port: Vec::new(), uri: None, tls: *tls })
+            Some(Found {
+                group,
+                host: Vec::new(),
+                port: Vec::new(),
+                uri: None,
+                tls: *tls,
+            })
         }
         PassTarget::Dynamic(..) => None,
     }
@@ -32,7 +38,9 @@ pub(super) fn fixed(pass: &Pass) -> Option<Found> {
 /// # Errors
 /// The status with which the request ends.
 pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
-    let PassTarget::Dynamic(template, groups) = &pass.target else { return Err(500) };
+    let PassTarget::Dynamic(template, groups) = &pass.target else {
+        return Err(500);
+    };
     let mut url = Vec::with_capacity(128);
     template.write(r, &mut url);
     let t = pass.protocol.target(&url).map_err(|e| {
@@ -42,10 +50,17 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
     r.upstream.host.clone_from(&t.host);
     r.upstream.port.clone_from(&t.port);
     let name = String::from_utf8_lossy(&t.host).into_owned();
-    let single = |addrs: Vec<PeerAddr>| Group::single(&name, addrs).map(Arc::new).map_err(|_| 502u16);
+    let single = |addrs: Vec<PeerAddr>| {
+        Group::single(&name, addrs)
+            .map(Arc::new)
+            .map_err(|_| 502u16)
+    };
     let group = match &t.address {
         Address::Unix(path) => single(vec![PeerAddr::Unix(path.clone())])?,
-        Address::Inet(a) => match groups.get().and_then(|g| g.find(&a.host, a.port, a.port_given)) {
+        Address::Inet(a) => match groups
+            .get()
+            .and_then(|g| g.find(&a.host, a.port, a.port_given))
+        {
             Some(g) => g.clone(),
             None => match a.ip {
                 Some(ip) => single(vec![PeerAddr::Inet(SocketAddr::new(ip, a.port))])?,
@@ -53,16 +68,28 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
             },
         },
     };
-    Ok(Found { group, host: t.host, port: t.port, uri: (!t.uri.is_empty()).then_some(t.uri), tls: t.tls })
+    Ok(Found {
+        group,
+        host: t.host,
+        port: t.port,
+        uri: (!t.uri.is_empty()).then_some(t.uri),
+        tls: t.tls,
+    })
 }
 
 async fn resolve(r: &mut Request, host: &str, port: u16) -> Result<Vec<PeerAddr>, u16> {
     let Some(resolver) = r.core().resolver.clone() else {
-        r.error(Level::Error, format_args!("no resolver defined to resolve {host}"));
+        r.error(
+            Level::Error,
+            format_args!("no resolver defined to resolve {host}"),
+        );
         return Err(502);
     };
     match resolver.resolve(host).await {
-        Ok(list) => Ok(list.into_iter().map(|ip| PeerAddr::Inet(SocketAddr::new(ip, port))).collect()),
+        Ok(list) => Ok(list
+            .into_iter()
+            .map(|ip| PeerAddr::Inet(SocketAddr::new(ip, port)))
+            .collect()),
         Err(e) => {
             r.error(Level::Error, format_args!("{e}"));
             Err(502)

@@ -1,11 +1,11 @@
 //! An upgraded connection: bytes pass as they are, both ways, until one side ends.
 
 use super::attempt::Attempt;
-use crate::serve::buffers;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::log::Level;
 use crate::module::{BodyRead, Framing, Request};
+use crate::serve::buffers;
 use crate::upstream::UpConn;
 use bytes::{Buf, BytesMut};
 use std::future::poll_fn;
@@ -103,7 +103,11 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
             if (origin_ended && flushed) || (client_ended && to_origin.is_empty()) {
                 return Poll::Ready(Turn::Over);
             }
-            if moved { Poll::Ready(Turn::Moved) } else { Poll::Pending }
+            if moved {
+                Poll::Ready(Turn::Moved)
+            } else {
+                Poll::Pending
+            }
         });
         match tokio::time::timeout(limit, turn).await {
             Ok(Turn::Moved) => {}

@@ -117,7 +117,10 @@ pub fn now() -> Clock {
 /// The time as of the kernel's last tick: a few milliseconds old, and cheaper.
 fn coarse() -> (i64, u16) {
     match nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE) {
-        Ok(t) => (t.tv_sec(), u16::try_from(t.tv_nsec() / 1_000_000).unwrap_or(0)),
+        Ok(t) => (
+            t.tv_sec(),
+            u16::try_from(t.tv_nsec() / 1_000_000).unwrap_or(0),
+        ),
         Err(_) => time(),
     }
 }

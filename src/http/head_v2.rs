@@ -1,6 +1,8 @@
 //! The head of a request of HTTP/2 (RFC 9113, section 8.3), in the form that the rest knows from HTTP/1.
 
-use super::{HeadError, Known, Limits, Method, RequestHead, Version, error, parse_host, parse_length};
+use super::{
+    HeadError, Known, Limits, Method, RequestHead, Version, error, parse_host, parse_length,
+};
 
 /// A request as the frames of a stream tell it.
 pub struct RequestV2<'a> {
@@ -32,18 +34,26 @@ impl RequestHead {
         (self.version, self.http_major_minor) = (Version::V11, (2, 0));
         let RequestV2 { method, path, .. } = *request;
         self.header_in_bytes = method.len() + path.len() + request.authority.map_or(0, <[u8]>::len);
-        let refused = |e: HeadError| HeadError { line_known: true, ..e };
+        let refused = |e: HeadError| HeadError {
+            line_known: true,
+            ..e
+        };
         if let Some(text) = request.authority {
-            let host = parse_host(text).ok_or_else(|| error(400, "client sent invalid \":authority\" header", None))?;
+            let host = parse_host(text)
+                .ok_or_else(|| error(400, "client sent invalid \":authority\" header", None))?;
             self.set_host(text, host);
         }
         self.take_line_v2(method, path)?;
-        self.take_fields_v2(request, fields, limits, &mut dropped).map_err(refused)?;
+        self.take_fields_v2(request, fields, limits, &mut dropped)
+            .map_err(refused)?;
         self.finish_v2(request.ended).map_err(refused)
     }
 
     fn take_line_v2(&mut self, method: &[u8], path: &[u8]) -> Result<(), HeadError> {
-        if !method.iter().all(|b| b.is_ascii_uppercase() || matches!(b, b'_' | b'-')) {
+        if !method
+            .iter()
+            .all(|b| b.is_ascii_uppercase() || matches!(b, b'_' | b'-'))
+        {
             let shown = format!("\"{}\"", String::from_utf8_lossy(method));
             return Err(error(400, "client sent invalid method", Some(shown)));
         }
@@ -72,7 +82,12 @@ impl RequestHead {
         limits: &Limits,
         dropped: &mut impl FnMut(&[u8]),
     ) -> Result<(), HeadError> {
-        let usual = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-' || (*b == b'_' && limits.underscores);
+        let usual = |b: &u8| {
+            b.is_ascii_lowercase()
+                || b.is_ascii_digit()
+                || *b == b'-'
+                || (*b == b'_' && limits.underscores)
+        };
         let mut cookie: Option<Vec<u8>> = None;
         let mut count = 0;
         for (name, value) in fields {
@@ -102,12 +117,20 @@ impl RequestHead {
             self.headers.append_as(Known::Cookie, b"cookie", &value);
         }
         if self.host.is_empty() {
-            return Err(error(400, "client sent neither \":authority\" nor \"Host\" header", None));
+            return Err(error(
+                400,
+                "client sent neither \":authority\" nor \"Host\" header",
+                None,
+            ));
         }
         if let Some(authority) = request.authority {
             match self.headers.get_id(Known::Host) {
                 Some(host) if host != authority => {
-                    return Err(error(400, "client sent \":authority\" and \"Host\" headers with different values", None));
+                    return Err(error(
+                        400,
+                        "client sent \":authority\" and \"Host\" headers with different values",
+                        None,
+                    ));
                 }
                 Some(_) => {}
                 None => self.headers.append_as(Known::Host, b"host", authority),
@@ -123,7 +146,10 @@ impl RequestHead {
         for (known, reason) in [
             (Known::Connection, "client sent \"Connection\" header"),
             (Known::KeepAlive, "client sent \"Keep-Alive\" header"),
-            (Known::TransferEncoding, "client sent \"Transfer-Encoding\" header"),
+            (
+                Known::TransferEncoding,
+                "client sent \"Transfer-Encoding\" header",
+            ),
             (Known::Upgrade, "client sent \"Upgrade\" header"),
         ] {
             if self.headers.contains_id(known) {
@@ -131,12 +157,18 @@ impl RequestHead {
             }
         }
         let mut te = self.headers.get_all_id(Known::Te);
-        if te.next().is_some_and(|v| !v.eq_ignore_ascii_case(b"trailers")) || te.next().is_some() {
+        if te
+            .next()
+            .is_some_and(|v| !v.eq_ignore_ascii_case(b"trailers"))
+            || te.next().is_some()
+        {
             return refuse(400, "client sent invalid \"TE\" header");
         }
         match self.headers.get_id(Known::ContentLength).map(parse_length) {
             Some(None) => return refuse(400, "client sent invalid \"Content-Length\" header"),
-            Some(Some(n)) if n > 0 && ended => return refuse(400, "client prematurely closed stream"),
+            Some(Some(n)) if n > 0 && ended => {
+                return refuse(400, "client prematurely closed stream");
+            }
             Some(length) => self.content_length = length,
             None => self.chunked = !ended,
         }
@@ -160,12 +192,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GET: RequestV2<'_> = RequestV2 { method: b"GET", path: b"/a?b=c", authority: Some(b"Example.org:8080"), ended: true };
+    const GET: RequestV2<'_> = RequestV2 {
+        method: b"GET",
+        path: b"/a?b=c",
+        authority: Some(b"Example.org:8080"),
+        ended: true,
+    };
 
     fn take(request: &RequestV2<'_>, fields: &[(&str, &str)]) -> Result<RequestHead, HeadError> {
         let mut head = RequestHead::default();
         let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
-        head.take_v2(request, fields, &Limits::default(), |_| {}).map(|()| head)
+        head.take_v2(request, fields, &Limits::default(), |_| {})
+            .map(|()| head)
     }
 
     fn refused(request: &RequestV2<'_>, fields: &[(&str, &str)]) -> (u16, &'static str) {
@@ -188,59 +226,153 @@ mod tests {
 
     #[test]
     fn complex_paths() {
-        for (path, complex) in [("/", false), ("/a.b/c", false), ("/a//b", true), ("/./b", true), ("/%41", true), ("/a?//%41", false)] {
-            assert_eq!(take(&RequestV2 { path: path.as_bytes(), ..GET }, &[]).unwrap().complex, complex, "{path}");
+        for (path, complex) in [
+            ("/", false),
+            ("/a.b/c", false),
+            ("/a//b", true),
+            ("/./b", true),
+            ("/%41", true),
+            ("/a?//%41", false),
+        ] {
+            assert_eq!(
+                take(
+                    &RequestV2 {
+                        path: path.as_bytes(),
+                        ..GET
+                    },
+                    &[]
+                )
+                .unwrap()
+                .complex,
+                complex,
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn cookies_are_joined_behind_the_others() {
         let h = take(&GET, &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")]).unwrap();
-        let list: Vec<_> = h.headers.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+        let list: Vec<_> = h
+            .headers
+            .iter()
+            .map(|(n, v)| (n.to_vec(), v.to_vec()))
+            .collect();
         assert_eq!(list[1], (b"cookie".to_vec(), b"a=1; b=2".to_vec()));
     }
 
     #[test]
     fn host_header() {
-        let none = RequestV2 { authority: None, ..GET };
+        let none = RequestV2 {
+            authority: None,
+            ..GET
+        };
         assert_eq!(take(&none, &[("host", "h")]).unwrap().host, b"h");
         assert_eq!(refused(&none, &[]).0, 400);
         assert!(take(&GET, &[("host", "Example.org:8080")]).is_ok());
-        assert_eq!(refused(&GET, &[("host", "other")]), (400, "client sent \":authority\" and \"Host\" headers with different values"));
+        assert_eq!(
+            refused(&GET, &[("host", "other")]),
+            (
+                400,
+                "client sent \":authority\" and \"Host\" headers with different values"
+            )
+        );
     }
 
     #[test]
     fn refusals() {
-        assert_eq!(refused(&RequestV2 { path: b"*", ..GET }, &[]).1, "client sent invalid :path header");
-        assert_eq!(refused(&RequestV2 { method: b"get", ..GET }, &[]).1, "client sent invalid method");
-        assert_eq!(refused(&RequestV2 { method: b"TRACE", ..GET }, &[]).0, 405);
-        assert_eq!(refused(&RequestV2 { authority: Some(b"a/b"), ..GET }, &[]).1, "client sent invalid \":authority\" header");
-        assert_eq!(refused(&GET, &[("content-length", "1")]).1, "client prematurely closed stream");
-        assert_eq!(refused(&GET, &[("content-length", "x")]).1, "client sent invalid \"Content-Length\" header");
-        assert_eq!(refused(&GET, &[("te", "gzip")]).1, "client sent invalid \"TE\" header");
+        assert_eq!(
+            refused(&RequestV2 { path: b"*", ..GET }, &[]).1,
+            "client sent invalid :path header"
+        );
+        assert_eq!(
+            refused(
+                &RequestV2 {
+                    method: b"get",
+                    ..GET
+                },
+                &[]
+            )
+            .1,
+            "client sent invalid method"
+        );
+        assert_eq!(
+            refused(
+                &RequestV2 {
+                    method: b"TRACE",
+                    ..GET
+                },
+                &[]
+            )
+            .0,
+            405
+        );
+        assert_eq!(
+            refused(
+                &RequestV2 {
+                    authority: Some(b"a/b"),
+                    ..GET
+                },
+                &[]
+            )
+            .1,
+            "client sent invalid \":authority\" header"
+        );
+        assert_eq!(
+            refused(&GET, &[("content-length", "1")]).1,
+            "client prematurely closed stream"
+        );
+        assert_eq!(
+            refused(&GET, &[("content-length", "x")]).1,
+            "client sent invalid \"Content-Length\" header"
+        );
+        assert_eq!(
+            refused(&GET, &[("te", "gzip")]).1,
+            "client sent invalid \"TE\" header"
+        );
         assert!(take(&GET, &[("te", "Trailers")]).is_ok());
     }
 
     #[test]
     fn bodies() {
-        let open = RequestV2 { ended: false, ..GET };
+        let open = RequestV2 {
+            ended: false,
+            ..GET
+        };
         assert!(take(&open, &[]).unwrap().chunked);
         let h = take(&open, &[("content-length", "5")]).unwrap();
         assert_eq!((h.content_length, h.chunked), (Some(5), false));
-        assert!(!take(&open, &[("expect", "100-continue")]).unwrap().expect_continue);
+        assert!(
+            !take(&open, &[("expect", "100-continue")])
+                .unwrap()
+                .expect_continue
+        );
     }
 
     #[test]
     fn unusual_names_and_limits() {
         let mut head = RequestHead::default();
         let mut names = Vec::new();
-        let fields = [("x_y", "1"), ("a", "2")].map(|(n, v): (&str, &str)| (n.as_bytes(), v.as_bytes()));
-        head.take_v2(&GET, fields.into_iter(), &Limits::default(), |n| names.push(n.to_vec())).unwrap();
+        let fields =
+            [("x_y", "1"), ("a", "2")].map(|(n, v): (&str, &str)| (n.as_bytes(), v.as_bytes()));
+        head.take_v2(&GET, fields.into_iter(), &Limits::default(), |n| {
+            names.push(n.to_vec())
+        })
+        .unwrap();
         assert_eq!(names, [b"x_y".to_vec()]);
         assert!(!head.headers.contains(b"x_y"));
-        let limits = Limits { max_headers: 1, underscores: true, ..Limits::default() };
-        let e = head.take_v2(&GET, fields.into_iter(), &limits, |_| {}).unwrap_err();
-        assert_eq!((e.status, e.reason), (494, "client sent too many header lines"));
+        let limits = Limits {
+            max_headers: 1,
+            underscores: true,
+            ..Limits::default()
+        };
+        let e = head
+            .take_v2(&GET, fields.into_iter(), &limits, |_| {})
+            .unwrap_err();
+        assert_eq!(
+            (e.status, e.reason),
+            (494, "client sent too many header lines")
+        );
     }
 
     proptest! {

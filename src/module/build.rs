@@ -1,7 +1,7 @@
 //! Reading a configuration into blocks of module settings.
 
-use super::{AnyConf, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
 use super::template::Part;
+use super::{AnyConf, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
 use crate::config::{self, Diag, Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -147,12 +147,25 @@ impl Build {
         Ok(())
     }
 
-    fn push_block(&mut self, parent: Option<BlockId>, place: Place, kind: BlockKind, at: &str) -> BlockId {
+    fn push_block(
+        &mut self,
+        parent: Option<BlockId>,
+        place: Place,
+        kind: BlockKind,
+        at: &str,
+    ) -> BlockId {
         let id = BlockId(self.blocks.len() as u32);
         let n = self.registry.len();
         let mut written = Vec::new();
         written.resize_with(n, || None);
-        self.blocks.push(BlockData { parent, place, kind, at: at.into(), written, effective: vec![None; n] });
+        self.blocks.push(BlockData {
+            parent,
+            place,
+            kind,
+            at: at.into(),
+            written,
+            effective: vec![None; n],
+        });
         id
     }
 
@@ -180,8 +193,17 @@ impl Build {
         let registry = self.registry.clone();
         let place = self.place();
         let candidates = registry.directives(s.name());
-        let info = |&(m, d): &(usize, usize)| registry.module(m).and_then(|x| x.directive(d)).map(|i| (m, d, i));
-        let Some((m, d, info)) = candidates.iter().filter_map(info).find(|(_, _, i)| i.place.allows(place)) else {
+        let info = |&(m, d): &(usize, usize)| {
+            registry
+                .module(m)
+                .and_then(|x| x.directive(d))
+                .map(|i| (m, d, i))
+        };
+        let Some((m, d, info)) = candidates
+            .iter()
+            .filter_map(info)
+            .find(|(_, _, i)| i.place.allows(place))
+        else {
             if candidates.is_empty() {
                 return Err(self.unknown_directive(s));
             }
@@ -206,12 +228,22 @@ impl Build {
             }
             return Ok(());
         }
-        let Some(module) = registry.module(m) else { return Ok(()) };
+        let Some(module) = registry.module(m) else {
+            return Ok(());
+        };
         let block = self.current.0 as usize;
-        let taken = self.blocks.get_mut(block).and_then(|b| b.written.get_mut(m)).and_then(Option::take);
+        let taken = self
+            .blocks
+            .get_mut(block)
+            .and_then(|b| b.written.get_mut(m))
+            .and_then(Option::take);
         let mut conf = taken.unwrap_or_else(|| module.new_conf());
         let result = module.set(d, &mut *conf, s, self);
-        if let Some(slot) = self.blocks.get_mut(block).and_then(|b| b.written.get_mut(m)) {
+        if let Some(slot) = self
+            .blocks
+            .get_mut(block)
+            .and_then(|b| b.written.get_mut(m))
+        {
             *slot = Some(conf);
         }
         result?;
@@ -227,7 +259,9 @@ impl Build {
 
     /// The kind of block that is being read.
     pub fn place(&self) -> Place {
-        self.blocks.get(self.current.0 as usize).map_or(Place::MAIN, |b| b.place)
+        self.blocks
+            .get(self.current.0 as usize)
+            .map_or(Place::MAIN, |b| b.place)
     }
 
     /// The block that is being read.
@@ -242,7 +276,9 @@ impl Build {
 
     /// What a block is.
     pub fn kind_of(&self, id: BlockId) -> &BlockKind {
-        self.blocks.get(id.0 as usize).map_or(&BlockKind::Main, |b| &b.kind)
+        self.blocks
+            .get(id.0 as usize)
+            .map_or(&BlockKind::Main, |b| &b.kind)
     }
 
     /// The block around a block.
@@ -259,29 +295,43 @@ impl Build {
     pub fn conf_of<M: Module>(&mut self, id: BlockId) -> Option<&mut M::Conf> {
         let m = self.registry.index_of::<M>()?;
         let slot = self.blocks.get_mut(id.0 as usize)?.written.get_mut(m)?;
-        slot.get_or_insert_with(|| Box::new(M::Conf::default())).downcast_mut()
+        slot.get_or_insert_with(|| Box::new(M::Conf::default()))
+            .downcast_mut()
     }
 
     /// A module's settings as written in a block, if one of its directives stands there.
     pub fn written<M: Module>(&self, id: BlockId) -> Option<&M::Conf> {
         let m = self.registry.index_of::<M>()?;
-        self.blocks.get(id.0 as usize)?.written.get(m)?.as_ref()?.downcast_ref()
+        self.blocks
+            .get(id.0 as usize)?
+            .written
+            .get(m)?
+            .as_ref()?
+            .downcast_ref()
     }
 
     /// Every block of these kinds, in the order of the configuration.
     pub fn blocks_of(&self, place: Place) -> impl Iterator<Item = BlockId> + '_ {
-        let ids = self.blocks.iter().enumerate().filter(move |(_, b)| place.allows(b.place));
+        let ids = self
+            .blocks
+            .iter()
+            .enumerate()
+            .filter(move |(_, b)| place.allows(b.place));
         ids.map(|(i, _)| BlockId(i as u32))
     }
 
     /// Something that several directives share while the configuration is read, such as the table of log formats.
     pub fn shared<T: Default + 'static>(&mut self) -> &mut T {
-        let slot = self.shared.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(T::default()));
+        let slot = self
+            .shared
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Box::new(T::default()));
         if !slot.is::<T>() {
             *slot = Box::new(T::default());
         }
         #[allow(clippy::unreachable)]
-        slot.downcast_mut().unwrap_or_else(|| unreachable!("the slot was just made of this type"))
+        slot.downcast_mut()
+            .unwrap_or_else(|| unreachable!("the slot was just made of this type"))
     }
 
     /// Runs `f` once everything has been read (an `upstream` may follow the directive that names it).
@@ -342,16 +392,24 @@ impl Build {
             }
             let braced = text.get(i) == Some(&b'{');
             let begin = i + usize::from(braced);
-            let len = text.get(begin..).unwrap_or_default().iter().take_while(|c| c.is_ascii_alphanumeric() || **c == b'_').count();
+            let len = text
+                .get(begin..)
+                .unwrap_or_default()
+                .iter()
+                .take_while(|c| c.is_ascii_alphanumeric() || **c == b'_')
+                .count();
             let end = begin + len;
             if braced && begin < text.len() && text.get(end) != Some(&b'}') {
                 let name = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default());
-                return Err(s.error(format!("the closing bracket in \"{name}\" variable is missing")));
+                return Err(s.error(format!(
+                    "the closing bracket in \"{name}\" variable is missing"
+                )));
             }
             if len == 0 {
                 return Err(s.error("invalid variable name"));
             }
-            let name = String::from_utf8_lossy(text.get(begin..end).unwrap_or_default()).into_owned();
+            let name =
+                String::from_utf8_lossy(text.get(begin..end).unwrap_or_default()).into_owned();
             flush(&mut literal, &mut parts);
             parts.push(Part::Var(self.var(s, &name)));
             i = end + usize::from(braced);
@@ -359,7 +417,9 @@ impl Build {
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.into()));
         }
-        Ok(Template { parts: parts.into() })
+        Ok(Template {
+            parts: parts.into(),
+        })
     }
 
     fn var_id(&mut self, name: &str) -> VarId {
@@ -370,7 +430,13 @@ impl Build {
         let id = VarId(self.vars.len().min(u16::MAX as usize) as u16);
         let name: Box<str> = name.into();
         self.var_ids.insert(name.clone(), id);
-        self.vars.push(VarBuild { name, assigned: false, captured: false, source: None, first_use: None });
+        self.vars.push(VarBuild {
+            name,
+            assigned: false,
+            captured: false,
+            source: None,
+            first_use: None,
+        });
         id
     }
 
@@ -406,7 +472,13 @@ impl Build {
     }
 
     /// A variable that a directive computes (`map`, `geo`); `memo` keeps the first value of a request.
-    pub fn define_var(&mut self, s: &Statement, name: &str, source: Arc<dyn Evaluate>, memo: bool) -> Result<VarId> {
+    pub fn define_var(
+        &mut self,
+        s: &Statement,
+        name: &str,
+        source: Arc<dyn Evaluate>,
+        memo: bool,
+    ) -> Result<VarId> {
         let id = self.assigned_var(s, name)?;
         if let Some(v) = self.vars.get_mut(id.0 as usize) {
             v.source = Some((source, memo));
@@ -418,14 +490,23 @@ impl Build {
     pub fn var_name(&self, s: &Statement, i: usize) -> Result<String> {
         match s.str(i)?.strip_prefix('$') {
             Some(n) if !n.is_empty() => Ok(n.to_owned()),
-            _ => Err(s.error_at(i, format!("invalid variable name \"{}\"", String::from_utf8_lossy(s.arg(i))))),
+            _ => Err(s.error_at(
+                i,
+                format!(
+                    "invalid variable name \"{}\"",
+                    String::from_utf8_lossy(s.arg(i))
+                ),
+            )),
         }
     }
 
     /// A regular expression; its named groups become variables.
     pub fn pattern(&mut self, s: &Statement, text: &[u8], caseless: bool) -> Result<Arc<Pattern>> {
         let Ok(text) = std::str::from_utf8(text) else {
-            return Err(s.error(format!("pattern \"{}\" is not valid UTF-8", String::from_utf8_lossy(text))));
+            return Err(s.error(format!(
+                "pattern \"{}\" is not valid UTF-8",
+                String::from_utf8_lossy(text)
+            )));
         };
         let regex = Pattern::compile(text, caseless).map_err(|e| {
             let at = e.offset().and_then(|o| text.get(o..)).unwrap_or_default();
@@ -435,12 +516,18 @@ impl Build {
             if at.is_empty() {
                 s.error(format!("pcre2_compile() failed: {reason} in \"{text}\""))
             } else {
-                s.error(format!("pcre2_compile() failed: {reason} in \"{text}\" at \"{at}\""))
+                s.error(format!(
+                    "pcre2_compile() failed: {reason} in \"{text}\" at \"{at}\""
+                ))
             }
         })?;
         let mut names = Vec::new();
-        let groups: Vec<(usize, String)> =
-            regex.capture_names().iter().enumerate().filter_map(|(i, n)| n.clone().map(|n| (i, n))).collect();
+        let groups: Vec<(usize, String)> = regex
+            .capture_names()
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| n.clone().map(|n| (i, n)))
+            .collect();
         for (i, name) in groups {
             let id = self.assigned_var(s, &name)?;
             if let Some(v) = self.vars.get_mut(id.0 as usize) {
@@ -469,14 +556,24 @@ impl Build {
                 }
                 (None, None) if v.assigned => (super::VarKind::Assigned, take(), false),
                 (None, None) => {
-                    let e = v.first_use.take().unwrap_or_else(|| Diag::plain(format!("unknown \"{}\" variable", v.name)));
-                    return Err(match config::nearest(&v.name, self.registry.variable_names()) {
-                        Some(n) => Diag::with_help(e, format!("did you mean \"${n}\"?")),
-                        None => e,
-                    });
+                    let e = v
+                        .first_use
+                        .take()
+                        .unwrap_or_else(|| Diag::plain(format!("unknown \"{}\" variable", v.name)));
+                    return Err(
+                        match config::nearest(&v.name, self.registry.variable_names()) {
+                            Some(n) => Diag::with_help(e, format!("did you mean \"${n}\"?")),
+                            None => e,
+                        },
+                    );
                 }
             };
-            defs.push(super::VarDef { name: v.name.clone(), kind, slot, memo });
+            defs.push(super::VarDef {
+                name: v.name.clone(),
+                kind,
+                slot,
+                memo,
+            });
         }
         Ok((defs.into(), slots as usize))
     }

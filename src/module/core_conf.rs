@@ -46,7 +46,12 @@ pub struct Http2Conf {
 
 impl Default for Http2Conf {
     fn default() -> Self {
-        Http2Conf { enable: false, max_concurrent_streams: 128, preread_size: 65_536, chunk_size: 8192 }
+        Http2Conf {
+            enable: false,
+            max_concurrent_streams: 128,
+            preread_size: 65_536,
+            chunk_size: 8192,
+        }
     }
 }
 

@@ -30,7 +30,15 @@ impl<C> Directive<C> {
         help: &'static str,
         set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
     ) -> Self {
-        Self { name, place, args, help, own: false, inert: false, set }
+        Self {
+            name,
+            place,
+            args,
+            help,
+            own: false,
+            inert: false,
+            set,
+        }
     }
 
     /// A directive of Couloir's own, marked as such in the documentation.
@@ -41,12 +49,28 @@ impl<C> Directive<C> {
         help: &'static str,
         set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
     ) -> Self {
-        Self { name, place, args, help, own: true, inert: false, set }
+        Self {
+            name,
+            place,
+            args,
+            help,
+            own: true,
+            inert: false,
+            set,
+        }
     }
 
     /// A directive that is accepted and has no meaning here; `help` says why.
     pub const fn inert(name: &'static str, place: Place, args: Args, help: &'static str) -> Self {
-        Self { name, place, args, help, own: false, inert: true, set: |_, _, _| Ok(()) }
+        Self {
+            name,
+            place,
+            args,
+            help,
+            own: false,
+            inert: true,
+            set: |_, _, _| Ok(()),
+        }
     }
 }
 
@@ -97,10 +121,25 @@ impl Place {
     /// The names of the blocks, as nginx's documentation writes them.
     pub fn names(self) -> Vec<&'static str> {
         const NAMES: [&str; 12] = [
-            "main", "events", "http", "server", "location", "if in server", "if in location",
-            "limit_except", "upstream", "stream", "stream server", "stream upstream",
+            "main",
+            "events",
+            "http",
+            "server",
+            "location",
+            "if in server",
+            "if in location",
+            "limit_except",
+            "upstream",
+            "stream",
+            "stream server",
+            "stream upstream",
         ];
-        NAMES.iter().enumerate().filter(|(i, _)| self.0 & (1 << i) != 0).map(|(_, n)| *n).collect()
+        NAMES
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.0 & (1 << i) != 0)
+            .map(|(_, n)| *n)
+            .collect()
     }
 }
 

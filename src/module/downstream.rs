@@ -39,10 +39,21 @@ pub trait Downstream: Send + Sync + 'static {
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Sends up to `len` bytes of a file; the default reads and writes, a plain socket uses `sendfile`.
-    fn poll_file(&self, cx: &mut Context<'_>, file: &std::fs::File, offset: u64, len: u64) -> Poll<io::Result<u64>>;
+    fn poll_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &std::fs::File,
+        offset: u64,
+        len: u64,
+    ) -> Poll<io::Result<u64>>;
 
     /// Appends up to `max` bytes of the request's body to `out`.
-    fn poll_body(&self, cx: &mut Context<'_>, out: &mut BytesMut, max: usize) -> Poll<io::Result<BodyRead>>;
+    fn poll_body(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<BodyRead>>;
 
     /// Ready when the client has closed its side.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
@@ -144,12 +155,18 @@ impl Remote {
         use std::io::Write;
         let mut text = Small::default();
         let _ = write!(text, "{}", addr.ip());
-        Remote { addr: Some(addr), text }
+        Remote {
+            addr: Some(addr),
+            text,
+        }
     }
 
     /// A peer on a UNIX-domain socket.
     pub fn unix() -> Remote {
-        Remote { addr: None, text: Small::new(b"unix:") }
+        Remote {
+            addr: None,
+            text: Small::new(b"unix:"),
+        }
     }
 
     /// The IP address, if there is one.
@@ -254,10 +271,21 @@ impl Downstream for Nobody {
     fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
-    fn poll_file(&self, _cx: &mut Context<'_>, _file: &std::fs::File, _offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(
+        &self,
+        _cx: &mut Context<'_>,
+        _file: &std::fs::File,
+        _offset: u64,
+        len: u64,
+    ) -> Poll<io::Result<u64>> {
         Poll::Ready(Ok(len))
     }
-    fn poll_body(&self, _cx: &mut Context<'_>, _out: &mut BytesMut, _max: usize) -> Poll<io::Result<BodyRead>> {
+    fn poll_body(
+        &self,
+        _cx: &mut Context<'_>,
+        _out: &mut BytesMut,
+        _max: usize,
+    ) -> Poll<io::Result<BodyRead>> {
         Poll::Ready(Ok(BodyRead::End))
     }
     fn poll_closed(&self, _cx: &mut Context<'_>) -> Poll<()> {

@@ -119,7 +119,13 @@ pub type Keep = Box<dyn FnOnce(&mut Request, u16, Vec<u8>) + Send + Sync>;
 /// Changes a response body as it passes.
 pub trait BodyFilter: Send + Sync {
     /// Takes `data` and appends what is to be sent to `out`; `last` is true at the end of the body.
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<()>;
 
     /// Whether there is more to be sent than one call should give, so that memory stays bounded: once it has been sent,
     /// [`BodyFilter::chunk`] is called again without data, with the same `last`, until this is false.
@@ -247,7 +253,11 @@ impl Hooks {
 
     /// How many hooks there are.
     pub fn len(&self) -> usize {
-        self.steps.len() + usize::from(self.content.is_some()) + self.contents.len() + self.response.len() + self.log.len()
+        self.steps.len()
+            + usize::from(self.content.is_some())
+            + self.contents.len()
+            + self.response.len()
+            + self.log.len()
     }
 
     /// Whether there is none.

@@ -25,16 +25,19 @@ mod tls;
 mod value;
 mod variable;
 
-pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub(crate) use build::IfBlocks;
+pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
-pub use docs::directives_markdown;
 pub use directive::{Args, Directive, Place, once};
-pub use downstream::{BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo};
+pub use docs::directives_markdown;
 pub(crate) use downstream::Nobody;
+pub use downstream::{
+    BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo,
+};
 pub use hook::{
-    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next, Phase, RedirectTo, StatusText,
+    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next,
+    Phase, RedirectTo, StatusText,
 };
 pub use pass::*;
 pub use pattern::{Captures, Pattern};
@@ -50,8 +53,8 @@ pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClie
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
-pub use crate::engine::subrequest;
 pub use crate::config::{Diag, Result as ConfResult, Statement};
+pub use crate::engine::subrequest;
 
 use std::sync::Arc;
 
@@ -103,7 +106,13 @@ pub(crate) fn response_context(r: &Request) -> String {
         let _ = write!(s, ", request: \"{}\"", text(&r.head.line));
     }
     if let Some(state) = r.upstream.states.last() {
-        let _ = write!(s, ", upstream: \"{}://{}{}\"", r.upstream.scheme, state.addr, text(&r.upstream.uri));
+        let _ = write!(
+            s,
+            ", upstream: \"{}://{}{}\"",
+            r.upstream.scheme,
+            state.addr,
+            text(&r.upstream.uri)
+        );
     }
     if let Some(host) = r.head.headers.get(b"host") {
         let _ = write!(s, ", host: \"{}\"", text(host));

@@ -42,7 +42,10 @@ impl Groups {
     /// The `upstream {}` of that name if no port was written, or an implied upstream of that name and port.
     pub fn find(&self, name: &str, port: u16, port_given: bool) -> Option<&Arc<Group>> {
         let fits = |p: u16| if p == 0 { !port_given } else { p == port };
-        self.list.iter().find(|(n, p, _)| fits(*p) && n.eq_ignore_ascii_case(name)).map(|(_, _, g)| g)
+        self.list
+            .iter()
+            .find(|(n, p, _)| fits(*p) && n.eq_ignore_ascii_case(name))
+            .map(|(_, _, g)| g)
     }
 }
 
@@ -70,15 +73,28 @@ pub trait Protocol: Send + Sync + 'static {
     ///
     /// # Errors
     /// The status with which the request ends.
-    fn request(&self, r: &mut Request, to: &Destination<'_>, body: BodyLength, out: &mut Vec<u8>) -> Result<(), u16>;
+    fn request(
+        &self,
+        r: &mut Request,
+        to: &Destination<'_>,
+        body: BodyLength,
+        out: &mut Vec<u8>,
+    ) -> Result<(), u16>;
 
     /// Reads an evaluated target ([`PassTarget::Dynamic`]).
     ///
     /// # Errors
     /// What is to be logged before the request ends with 500.
     fn target(&self, url: &[u8]) -> Result<Target, String> {
-        let address = parse_server(url, 0).map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(url)))?;
-        Ok(Target { address, host: url.to_vec(), port: Vec::new(), uri: Vec::new(), tls: false })
+        let address = parse_server(url, 0)
+            .map_err(|e| format!("{e} in upstream \"{}\"", String::from_utf8_lossy(url)))?;
+        Ok(Target {
+            address,
+            host: url.to_vec(),
+            port: Vec::new(),
+            uri: Vec::new(),
+            tls: false,
+        })
     }
 
     /// Whether a request body of unknown length can be sent ([`BodyLength::Chunked`]); it is read first where not.
@@ -94,7 +110,14 @@ pub trait Protocol: Send + Sync + 'static {
     /// Rewrites `Location`, `Refresh` or `Set-Cookie` of the response for the client: `proxy_redirect`, `proxy_cookie_*`.
     ///
     /// `out` receives the new value; `false` leaves the value as it is.
-    fn rewrite(&self, r: &mut Request, to: &Destination<'_>, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+    fn rewrite(
+        &self,
+        r: &mut Request,
+        to: &Destination<'_>,
+        name: &[u8],
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
         let _ = (r, to, name, value, out);
         false
     }
@@ -275,8 +298,16 @@ impl UpstreamTls {
         options.verify_cert = self.verify;
         options.verify_hostname = self.verify;
         options.ca = self.trusted.clone();
-        let sni = if wanted { String::from_utf8_lossy(name).into_owned() } else { String::new() };
-        ConnectTls { sni, options, client: self.client.clone() }
+        let sni = if wanted {
+            String::from_utf8_lossy(name).into_owned()
+        } else {
+            String::new()
+        };
+        ConnectTls {
+            sni,
+            options,
+            client: self.client.clone(),
+        }
     }
 
     /// Whether [`UpstreamTls::connect`] gives the same for every request.
@@ -286,7 +317,11 @@ impl UpstreamTls {
 }
 
 fn without_port(name: &[u8]) -> &[u8] {
-    let host = if name.first() == Some(&b'[') { memchr::memchr(b']', name).unwrap_or(0) } else { 0 };
+    let host = if name.first() == Some(&b'[') {
+        memchr::memchr(b']', name).unwrap_or(0)
+    } else {
+        0
+    };
     match memchr::memchr(b':', name.get(host..).unwrap_or_default()) {
         Some(at) => name.get(..host + at).unwrap_or_default(),
         None => name,

@@ -18,13 +18,25 @@ pub struct Pattern {
 impl Pattern {
     /// Compiles a pattern; the error is the text that PCRE gives.
     pub(crate) fn compile(text: &str, caseless: bool) -> Result<pcre2::bytes::Regex, pcre2::Error> {
-        pcre2::bytes::RegexBuilder::new().caseless(caseless).jit_if_available(true).build(text)
+        pcre2::bytes::RegexBuilder::new()
+            .caseless(caseless)
+            .jit_if_available(true)
+            .build(text)
     }
 
-    pub(crate) fn new(regex: pcre2::bytes::Regex, source: &str, names: Vec<(VarId, usize)>) -> Pattern {
+    pub(crate) fn new(
+        regex: pcre2::bytes::Regex,
+        source: &str,
+        names: Vec<(VarId, usize)>,
+    ) -> Pattern {
         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Pattern { regex, source: source.into(), id, names: names.into() }
+        Pattern {
+            regex,
+            source: source.into(),
+            id,
+            names: names.into(),
+        }
     }
 
     /// The pattern as written.
@@ -61,7 +73,10 @@ impl Pattern {
         })?;
         if matched {
             for (id, group) in &self.names {
-                let value = r.captures.range(*group).map(|(a, b)| subject[a..b].to_vec());
+                let value = r
+                    .captures
+                    .range(*group)
+                    .map(|(a, b)| subject[a..b].to_vec());
                 r.set_var(*id, value.unwrap_or_default());
             }
         }
@@ -107,7 +122,8 @@ impl Pattern {
                 if m.len() > 20_000 {
                     m.clear();
                 }
-                f(m.entry(self.id).or_insert_with(|| self.regex.capture_locations()))
+                f(m.entry(self.id)
+                    .or_insert_with(|| self.regex.capture_locations()))
             }
             Err(_) => f(&mut self.regex.capture_locations()),
         })
@@ -130,7 +146,8 @@ impl Captures {
         self.clear();
         self.subject.extend_from_slice(subject);
         for i in 0..l.len() {
-            self.ranges.push(l.get(i).map_or(Self::UNSET, |(a, b)| (a as u32, b as u32)));
+            self.ranges
+                .push(l.get(i).map_or(Self::UNSET, |(a, b)| (a as u32, b as u32)));
         }
     }
 
@@ -157,12 +174,18 @@ impl Captures {
 
     /// Group `n` of the last match; nothing where it did not take part.
     pub fn get(&self, n: usize) -> &[u8] {
-        self.range(n).and_then(|(a, b)| self.newest().subject.get(a..b)).unwrap_or_default()
+        self.range(n)
+            .and_then(|(a, b)| self.newest().subject.get(a..b))
+            .unwrap_or_default()
     }
 
     /// Where group `n` stood in the subject.
     pub fn range(&self, n: usize) -> Option<(usize, usize)> {
-        self.newest().ranges.get(n).filter(|r| **r != Self::UNSET).map(|(a, b)| (*a as usize, *b as usize))
+        self.newest()
+            .ranges
+            .get(n)
+            .filter(|r| **r != Self::UNSET)
+            .map(|(a, b)| (*a as usize, *b as usize))
     }
 
     /// Forgets the match.

@@ -68,7 +68,10 @@ impl Registry {
 
     /// The directives of a name: module and directive index.
     pub(crate) fn directives(&self, name: &str) -> &[(usize, usize)] {
-        self.by_name.get(name).map(Vec::as_slice).unwrap_or_default()
+        self.by_name
+            .get(name)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     /// All names of directives.
@@ -80,8 +83,13 @@ impl Registry {
         if let Some(v) = self.variables.get(name) {
             return Some((*v, name.len()));
         }
-        let longest = self.prefixes.iter().filter(|v| name.starts_with(v.name) && name.len() > v.name.len());
-        longest.max_by_key(|v| v.name.len()).map(|v| (*v, v.name.len()))
+        let longest = self
+            .prefixes
+            .iter()
+            .filter(|v| name.starts_with(v.name) && name.len() > v.name.len());
+        longest
+            .max_by_key(|v| v.name.len())
+            .map(|v| (*v, v.name.len()))
     }
 
     /// All names of variables, for the nearest-name hint.
@@ -126,7 +134,8 @@ pub trait AnyModule: Send + Sync {
     /// Fills what is not written from the outer settings.
     fn inherit(&self, conf: &mut AnyConf, outer: &AnyConf);
     /// Calls a directive's setter.
-    fn set(&self, directive: usize, conf: &mut AnyConf, s: &Statement, b: &mut Build) -> Result<()>;
+    fn set(&self, directive: usize, conf: &mut AnyConf, s: &Statement, b: &mut Build)
+    -> Result<()>;
     /// [`Module::configured`].
     fn configured(&self, b: &mut Build) -> Result<()>;
     /// [`Module::attach`].
@@ -145,7 +154,9 @@ impl<M: Module> AnyModule for Erased<M> {
     }
 
     fn directives(&self) -> Vec<DirectiveInfo> {
-        (0..M::DIRECTIVES.len()).filter_map(|i| self.directive(i)).collect()
+        (0..M::DIRECTIVES.len())
+            .filter_map(|i| self.directive(i))
+            .collect()
     }
 
     fn directive(&self, index: usize) -> Option<DirectiveInfo> {
@@ -172,12 +183,21 @@ impl<M: Module> AnyModule for Erased<M> {
     }
 
     fn inherit(&self, conf: &mut AnyConf, outer: &AnyConf) {
-        if let (Some(c), Some(o)) = (conf.downcast_mut::<M::Conf>(), outer.downcast_ref::<M::Conf>()) {
+        if let (Some(c), Some(o)) = (
+            conf.downcast_mut::<M::Conf>(),
+            outer.downcast_ref::<M::Conf>(),
+        ) {
             c.inherit(o);
         }
     }
 
-    fn set(&self, directive: usize, conf: &mut AnyConf, s: &Statement, b: &mut Build) -> Result<()> {
+    fn set(
+        &self,
+        directive: usize,
+        conf: &mut AnyConf,
+        s: &Statement,
+        b: &mut Build,
+    ) -> Result<()> {
         match (conf.downcast_mut::<M::Conf>(), M::DIRECTIVES.get(directive)) {
             (Some(c), Some(d)) => (d.set)(c, s, b),
             _ => Err(s.error("settings of another module")),

@@ -1,12 +1,12 @@
 //! One request, from its head to its log line.
 
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server, SiteRef, Slot,
-    Spool, UpstreamInfo, Val, VarId, VarKind,
+    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead,
+    Server, SiteRef, Slot, Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
-use crate::http::method::Method;
 use crate::http::headers::Headers;
+use crate::http::method::Method;
 use crate::log::Level;
 use bytes::BytesMut;
 use std::any::Any;
@@ -285,7 +285,11 @@ impl Request {
 
     /// The method in force, as text.
     pub fn method_text(&self) -> &[u8] {
-        if self.method == self.head.method { self.head.method_name() } else { self.method.name().as_bytes() }
+        if self.method == self.head.method {
+            self.head.method_name()
+        } else {
+            self.method.name().as_bytes()
+        }
     }
 
     /// Whether the method is HEAD.
@@ -300,18 +304,25 @@ impl Request {
 
     /// The value of a variable.
     pub fn var(&self, id: VarId) -> Val<'_> {
-        let Some(def) = self.site.vars.get(id.0 as usize) else { return Val::None };
+        let Some(def) = self.site.vars.get(id.0 as usize) else {
+            return Val::None;
+        };
         let slot = def.slot.and_then(|s| self.values.get(s as usize));
         if let Some(value) = slot.and_then(|s| s.get()) {
             return Val::from_option(value.as_deref());
         }
         let value = match &def.kind {
             VarKind::Assigned => return Val::None,
-            VarKind::Getter(v, at) => (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default()),
+            VarKind::Getter(v, at) => {
+                (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default())
+            }
             VarKind::Source(s) => match Depth::enter() {
                 Some(_depth) => s.evaluate(self),
                 None => {
-                    self.error(Level::Error, format_args!("cycle while evaluating variable \"{}\"", def.name));
+                    self.error(
+                        Level::Error,
+                        format_args!("cycle while evaluating variable \"{}\"", def.name),
+                    );
                     Val::None
                 }
             },
@@ -327,7 +338,10 @@ impl Request {
 
     /// The value of a variable by its name, for tools and tests; modules resolve names to ids at load.
     pub fn var_by_name(&self, name: &str) -> Val<'_> {
-        self.site.var_names.get(name).map_or(Val::None, |id| self.var(*id))
+        self.site
+            .var_names
+            .get(name)
+            .map_or(Val::None, |id| self.var(*id))
     }
 
     /// The value of any variable that a module provides or the configuration knows, by its name in lower case.
@@ -343,7 +357,9 @@ impl Request {
 
     /// Assigns a variable (`set`, captures).
     pub fn set_var(&mut self, id: VarId, value: Vec<u8>) {
-        let Some(def) = self.site.vars.get(id.0 as usize) else { return };
+        let Some(def) = self.site.vars.get(id.0 as usize) else {
+            return;
+        };
         if let VarKind::Getter(v, _) = &def.kind
             && let Some(set) = v.set
         {
@@ -363,7 +379,9 @@ impl Request {
     ///
     /// What [`Request::var`] has lent stays as it was. Variables with a setter of their own are not assigned.
     pub fn note_var(&self, id: VarId, value: &[u8]) {
-        let Some(def) = self.site.vars.get(id.0 as usize) else { return };
+        let Some(def) = self.site.vars.get(id.0 as usize) else {
+            return;
+        };
         let own_setter = matches!(&def.kind, VarKind::Getter(v, _) if v.set.is_some());
         if let Some(slot) = def.slot.and_then(|s| self.values.get(s as usize))
             && !own_setter
@@ -379,7 +397,10 @@ impl Request {
 
     /// The same, to be changed.
     pub fn slot_mut<T: Send + Sync + 'static>(&mut self, slot: Slot<T>) -> Option<&mut T> {
-        self.slots.get_mut(slot.0 as usize)?.as_mut()?.downcast_mut()
+        self.slots
+            .get_mut(slot.0 as usize)?
+            .as_mut()?
+            .downcast_mut()
     }
 
     /// Stores a module's state in this request.
@@ -391,7 +412,11 @@ impl Request {
 
     /// Settings that a module kept with the location ([`super::Hooks::keep`]).
     pub fn kept<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.location().hooks.kept.iter().find_map(|k| k.downcast_ref())
+        self.location()
+            .hooks
+            .kept
+            .iter()
+            .find_map(|k| k.downcast_ref())
     }
 
     /// What a module remembers for the whole request: internal redirects keep it, and subrequests see it too.
@@ -422,7 +447,11 @@ impl Request {
     pub(crate) fn take_shared(&mut self, sub: &Request) {
         for s in &sub.shared {
             let kind = (**s).type_id();
-            match self.shared.iter_mut().find(|own| (***own).type_id() == kind) {
+            match self
+                .shared
+                .iter_mut()
+                .find(|own| (***own).type_id() == kind)
+            {
                 Some(own) => *own = s.clone(),
                 None => self.shared.push(s.clone()),
             }
@@ -468,8 +497,14 @@ impl Request {
     ///
     /// As in nginx an origin that an earlier `if` chose is lost in a later one that names none.
     pub fn enter_if(&mut self, id: LocId) {
-        let passed = |l: Option<&Location>| matches!(l.map(|l| &l.hooks.content), Some(Some(super::Content::Upstream(_))));
-        self.lost_pass = (self.lost_pass || passed(Some(self.location()))) && !passed(self.site.locations.get(id as usize));
+        let passed = |l: Option<&Location>| {
+            matches!(
+                l.map(|l| &l.hooks.content),
+                Some(Some(super::Content::Upstream(_)))
+            )
+        };
+        self.lost_pass = (self.lost_pass || passed(Some(self.location())))
+            && !passed(self.site.locations.get(id as usize));
         self.location = id;
     }
 
@@ -482,9 +517,15 @@ impl Request {
         let site = self.site.clone();
         let core = &site.locations[self.location as usize].core;
         let ext = self.exten();
-        let found = core.types.get(ext).cloned().or_else(|| core.types.get(&*ext.to_ascii_lowercase()).cloned());
+        let found = core
+            .types
+            .get(ext)
+            .cloned()
+            .or_else(|| core.types.get(&*ext.to_ascii_lowercase()).cloned());
         self.out.content_type.clear();
-        self.out.content_type.extend_from_slice(found.as_ref().unwrap_or(&core.default_type));
+        self.out
+            .content_type
+            .extend_from_slice(found.as_ref().unwrap_or(&core.default_type));
     }
 
     /// Whether the client sends a body.
@@ -495,7 +536,11 @@ impl Request {
     /// Reads the next piece of the body, waiting at most `client_body_timeout`.
     ///
     /// Sends 100 Continue first where the client waits for it.
-    pub async fn read_chunk(&mut self, out: &mut BytesMut, max: usize) -> std::io::Result<BodyRead> {
+    pub async fn read_chunk(
+        &mut self,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> std::io::Result<BodyRead> {
         self.send_continue();
         let timeout = Duration::from_millis(self.core().client_body_timeout);
         let down = self.down.clone();
@@ -505,7 +550,13 @@ impl Request {
                 self.body.received += n as u64;
                 let limit = self.core().client_max_body_size;
                 if limit > 0 && self.body.received > limit {
-                    self.error(Level::Error, format_args!("client intended to send too large chunked body: {} bytes", self.body.received));
+                    self.error(
+                        Level::Error,
+                        format_args!(
+                            "client intended to send too large chunked body: {} bytes",
+                            self.body.received
+                        ),
+                    );
                     return Ok(BodyRead::Bad(413));
                 }
                 Ok(BodyRead::Data(n))
@@ -545,12 +596,22 @@ impl Request {
             match self.read_chunk(&mut chunk, 16 * 1024).await {
                 Ok(BodyRead::Data(_)) => {
                     let had_file = self.body.spool.file().is_some();
-                    if let Err(e) = self.body.spool.append(&chunk, limit, &core.client_body_temp_path) {
+                    if let Err(e) =
+                        self.body
+                            .spool
+                            .append(&chunk, limit, &core.client_body_temp_path)
+                    {
                         self.error(Level::Crit, format_args!("{e}"));
                         return Err(500);
                     }
                     if !had_file && let Some(path) = self.body.spool.path() {
-                        self.error(Level::Warn, format_args!("a client request body is buffered to a temporary file {}", path.display()));
+                        self.error(
+                            Level::Warn,
+                            format_args!(
+                                "a client request body is buffered to a temporary file {}",
+                                path.display()
+                            ),
+                        );
                     }
                 }
                 Ok(BodyRead::End) => break,
@@ -559,7 +620,10 @@ impl Request {
                     return Err(status);
                 }
                 Err(_) => {
-                    self.error(Level::Info, format_args!("client prematurely closed connection"));
+                    self.error(
+                        Level::Info,
+                        format_args!("client prematurely closed connection"),
+                    );
                     self.client_closed = true;
                     return Err(400);
                 }
@@ -570,10 +634,13 @@ impl Request {
     }
 
     fn spill_body(&mut self, core: &CoreConf, keep: bool) -> Result<(), u16> {
-        self.body.spool.spill(&core.client_body_temp_path, keep).map_err(|e| {
-            self.error(Level::Crit, format_args!("{e}"));
-            500
-        })
+        self.body
+            .spool
+            .spill(&core.client_body_temp_path, keep)
+            .map_err(|e| {
+                self.error(Level::Crit, format_args!("{e}"));
+                500
+            })
     }
 
     /// Sends 100 Continue once, where the client asked for it and nothing has been answered.
@@ -583,7 +650,11 @@ impl Request {
         }
         self.body.continued = true;
         if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
-            let head = ResponseHead { status: 100, status_line: b"100 Continue".to_vec(), ..ResponseHead::default() };
+            let head = ResponseHead {
+                status: 100,
+                status_line: b"100 Continue".to_vec(),
+                ..ResponseHead::default()
+            };
             self.down.head(&head, super::Framing::None);
         }
     }
@@ -598,7 +669,11 @@ impl Request {
         let log = &self.core().error_log;
         if log.enabled(level) {
             let context = super::response_context(self);
-            log.write(level, Some(self.conn().serial), format_args!("{message}{context}"));
+            log.write(
+                level,
+                Some(self.conn().serial),
+                format_args!("{message}{context}"),
+            );
         }
     }
 }
@@ -633,7 +708,10 @@ impl Kept {
             return;
         }
         if let Err(value) = newest.value.set(value) {
-            let _ = newest.newer.set(Box::new(Kept { value: OnceLock::from(value), newer: OnceLock::new() }));
+            let _ = newest.newer.set(Box::new(Kept {
+                value: OnceLock::from(value),
+                newer: OnceLock::new(),
+            }));
         }
     }
 

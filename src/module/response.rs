@@ -71,8 +71,25 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
-        let ResponseHead { status_line, server, date, content_type, charset, last_modified_text, location, .. } = self;
-        for v in [status_line, server, date, content_type, charset, last_modified_text, location] {
+        let ResponseHead {
+            status_line,
+            server,
+            date,
+            content_type,
+            charset,
+            last_modified_text,
+            location,
+            ..
+        } = self;
+        for v in [
+            status_line,
+            server,
+            date,
+            content_type,
+            charset,
+            last_modified_text,
+            location,
+        ] {
             v.clear();
         }
         self.type_charset = false;
@@ -123,7 +140,9 @@ impl ResponseHead {
 
     /// Makes `ETag` a weak one (RFC 9110, section 8.8.1); what is no entity tag is removed.
     pub fn weaken_etag(&mut self) {
-        let Some(tag) = self.headers.get_id(Known::ETag) else { return };
+        let Some(tag) = self.headers.get_id(Known::ETag) else {
+            return;
+        };
         let mut tag = tag.to_vec();
         if crate::http::etag::weaken(&mut tag) {
             self.headers.set_id(Known::ETag, &tag);
@@ -217,7 +236,11 @@ impl ResponseHead {
             13 if name.eq_ignore_ascii_case(b"last-modified") => &self.last_modified_text,
             _ => return self.headers.get(name),
         };
-        if field.is_empty() { self.headers.get(name) } else { Some(field) }
+        if field.is_empty() {
+            self.headers.get(name)
+        } else {
+            Some(field)
+        }
     }
 
     /// `$sent_http_…`: like [`ResponseHead::get`] by the variable's spelling, computed headers included.
@@ -237,18 +260,26 @@ impl ResponseHead {
                 if !self.last_modified_text.is_empty() {
                     return Val::Bytes(&self.last_modified_text);
                 }
-                self.last_modified.map_or(Val::None, |t| Val::Small(super::Small::new(&crate::http::date::format(t))))
+                self.last_modified.map_or(Val::None, |t| {
+                    Val::Small(super::Small::new(&crate::http::date::format(t)))
+                })
             }
             b"location" if !self.location.is_empty() => Val::Bytes(&self.location),
             b"connection" if self.upgrade => Val::Bytes(b"upgrade"),
-            b"connection" => Val::Bytes(if self.keepalive { b"keep-alive" } else { b"close" }),
+            b"connection" => Val::Bytes(if self.keepalive {
+                b"keep-alive"
+            } else {
+                b"close"
+            }),
             b"keep_alive" if self.keepalive && self.keepalive_header > 0 => {
                 use std::io::Write;
                 let mut s = super::Small::default();
                 let _ = write!(s, "timeout={}", self.keepalive_header);
                 Val::Small(s)
             }
-            b"transfer_encoding" if self.content_length.is_none() && self.http11 && !self.header_only => {
+            b"transfer_encoding"
+                if self.content_length.is_none() && self.http11 && !self.header_only =>
+            {
                 Val::Bytes(b"chunked")
             }
             b"server" if !self.server.is_empty() => Val::Bytes(&self.server),
@@ -284,16 +315,33 @@ mod tests {
             ("text/html; chars", "text/html; chars", ""),
             ("text/html; charset=", "text/html", ""),
         ] {
-            let mut head = ResponseHead { content_type: text.into(), type_charset: true, ..ResponseHead::default() };
-            assert_eq!((head.media_type(), head.charset_name()), (kind.as_bytes(), charset.as_bytes()), "{text}");
+            let mut head = ResponseHead {
+                content_type: text.into(),
+                type_charset: true,
+                ..ResponseHead::default()
+            };
+            assert_eq!(
+                (head.media_type(), head.charset_name()),
+                (kind.as_bytes(), charset.as_bytes()),
+                "{text}"
+            );
             head.type_charset = false;
-            assert_eq!((head.media_type(), head.charset_name()), (text.as_bytes(), &b""[..]), "{text}");
+            assert_eq!(
+                (head.media_type(), head.charset_name()),
+                (text.as_bytes(), &b""[..]),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn tags_are_weakened_once() {
-        for (tag, weak) in [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None), ("W/", None)] {
+        for (tag, weak) in [
+            ("\"a\"", Some("W/\"a\"")),
+            ("W/\"a\"", Some("W/\"a\"")),
+            ("a", None),
+            ("W/", None),
+        ] {
             let mut head = ResponseHead::default();
             head.headers.set(b"ETag", tag.as_bytes());
             head.weaken_etag();

@@ -123,7 +123,9 @@ pub enum ListenAddr {
 impl std::fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            ListenAddr::Inet(a) if a.is_ipv4() && a.ip().is_unspecified() => write!(f, "0.0.0.0:{}", a.port()),
+            ListenAddr::Inet(a) if a.is_ipv4() && a.ip().is_unspecified() => {
+                write!(f, "0.0.0.0:{}", a.port())
+            }
             ListenAddr::Inet(a) => write!(f, "{a}"),
             ListenAddr::Unix(p) => write!(f, "unix:{}", p.display()),
         }

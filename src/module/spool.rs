@@ -22,7 +22,11 @@ pub struct Spool {
 impl Spool {
     /// Bytes held.
     pub fn len(&self) -> u64 {
-        if self.file.is_some() { self.file_len } else { self.memory.len() as u64 }
+        if self.file.is_some() {
+            self.file_len
+        } else {
+            self.memory.len() as u64
+        }
     }
 
     /// Whether nothing is held.
@@ -47,7 +51,13 @@ impl Spool {
 
     /// Another reader of the same bytes; a temporary file stays this one's to remove.
     pub fn share(&self) -> Spool {
-        Spool { memory: self.memory.clone(), file: self.file.clone(), file_len: self.file_len, path: None, keep: false }
+        Spool {
+            memory: self.memory.clone(),
+            file: self.file.clone(),
+            file_len: self.file_len,
+            path: None,
+            keep: false,
+        }
     }
 
     /// Appends; moves everything to a file once more than `limit` bytes are held.
@@ -63,7 +73,8 @@ impl Spool {
             self.spill(temp, false)?;
         }
         if let Some(f) = &self.file {
-            f.write_all_at(data, self.file_len).map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
+            f.write_all_at(data, self.file_len)
+                .map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
             self.file_len += data.len() as u64;
         }
         Ok(())
@@ -77,7 +88,8 @@ impl Spool {
         let (file, path) = create(temp)?;
         self.path = Some(path);
         self.keep = keep;
-        file.write_all_at(&self.memory, 0).map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
+        file.write_all_at(&self.memory, 0)
+            .map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
         self.file_len = self.memory.len() as u64;
         self.memory = Vec::new();
         self.file = Some(Arc::new(file));
@@ -129,7 +141,13 @@ fn named(e: &io::Error, call: &str, path: Option<&Path>) -> io::Error {
     let text = e.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let path = path.unwrap_or(Path::new("")).display();
-    io::Error::new(e.kind(), format!("{call} \"{path}\" failed ({}: {text})", e.raw_os_error().unwrap_or(0)))
+    io::Error::new(
+        e.kind(),
+        format!(
+            "{call} \"{path}\" failed ({}: {text})",
+            e.raw_os_error().unwrap_or(0)
+        ),
+    )
 }
 
 /// Creates a file with a number as its name under the hashed levels of `temp`, as nginx names them.
@@ -161,7 +179,10 @@ fn create(temp: &TempPath) -> io::Result<(File, PathBuf)> {
             Err(e) => return Err(named(&e, "open()", Some(&full))),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, "no free name for a temporary file"))
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "no free name for a temporary file",
+    ))
 }
 
 #[cfg(test)]
@@ -171,7 +192,10 @@ mod tests {
     #[test]
     fn moves_to_a_file_and_reads_back() {
         let d = tempfile::tempdir().unwrap();
-        let temp = TempPath { path: d.path().into(), levels: vec![1, 2] };
+        let temp = TempPath {
+            path: d.path().into(),
+            levels: vec![1, 2],
+        };
         let mut s = Spool::default();
         s.append(b"hello ", 8, &temp).unwrap();
         assert_eq!(s.memory(), Some(&b"hello "[..]));

@@ -24,7 +24,9 @@ impl Template {
         if text.is_empty() {
             return Template::default();
         }
-        Template { parts: Box::new([Part::Literal(text.into())]) }
+        Template {
+            parts: Box::new([Part::Literal(text.into())]),
+        }
     }
 
     /// The text, if there is no variable in it.
@@ -89,7 +91,12 @@ impl Template {
     }
 
     /// Each part in turn, for writers that treat variables differently from literals (logs).
-    pub fn each(&self, r: &Request, mut literal: impl FnMut(&[u8]), mut value: impl FnMut(super::Val<'_>)) {
+    pub fn each(
+        &self,
+        r: &Request,
+        mut literal: impl FnMut(&[u8]),
+        mut value: impl FnMut(super::Val<'_>),
+    ) {
         for p in &self.parts {
             match p {
                 Part::Literal(l) => literal(l),

@@ -1,8 +1,8 @@
 //! TLS contexts of listeners and servers.
 
+use super::Template;
 use crate::tls::load::{Cache, Chain, Name};
 use crate::tls::session::{Tickets, Zone};
-use super::Template;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::SslContext;
 use std::sync::Arc;
@@ -65,12 +65,26 @@ impl DynamicCertificates {
     ///
     /// # Errors
     /// nginx's text.
-    pub fn load(&self, certificate: &[u8], key: &[u8], fresh: bool) -> Result<(Chain, PKey<Private>, Name), String> {
+    pub fn load(
+        &self,
+        certificate: &[u8],
+        key: &[u8],
+        fresh: bool,
+    ) -> Result<(Chain, PKey<Private>, Name), String> {
         use crate::tls::load;
-        let (certificate, key) = (Name::parse(certificate, &self.base), Name::parse(key, &self.base));
+        let (certificate, key) = (
+            Name::parse(certificate, &self.base),
+            Name::parse(key, &self.base),
+        );
         let pair = match &self.cache {
-            Some(c) => (c.chain(&certificate, fresh)?, c.key(&key, Some(&self.passwords), fresh)?),
-            None => (load::chain(&certificate)?, load::key(&key, Some(&self.passwords), true)?),
+            Some(c) => (
+                c.chain(&certificate, fresh)?,
+                c.key(&key, Some(&self.passwords), fresh)?,
+            ),
+            None => (
+                load::chain(&certificate)?,
+                load::key(&key, Some(&self.passwords), true)?,
+            ),
         };
         Ok((pair.0, pair.1, key))
     }
@@ -78,7 +92,10 @@ impl DynamicCertificates {
 
 impl std::fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsServer").field("reject", &self.reject).field("verify", &self.verify).finish_non_exhaustive()
+        f.debug_struct("TlsServer")
+            .field("reject", &self.reject)
+            .field("verify", &self.verify)
+            .finish_non_exhaustive()
     }
 }
 

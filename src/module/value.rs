@@ -87,7 +87,10 @@ impl Small {
 
 impl Default for Small {
     fn default() -> Self {
-        Small { len: 0, buf: [0; Self::CAPACITY] }
+        Small {
+            len: 0,
+            buf: [0; Self::CAPACITY],
+        }
     }
 }
 

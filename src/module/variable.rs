@@ -22,13 +22,33 @@ pub struct Variable {
 
 impl Variable {
     /// A variable computed whenever it is asked for.
-    pub const fn new(name: &'static str, get: for<'r> fn(&'r Request, &'r [u8]) -> Val<'r>) -> Self {
-        Variable { name, get, set: None, prefix: false, memo: false, changeable: false }
+    pub const fn new(
+        name: &'static str,
+        get: for<'r> fn(&'r Request, &'r [u8]) -> Val<'r>,
+    ) -> Self {
+        Variable {
+            name,
+            get,
+            set: None,
+            prefix: false,
+            memo: false,
+            changeable: false,
+        }
     }
 
     /// A family of variables that share a prefix, such as `$http_…`.
-    pub const fn prefix(name: &'static str, get: for<'r> fn(&'r Request, &'r [u8]) -> Val<'r>) -> Self {
-        Variable { name, get, set: None, prefix: true, memo: false, changeable: true }
+    pub const fn prefix(
+        name: &'static str,
+        get: for<'r> fn(&'r Request, &'r [u8]) -> Val<'r>,
+    ) -> Self {
+        Variable {
+            name,
+            get,
+            set: None,
+            prefix: true,
+            memo: false,
+            changeable: true,
+        }
     }
 
     /// The same, computed once a request.

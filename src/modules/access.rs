@@ -40,14 +40,41 @@ impl Module for Access {
     const NAME: &'static str = "http_access";
     type Conf = AccessConf;
     const DIRECTIVES: &'static [Directive<AccessConf>] = &[
-        Directive::new("allow", A, Args::Exactly(1), "`allow address|network|unix:|all;` Lets these clients in; the first rule that fits decides.", |c, s, b| rule(c, s, b, false)),
-        Directive::new("deny", A, Args::Exactly(1), "`deny address|network|unix:|all;` Refuses these clients with 403; the first rule that fits decides.", |c, s, b| rule(c, s, b, true)),
+        Directive::new(
+            "allow",
+            A,
+            Args::Exactly(1),
+            "`allow address|network|unix:|all;` Lets these clients in; the first rule that fits decides.",
+            |c, s, b| rule(c, s, b, false),
+        ),
+        Directive::new(
+            "deny",
+            A,
+            Args::Exactly(1),
+            "`deny address|network|unix:|all;` Refuses these clients with 403; the first rule that fits decides.",
+            |c, s, b| rule(c, s, b, true),
+        ),
     ];
 
     fn attach(conf: &Arc<AccessConf>, on: &mut Hooks) -> Result<()> {
         if let Some(rules) = &conf.rules {
-            let v4 = rules.iter().any(|r| matches!(r.net, Net::All | Net::Cidr(Cidr { addr: IpAddr::V4(_), .. })));
-            on.on(Phase::Access, Rules { list: rules.clone().into(), v4 });
+            let v4 = rules.iter().any(|r| {
+                matches!(
+                    r.net,
+                    Net::All
+                        | Net::Cidr(Cidr {
+                            addr: IpAddr::V4(_),
+                            ..
+                        })
+                )
+            });
+            on.on(
+                Phase::Access,
+                Rules {
+                    list: rules.clone().into(),
+                    v4,
+                },
+            );
         }
         Ok(())
     }
@@ -66,7 +93,10 @@ impl Handler for Rules {
             Some(false) => Next::Allow,
             Some(true) => {
                 if r.core().satisfy == Satisfy::All {
-                    r.error(crate::log::Level::Error, format_args!("access forbidden by rule"));
+                    r.error(
+                        crate::log::Level::Error,
+                        format_args!("access forbidden by rule"),
+                    );
                 }
                 Next::Status(403)
             }
@@ -78,7 +108,9 @@ impl Rules {
     /// Whether the client is denied; `None` where no rule fits.
     fn judge(&self, ip: Option<IpAddr>) -> Option<bool> {
         let ip = match ip {
-            Some(IpAddr::V6(v6)) if self.v4 => Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)),
+            Some(IpAddr::V6(v6)) if self.v4 => {
+                Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4))
+            }
             ip => ip,
         };
         let rule = self.list.iter().find(|rule| match (rule.net, &ip) {
@@ -98,7 +130,13 @@ fn rule(c: &mut AccessConf, s: &Statement, b: &mut Build, deny: bool) -> Result<
         text => match parse_cidr(text) {
             Some((cidr, low_bits)) => {
                 if low_bits {
-                    b.warn(s.warn_at(0, format!("low address bits of {} are meaningless", String::from_utf8_lossy(text))));
+                    b.warn(s.warn_at(
+                        0,
+                        format!(
+                            "low address bits of {} are meaningless",
+                            String::from_utf8_lossy(text)
+                        ),
+                    ));
                 }
                 Net::Cidr(cidr)
             }
@@ -125,13 +163,30 @@ mod tests {
                 Rule { net, deny: *deny }
             })
             .collect();
-        let v4 = list.iter().any(|r| matches!(r.net, Net::All | Net::Cidr(Cidr { addr: IpAddr::V4(_), .. })));
-        Rules { list: list.into(), v4 }
+        let v4 = list.iter().any(|r| {
+            matches!(
+                r.net,
+                Net::All
+                    | Net::Cidr(Cidr {
+                        addr: IpAddr::V4(_),
+                        ..
+                    })
+            )
+        });
+        Rules {
+            list: list.into(),
+            v4,
+        }
     }
 
     #[test]
     fn the_first_rule_that_fits_decides() {
-        let r = rules(&[("10.0.0.1", true), ("10.0.0.0/8", false), ("unix:", false), ("all", true)]);
+        let r = rules(&[
+            ("10.0.0.1", true),
+            ("10.0.0.0/8", false),
+            ("unix:", false),
+            ("all", true),
+        ]);
         let ip = |s: &str| Some(s.parse().unwrap());
         assert_eq!(r.judge(ip("10.0.0.1")), Some(true));
         assert_eq!(r.judge(ip("10.1.2.3")), Some(false));

@@ -1,9 +1,12 @@
 //! `access_log`, `log_format` and `open_log_file_cache`.
 
 use crate::config::{Result, Statement, value};
-use crate::module::once;
 use crate::http::{date, escape};
-use crate::log::{AccessLogError, AccessLogs, AccessWriter, Buffering, CacheLimits, FileCache, LogFiles, SyslogConfig, SyslogPeer};
+use crate::log::{
+    AccessLogError, AccessLogs, AccessWriter, Buffering, CacheLimits, FileCache, LogFiles,
+    SyslogConfig, SyslogPeer,
+};
+use crate::module::once;
 use crate::module::*;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -107,16 +110,37 @@ impl Module for AccessLog {
     const NAME: &'static str = "http_log";
     type Conf = AccessLogConf;
     const DIRECTIVES: &'static [Directive<AccessLogConf>] = &[
-        Directive::new("log_format", Place::HTTP, Args::AtLeast(2), "`log_format name [escape=default|json|none] string …;` A format of lines. Default: combined.", |_, s, b| log_format(s, b)),
-        Directive::new("access_log", Place::ANY_HTTP_IF.or(Place::LIMIT_EXCEPT), Args::AtLeast(1), "`access_log path [format [buffer=size] [gzip[=level]] [flush=time] [if=condition]];` or `access_log off;` A line for every request; the path may be `syslog:server=…` or have variables. Default: logs/access.log combined.", access_log),
-        Directive::new("open_log_file_cache", Place::ANY_HTTP, Args::Between(1, 4), "`open_log_file_cache max=N [inactive=time] [min_uses=N] [valid=time];` or `open_log_file_cache off;` Keeps log files open whose paths have variables. Default: off.", open_log_file_cache),
+        Directive::new(
+            "log_format",
+            Place::HTTP,
+            Args::AtLeast(2),
+            "`log_format name [escape=default|json|none] string …;` A format of lines. Default: combined.",
+            |_, s, b| log_format(s, b),
+        ),
+        Directive::new(
+            "access_log",
+            Place::ANY_HTTP_IF.or(Place::LIMIT_EXCEPT),
+            Args::AtLeast(1),
+            "`access_log path [format [buffer=size] [gzip[=level]] [flush=time] [if=condition]];` or `access_log off;` A line for every request; the path may be `syslog:server=…` or have variables. Default: logs/access.log combined.",
+            access_log,
+        ),
+        Directive::new(
+            "open_log_file_cache",
+            Place::ANY_HTTP,
+            Args::Between(1, 4),
+            "`open_log_file_cache max=N [inactive=time] [min_uses=N] [valid=time];` or `open_log_file_cache off;` Keeps log files open whose paths have variables. Default: off.",
+            open_log_file_cache,
+        ),
     ];
 
     /// Servers that name no access log get the default one.
     fn configured(b: &mut Build) -> Result<()> {
         let servers: Vec<BlockId> = b.blocks_of(Place::SERVER).collect();
         for id in servers {
-            let says = |id| b.written::<AccessLog>(id).is_some_and(|c| c.off || c.logs.is_some());
+            let says = |id| {
+                b.written::<AccessLog>(id)
+                    .is_some_and(|c| c.off || c.logs.is_some())
+            };
             if says(id) || b.parent_of(id).is_some_and(says) {
                 continue;
             }
@@ -124,7 +148,11 @@ impl Module for AccessLog {
             let path = b.prefixed(crate::cli::HTTP_LOG_PATH);
             let to = To::File(open_at_end(b, path, None, None));
             if let Some(c) = b.conf_of::<AccessLog>(id) {
-                c.logs = Some(vec![Entry { to, format, condition: None }]);
+                c.logs = Some(vec![Entry {
+                    to,
+                    format,
+                    condition: None,
+                }]);
             }
         }
         Ok(())
@@ -135,8 +163,14 @@ impl Module for AccessLog {
             return Ok(());
         }
         for entry in conf.logs.iter().flatten() {
-            let cache = conf.cache.clone().unwrap_or_else(|| Arc::new(FileCache::off()));
-            on.log(Writer { entry: entry.clone(), cache });
+            let cache = conf
+                .cache
+                .clone()
+                .unwrap_or_else(|| Arc::new(FileCache::off()));
+            on.log(Writer {
+                entry: entry.clone(),
+                cache,
+            });
         }
         Ok(())
     }
@@ -172,7 +206,10 @@ impl Writer {
         let outcome = match &self.entry.to {
             To::Syslog(peer) => {
                 if let Err(e) = peer.send_access(line) {
-                    r.error(crate::log::Level::Warn, format_args!("{e} while logging request"));
+                    r.error(
+                        crate::log::Level::Warn,
+                        format_args!("{e} while logging request"),
+                    );
                 }
                 return;
             }
@@ -189,7 +226,8 @@ impl Writer {
                     return;
                 }
                 let path = template.eval(r);
-                self.cache.write(Path::new(std::ffi::OsStr::from_bytes(&path)), line)
+                self.cache
+                    .write(Path::new(std::ffi::OsStr::from_bytes(&path)), line)
             }
         };
         if let Err(e) = outcome {
@@ -208,7 +246,13 @@ fn root_exists(r: &Request) -> bool {
         Err(e) => e,
     };
     let errno = crate::log::Errno::of(&error);
-    r.error(crate::log::Level::Error, format_args!("testing \"{}\" existence failed{errno} while logging request", path.display()));
+    r.error(
+        crate::log::Level::Error,
+        format_args!(
+            "testing \"{}\" existence failed{errno} while logging request",
+            path.display()
+        ),
+    );
     false
 }
 
@@ -217,7 +261,12 @@ fn is_true(v: &[u8]) -> bool {
 }
 
 impl Format {
-    fn compile(b: &mut Build, escape: Escape, pieces: &[&[u8]], s: Option<&Statement>) -> Result<Format> {
+    fn compile(
+        b: &mut Build,
+        escape: Escape,
+        pieces: &[&[u8]],
+        s: Option<&Statement>,
+    ) -> Result<Format> {
         let invalid = |from: &[u8]| {
             let text = format!("invalid parameter \"{}\"", String::from_utf8_lossy(from));
             s.map_or_else(|| Diag::plain(text.clone()), |s| s.error(text.clone()))
@@ -239,7 +288,10 @@ impl Format {
                 };
                 let braced = name.first() == Some(&b'{');
                 let name = name.get(usize::from(braced)..).unwrap_or_default();
-                let len = name.iter().take_while(|c| c.is_ascii_alphanumeric() || **c == b'_').count();
+                let len = name
+                    .iter()
+                    .take_while(|c| c.is_ascii_alphanumeric() || **c == b'_')
+                    .count();
                 let (name, next) = name.split_at(len);
                 let name = std::str::from_utf8(name).unwrap_or_default();
                 let next = match (braced, next) {
@@ -247,7 +299,9 @@ impl Format {
                     (true, []) if len == 0 => return Err(invalid(rest)),
                     (true, _) => {
                         let text = format!("the closing bracket in \"{name}\" variable is missing");
-                        return Err(s.map_or_else(|| Diag::plain(text.clone()), |s| s.error(text.clone())));
+                        return Err(
+                            s.map_or_else(|| Diag::plain(text.clone()), |s| s.error(text.clone()))
+                        );
                     }
                 };
                 if len == 0 {
@@ -269,7 +323,10 @@ impl Format {
                 rest = next;
             }
         }
-        Ok(Format { ops: ops.into(), escape })
+        Ok(Format {
+            ops: ops.into(),
+            escape,
+        })
     }
 
     /// Appends the line, without its line feed.
@@ -334,18 +391,31 @@ fn log_format(s: &Statement, b: &mut Build) -> Result<()> {
     let name = s.arg(0);
     let formats = &b.shared::<Formats>().named;
     if name == b"combined" || formats.iter().any(|(n, _)| **n == *name) {
-        return Err(s.error(format!("duplicate \"log_format\" name \"{}\"", String::from_utf8_lossy(name))));
+        return Err(s.error(format!(
+            "duplicate \"log_format\" name \"{}\"",
+            String::from_utf8_lossy(name)
+        )));
     }
     let escape = match s.arg(1).strip_prefix(b"escape=") {
         None => None,
         Some(b"default") => Some(Escape::Default),
         Some(b"json") => Some(Escape::Json),
         Some(b"none") => Some(Escape::None),
-        Some(other) => return Err(s.error(format!("unknown log format escaping \"{}\"", String::from_utf8_lossy(other)))),
+        Some(other) => {
+            return Err(s.error(format!(
+                "unknown log format escaping \"{}\"",
+                String::from_utf8_lossy(other)
+            )));
+        }
     };
     let begin = if escape.is_some() { 2 } else { 1 };
     let pieces: Vec<&[u8]> = (begin..s.len()).map(|i| s.arg(i)).collect();
-    let format = Arc::new(Format::compile(b, escape.unwrap_or(Escape::Default), &pieces, Some(s))?);
+    let format = Arc::new(Format::compile(
+        b,
+        escape.unwrap_or(Escape::Default),
+        &pieces,
+        Some(s),
+    )?);
     b.shared::<Formats>().named.push((name.into(), format));
     Ok(())
 }
@@ -354,7 +424,11 @@ fn access_log(c: &mut AccessLogConf, s: &Statement, b: &mut Build) -> Result<()>
     let path = s.arg(0);
     if path == b"off" {
         c.off = true;
-        return if s.len() == 1 { Ok(()) } else { Err(s.invalid_parameter(1)) };
+        return if s.len() == 1 {
+            Ok(())
+        } else {
+            Err(s.invalid_parameter(1))
+        };
     }
     let syslog = match path.strip_prefix(b"syslog:") {
         Some(parameters) => Some(SyslogConfig::parse(parameters).map_err(|e| s.error(e))?),
@@ -364,10 +438,19 @@ fn access_log(c: &mut AccessLogConf, s: &Statement, b: &mut Build) -> Result<()>
     let format = if name.eq_ignore_ascii_case(b"combined") {
         combined(b)?
     } else {
-        let found = b.shared::<Formats>().named.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        let found = b
+            .shared::<Formats>()
+            .named
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name));
         match found {
             Some((_, f)) => f.clone(),
-            None => return Err(s.error(format!("unknown log format \"{}\"", String::from_utf8_lossy(name)))),
+            None => {
+                return Err(s.error(format!(
+                    "unknown log format \"{}\"",
+                    String::from_utf8_lossy(name)
+                )));
+            }
         }
     };
     let mut condition = None;
@@ -379,16 +462,21 @@ fn access_log(c: &mut AccessLogConf, s: &Statement, b: &mut Build) -> Result<()>
         let shown = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
         if let Some(v) = word.strip_prefix(b"buffer=") {
             let n = value::parse_size(v).filter(|n| *n > 0);
-            size = Some(n.ok_or_else(|| s.error(format!("invalid buffer size \"{}\"", shown(v))))? as usize);
+            size = Some(
+                n.ok_or_else(|| s.error(format!("invalid buffer size \"{}\"", shown(v))))? as usize,
+            );
         } else if let Some(v) = word.strip_prefix(b"flush=") {
             let n = value::parse_time_ms(v).filter(|n| *n > 0);
-            flush = Some(Duration::from_millis(n.ok_or_else(|| s.error(format!("invalid flush time \"{}\"", shown(v))))?));
+            flush = Some(Duration::from_millis(n.ok_or_else(|| {
+                s.error(format!("invalid flush time \"{}\"", shown(v)))
+            })?));
         } else if word == b"gzip" || word.starts_with(b"gzip=") {
             let level = match word.strip_prefix(b"gzip=") {
                 None => 1,
                 Some(v) => value::parse_number(v)
                     .filter(|n| (1..=9).contains(n))
-                    .ok_or_else(|| s.error(format!("invalid compression level \"{}\"", shown(v))))? as u32,
+                    .ok_or_else(|| s.error(format!("invalid compression level \"{}\"", shown(v))))?
+                    as u32,
             };
             gzip = Some(level);
             size = size.or(Some(64 * 1024));
@@ -418,40 +506,69 @@ fn access_log(c: &mut AccessLogConf, s: &Statement, b: &mut Build) -> Result<()>
         }
         None => {
             let full = b.prefix.join(std::ffi::OsStr::from_bytes(path));
-            let conflict = s.error(format!("access_log \"{shown}\" already defined with conflicting parameters"));
+            let conflict = s.error(format!(
+                "access_log \"{shown}\" already defined with conflicting parameters"
+            ));
             To::File(open_at_end(b, full, buffering, Some(conflict)))
         }
     };
-    c.logs.get_or_insert_default().push(Entry { to, format, condition });
+    c.logs.get_or_insert_default().push(Entry {
+        to,
+        format,
+        condition,
+    });
     Ok(())
 }
 
 /// Opens a log once the whole configuration has been found right, as nginx does.
-fn open_at_end(b: &mut Build, path: PathBuf, buffering: Option<Buffering>, conflict: Option<Box<Diag>>) -> WriterCell {
-    let cell = b.shared::<Cells>().0.entry(path.clone()).or_default().clone();
+fn open_at_end(
+    b: &mut Build,
+    path: PathBuf,
+    buffering: Option<Buffering>,
+    conflict: Option<Box<Diag>>,
+) -> WriterCell {
+    let cell = b
+        .shared::<Cells>()
+        .0
+        .entry(path.clone())
+        .or_default()
+        .clone();
     let result = cell.clone();
-    b.at_end(move |b| match b.shared::<Files>().0.open(&path, buffering) {
-        Ok(writer) => {
-            let _ = cell.set(writer);
-            Ok(())
-        }
-        Err(AccessLogError::Open(e)) => Err(Diag::plain(e.to_string())),
-        Err(AccessLogError::Conflict) => Err(conflict.unwrap_or_else(|| Diag::plain("access_log already defined with conflicting parameters"))),
-    });
+    b.at_end(
+        move |b| match b.shared::<Files>().0.open(&path, buffering) {
+            Ok(writer) => {
+                let _ = cell.set(writer);
+                Ok(())
+            }
+            Err(AccessLogError::Open(e)) => Err(Diag::plain(e.to_string())),
+            Err(AccessLogError::Conflict) => Err(conflict.unwrap_or_else(|| {
+                Diag::plain("access_log already defined with conflicting parameters")
+            })),
+        },
+    );
     result
 }
 
 fn open_log_file_cache(c: &mut AccessLogConf, s: &Statement, _: &mut Build) -> Result<()> {
-    let mut limits = CacheLimits { max: 0, inactive: Duration::from_secs(10), min_uses: 1, valid: Duration::from_secs(60) };
+    let mut limits = CacheLimits {
+        max: 0,
+        inactive: Duration::from_secs(10),
+        min_uses: 1,
+        valid: Duration::from_secs(60),
+    };
     let mut off = false;
     for i in 0..s.len() {
         let word = s.arg(i);
         let split = memchr::memchr(b'=', word).map_or((word, &b""[..]), |at| word.split_at(at + 1));
         let fits = match split {
             (b"max=", v) => value::parse_number(v).map(|n| limits.max = n as usize),
-            (b"inactive=", v) => value::parse_time_sec(v).map(|n| limits.inactive = Duration::from_secs(n)),
+            (b"inactive=", v) => {
+                value::parse_time_sec(v).map(|n| limits.inactive = Duration::from_secs(n))
+            }
             (b"min_uses=", v) => value::parse_number(v).map(|n| limits.min_uses = n),
-            (b"valid=", v) => value::parse_time_sec(v).map(|n| limits.valid = Duration::from_secs(n)),
+            (b"valid=", v) => {
+                value::parse_time_sec(v).map(|n| limits.valid = Duration::from_secs(n))
+            }
             (b"off", _) => {
                 off = true;
                 Some(())
@@ -459,13 +576,20 @@ fn open_log_file_cache(c: &mut AccessLogConf, s: &Statement, _: &mut Build) -> R
             _ => None,
         };
         if fits.is_none() {
-            return Err(s.error(format!("invalid \"open_log_file_cache\" parameter \"{}\"", String::from_utf8_lossy(word))));
+            return Err(s.error(format!(
+                "invalid \"open_log_file_cache\" parameter \"{}\"",
+                String::from_utf8_lossy(word)
+            )));
         }
     }
     if !off && limits.max == 0 {
         return Err(s.error("\"open_log_file_cache\" must have \"max\" parameter"));
     }
-    let cache = Arc::new(if off { FileCache::off() } else { FileCache::new(limits) });
+    let cache = Arc::new(if off {
+        FileCache::off()
+    } else {
+        FileCache::new(limits)
+    });
     if !off {
         LogFiles::global().watch_cache(&cache);
     }

@@ -29,9 +29,27 @@ impl Module for Addition {
     const NAME: &'static str = "http_addition_filter";
     type Conf = AdditionConf;
     const DIRECTIVES: &'static [Directive<AdditionConf>] = &[
-        Directive::new("add_before_body", A, Args::Exactly(1), "`add_before_body uri;` Puts the response of a subrequest before the body; an empty URI puts none. Default: none.", |c, s, _| once(&mut c.before, s, s.arg(0).into())),
-        Directive::new("add_after_body", A, Args::Exactly(1), "`add_after_body uri;` Puts the response of a subrequest after the body; an empty URI puts none. Default: none.", |c, s, _| once(&mut c.after, s, s.arg(0).into())),
-        Directive::new("addition_types", A, Args::AtLeast(1), "`addition_types type …;` Media types of bodies that are added to besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
+        Directive::new(
+            "add_before_body",
+            A,
+            Args::Exactly(1),
+            "`add_before_body uri;` Puts the response of a subrequest before the body; an empty URI puts none. Default: none.",
+            |c, s, _| once(&mut c.before, s, s.arg(0).into()),
+        ),
+        Directive::new(
+            "add_after_body",
+            A,
+            Args::Exactly(1),
+            "`add_after_body uri;` Puts the response of a subrequest after the body; an empty URI puts none. Default: none.",
+            |c, s, _| once(&mut c.after, s, s.arg(0).into()),
+        ),
+        Directive::new(
+            "addition_types",
+            A,
+            Args::AtLeast(1),
+            "`addition_types type …;` Media types of bodies that are added to besides text/html; `*` is any. Default: text/html.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
     ];
 
     fn attach(conf: &Arc<AdditionConf>, on: &mut Hooks) -> Result<()> {
@@ -48,7 +66,10 @@ struct Around(Arc<AdditionConf>);
 impl HeadFilter for Around {
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
         let conf = &self.0;
-        if r.out.status != 200 || r.subrequest || !MediaTypes::or_defaults(&conf.types, &["text/html"], &r.out) {
+        if r.out.status != 200
+            || r.subrequest
+            || !MediaTypes::or_defaults(&conf.types, &["text/html"], &r.out)
+        {
             return None;
         }
         r.out.clear_length();

@@ -41,22 +41,46 @@ impl Module for AuthBasic {
     const NAME: &'static str = "http_auth_basic";
     type Conf = AuthBasicConf;
     const DIRECTIVES: &'static [Directive<AuthBasicConf>] = &[
-        Directive::new("auth_basic", A, Args::Exactly(1), "`auth_basic realm|off;` Asks for a name and a password of the realm. Default: off.", |c, s, b| once(&mut c.realm, s, b.template(s, 0)?)),
-        Directive::new("auth_basic_user_file", A, Args::Exactly(1), "`auth_basic_user_file file;` Lines of `name:hash[:comment]`; hashes are those of crypt(3), $apr1$, {SHA}, {SSHA} or {PLAIN}.", |c, s, b| {
-            let text = s.arg(0);
-            let path = match text.first() {
-                Some(b'$') => Cow::Borrowed(text),
-                _ => Cow::Owned(b.conf_prefix.join(Path::new(std::ffi::OsStr::from_bytes(text))).as_os_str().as_bytes().to_vec()),
-            };
-            once(&mut c.user_file, s, b.template_of(s, &path)?)
-        }),
+        Directive::new(
+            "auth_basic",
+            A,
+            Args::Exactly(1),
+            "`auth_basic realm|off;` Asks for a name and a password of the realm. Default: off.",
+            |c, s, b| once(&mut c.realm, s, b.template(s, 0)?),
+        ),
+        Directive::new(
+            "auth_basic_user_file",
+            A,
+            Args::Exactly(1),
+            "`auth_basic_user_file file;` Lines of `name:hash[:comment]`; hashes are those of crypt(3), $apr1$, {SHA}, {SSHA} or {PLAIN}.",
+            |c, s, b| {
+                let text = s.arg(0);
+                let path = match text.first() {
+                    Some(b'$') => Cow::Borrowed(text),
+                    _ => Cow::Owned(
+                        b.conf_prefix
+                            .join(Path::new(std::ffi::OsStr::from_bytes(text)))
+                            .as_os_str()
+                            .as_bytes()
+                            .to_vec(),
+                    ),
+                };
+                once(&mut c.user_file, s, b.template_of(s, &path)?)
+            },
+        ),
     ];
 
     fn attach(conf: &Arc<AuthBasicConf>, on: &mut Hooks) -> Result<()> {
         if let (Some(realm), Some(file)) = (&conf.realm, &conf.user_file)
             && !realm.is(b"off")
         {
-            on.on(Phase::Access, Check { realm: realm.clone(), file: file.clone() });
+            on.on(
+                Phase::Access,
+                Check {
+                    realm: realm.clone(),
+                    file: file.clone(),
+                },
+            );
         }
         Ok(())
     }
@@ -74,9 +98,16 @@ impl Handler for Check {
             return Next::Continue;
         }
         let proxy = r.method == Method::Connect;
-        let field: &[u8] = if proxy { b"Proxy-Authorization" } else { b"Authorization" };
+        let field: &[u8] = if proxy {
+            b"Proxy-Authorization"
+        } else {
+            b"Authorization"
+        };
         let Some(given) = r.headers().get(field).and_then(credentials) else {
-            r.error(LogLevel::Info, format_args!("no user/password was provided for basic authentication"));
+            r.error(
+                LogLevel::Info,
+                format_args!("no user/password was provided for basic authentication"),
+            );
             return ask(r, &realm, proxy);
         };
         let path = self.file.eval(r);
@@ -85,13 +116,23 @@ impl Handler for Check {
             Ok(Some(hash)) => hash,
             Ok(None) => {
                 let user = String::from_utf8_lossy(&given.user);
-                r.error(LogLevel::Error, format_args!("user \"{user}\" was not found in \"{}\"", shown.display()));
+                r.error(
+                    LogLevel::Error,
+                    format_args!("user \"{user}\" was not found in \"{}\"", shown.display()),
+                );
                 return ask(r, &realm, proxy);
             }
             Err((call, e)) => {
                 let missing = e.kind() == io::ErrorKind::NotFound;
-                let (level, status) = if missing { (LogLevel::Error, 403) } else { (LogLevel::Crit, 500) };
-                r.error(level, format_args!("{call}() \"{}\" failed{}", shown.display(), Errno::of(&e)));
+                let (level, status) = if missing {
+                    (LogLevel::Error, 403)
+                } else {
+                    (LogLevel::Crit, 500)
+                };
+                r.error(
+                    level,
+                    format_args!("{call}() \"{}\" failed{}", shown.display(), Errno::of(&e)),
+                );
                 return Next::Status(status);
             }
         };
@@ -107,7 +148,8 @@ impl Handler for Check {
             let Given { user, password } = given;
             // as many at once as there are processors: guessing passwords must not starve the others
             let permit = workers().acquire().await;
-            let verdict = tokio::task::spawn_blocking(move || password::verify(&password, &hash)).await;
+            let verdict =
+                tokio::task::spawn_blocking(move || password::verify(&password, &hash)).await;
             drop(permit);
             let verdict = verdict.ok().flatten();
             if verdict == Some(true) {
@@ -118,15 +160,30 @@ impl Handler for Check {
     }
 }
 
-fn decide(r: &mut Request, realm: &[u8], proxy: bool, user: &[u8], verdict: Option<bool>) -> Next<'static> {
+fn decide(
+    r: &mut Request,
+    realm: &[u8],
+    proxy: bool,
+    user: &[u8],
+    verdict: Option<bool>,
+) -> Next<'static> {
     match verdict {
         Some(true) => Next::Allow,
         Some(false) => {
-            r.error(LogLevel::Error, format_args!("user \"{}\": password mismatch", String::from_utf8_lossy(user)));
+            r.error(
+                LogLevel::Error,
+                format_args!(
+                    "user \"{}\": password mismatch",
+                    String::from_utf8_lossy(user)
+                ),
+            );
             ask(r, realm, proxy)
         }
         None => {
-            r.error(LogLevel::Crit, format_args!("crypt_r() failed (22: Invalid argument)"));
+            r.error(
+                LogLevel::Crit,
+                format_args!("crypt_r() failed (22: Invalid argument)"),
+            );
             Next::Status(500)
         }
     }
@@ -135,7 +192,11 @@ fn decide(r: &mut Request, realm: &[u8], proxy: bool, user: &[u8], verdict: Opti
 /// 401 with the challenge; a CONNECT is answered 407.
 fn ask(r: &mut Request, realm: &[u8], proxy: bool) -> Next<'static> {
     let challenge = [b"Basic realm=\"", realm, b"\""].concat();
-    let (name, status): (&[u8], u16) = if proxy { (b"Proxy-Authenticate", 407) } else { (b"WWW-Authenticate", 401) };
+    let (name, status): (&[u8], u16) = if proxy {
+        (b"Proxy-Authenticate", 407)
+    } else {
+        (b"WWW-Authenticate", 401)
+    };
     r.out.headers.append(name, &challenge);
     Next::Status(status)
 }
@@ -150,7 +211,9 @@ struct Given {
 fn credentials(field: &[u8]) -> Option<Given> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+        GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
     let (scheme, rest) = field.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
@@ -165,12 +228,19 @@ fn credentials(field: &[u8]) -> Option<Given> {
 }
 
 /// The hash of a user in a user file; an error comes with the call that failed.
-fn hash_of(path: &Path, user: &[u8]) -> std::result::Result<Option<Vec<u8>>, (&'static str, io::Error)> {
+fn hash_of(
+    path: &Path,
+    user: &[u8],
+) -> std::result::Result<Option<Vec<u8>>, (&'static str, io::Error)> {
     let mut file = BufReader::with_capacity(2048, File::open(path).map_err(|e| ("open", e))?);
     let mut line = Vec::new();
     loop {
         line.clear();
-        if file.read_until(b'\n', &mut line).map_err(|e| ("pread", e))? == 0 {
+        if file
+            .read_until(b'\n', &mut line)
+            .map_err(|e| ("pread", e))?
+            == 0
+        {
             return Ok(None);
         }
         if let Some(hash) = hash_in(&line, user) {
@@ -209,12 +279,19 @@ fn fingerprint(password: &[u8], hash: &[u8]) -> [u8; 20] {
         }
         key
     });
-    Sha1::new().chain_update(key).chain_update(hash.len().to_ne_bytes()).chain_update(hash).chain_update(password).finalize().into()
+    Sha1::new()
+        .chain_update(key)
+        .chain_update(hash.len().to_ne_bytes())
+        .chain_update(hash)
+        .chain_update(password)
+        .finalize()
+        .into()
 }
 
 fn workers() -> &'static Semaphore {
     static WORKERS: OnceLock<Semaphore> = OnceLock::new();
-    WORKERS.get_or_init(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get())))
+    WORKERS
+        .get_or_init(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get())))
 }
 
 #[cfg(test)]
@@ -223,20 +300,37 @@ mod tests {
 
     #[test]
     fn fields_of_authorization() {
-        let given = |f: &str| credentials(f.as_bytes()).map(|g| (String::from_utf8(g.user).unwrap(), String::from_utf8(g.password).unwrap()));
+        let given = |f: &str| {
+            credentials(f.as_bytes()).map(|g| {
+                (
+                    String::from_utf8(g.user).unwrap(),
+                    String::from_utf8(g.password).unwrap(),
+                )
+            })
+        };
         let both = |u: &str, p: &str| Some((u.to_owned(), p.to_owned()));
         assert_eq!(given("Basic YTpi"), both("a", "b"));
         assert_eq!(given("basic   YTpiOmM="), both("a", "b:c"));
         assert_eq!(given("Basic YTo="), both("a", ""));
         assert_eq!(given("Basic YTo"), both("a", ""));
-        for bad in ["", "Basic", "Basic ", "Bearer YTpi", "Basic OmI=", "Basic YWI=", "Basic %%%%", "Basic Y"] {
+        for bad in [
+            "",
+            "Basic",
+            "Basic ",
+            "Bearer YTpi",
+            "Basic OmI=",
+            "Basic YWI=",
+            "Basic %%%%",
+            "Basic Y",
+        ] {
             assert_eq!(given(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn lines_of_a_user_file() {
-        let hash = |l: &str| hash_in(l.as_bytes(), b"joe").map(|h| String::from_utf8(h.to_vec()).unwrap());
+        let hash =
+            |l: &str| hash_in(l.as_bytes(), b"joe").map(|h| String::from_utf8(h.to_vec()).unwrap());
         assert_eq!(hash("joe:{PLAIN}x:comment\n").as_deref(), Some("{PLAIN}x"));
         assert_eq!(hash("joe:{PLAIN}x\r\n").as_deref(), Some("{PLAIN}x"));
         assert_eq!(hash("joe:").as_deref(), Some(""));

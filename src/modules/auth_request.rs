@@ -29,11 +29,23 @@ impl Module for AuthRequest {
     const NAME: &'static str = "http_auth_request";
     type Conf = AuthRequestConf;
     const DIRECTIVES: &'static [Directive<AuthRequestConf>] = &[
-        Directive::new("auth_request", A, Args::Exactly(1), "`auth_request uri|off;` Lets a request through if a subrequest is answered 2xx, refuses it on 401 and 403. Default: off.", |c, s, _| {
-            let uri: &[u8] = if s.arg(0) == b"off" { b"" } else { s.arg(0) };
-            once(&mut c.uri, s, uri.into())
-        }),
-        Directive::new("auth_request_set", A, Args::Exactly(2), "`auth_request_set $variable value;` Sets a variable from the answer of the subrequest.", set),
+        Directive::new(
+            "auth_request",
+            A,
+            Args::Exactly(1),
+            "`auth_request uri|off;` Lets a request through if a subrequest is answered 2xx, refuses it on 401 and 403. Default: off.",
+            |c, s, _| {
+                let uri: &[u8] = if s.arg(0) == b"off" { b"" } else { s.arg(0) };
+                once(&mut c.uri, s, uri.into())
+            },
+        ),
+        Directive::new(
+            "auth_request_set",
+            A,
+            Args::Exactly(2),
+            "`auth_request_set $variable value;` Sets a variable from the answer of the subrequest.",
+            set,
+        ),
     ];
 
     fn attach(conf: &Arc<AuthRequestConf>, on: &mut Hooks) -> Result<()> {
@@ -49,7 +61,12 @@ struct Check(Arc<AuthRequestConf>);
 impl Handler for Check {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
         Next::Wait(Box::pin(async move {
-            let ask = subrequest::Ask { uri: self.0.uri.as_deref().unwrap_or_default(), args: b"", method: Method::Get, body: false };
+            let ask = subrequest::Ask {
+                uri: self.0.uri.as_deref().unwrap_or_default(),
+                args: b"",
+                method: Method::Get,
+                body: false,
+            };
             let sub = match subrequest::run(r, ask).await {
                 Ok(sub) => sub,
                 Err(status) => return Next::Status(status),
@@ -64,7 +81,12 @@ impl Handler for Check {
                 401 => {
                     let own = &sub.request.out.headers;
                     let origin = &sub.request.upstream.head.headers;
-                    let from = if own.contains(b"WWW-Authenticate") || !sub.request.upstream.has_head { own } else { origin };
+                    let from =
+                        if own.contains(b"WWW-Authenticate") || !sub.request.upstream.has_head {
+                            own
+                        } else {
+                            origin
+                        };
                     for challenge in from.get_all(b"WWW-Authenticate") {
                         r.out.headers.append(b"WWW-Authenticate", challenge);
                     }
@@ -72,7 +94,10 @@ impl Handler for Check {
                 }
                 200..=299 => Next::Allow,
                 status => {
-                    r.error(LogLevel::Error, format_args!("auth request unexpected status: {status}"));
+                    r.error(
+                        LogLevel::Error,
+                        format_args!("auth request unexpected status: {status}"),
+                    );
                     Next::Status(500)
                 }
             }

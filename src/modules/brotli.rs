@@ -19,17 +19,60 @@ impl Module for Brotli {
     const NAME: &'static str = "http_brotli_filter";
     type Conf = CompressConf;
     const DIRECTIVES: &'static [Directive<CompressConf>] = &[
-        Directive::new("brotli", Place::ANY_HTTP_IF, Args::Flag, "`brotli on|off;` Compresses responses for clients that accept it, rather than with gzip. Default: off.", |c, s, _| once(&mut c.on, s, s.flag(0)?)),
-        Directive::new("brotli_comp_level", A, Args::Exactly(1), "`brotli_comp_level level;` From 0, the fastest, to 11, the smallest. Default: 6.", |c, s, _| c.level(s, 0, 11)),
-        Directive::new("brotli_min_length", A, Args::Exactly(1), "`brotli_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.", |c, s, _| once(&mut c.min_length, s, s.size(0)?)),
-        Directive::new("brotli_types", A, Args::AtLeast(1), "`brotli_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
-        Directive::new("brotli_window", A, Args::Exactly(1), "`brotli_window size;` How far back repetitions are looked for: 1k to 16m. Default: 512k.", |c, s, _| {
-            let bits = power(s, 10..=24, 0, "must be 1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k, 256k, 512k, 1m, 2m, 4m, 8m or 16m")?;
-            once(&mut c.window, s, bits)
-        }),
-        Directive::new("brotli_buffers", A, Args::Exactly(2), "`brotli_buffers number size;` Read and not used: compressed data is passed on as it comes.", |c, s, _| c.buffers(s)),
+        Directive::new(
+            "brotli",
+            Place::ANY_HTTP_IF,
+            Args::Flag,
+            "`brotli on|off;` Compresses responses for clients that accept it, rather than with gzip. Default: off.",
+            |c, s, _| once(&mut c.on, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "brotli_comp_level",
+            A,
+            Args::Exactly(1),
+            "`brotli_comp_level level;` From 0, the fastest, to 11, the smallest. Default: 6.",
+            |c, s, _| c.level(s, 0, 11),
+        ),
+        Directive::new(
+            "brotli_min_length",
+            A,
+            Args::Exactly(1),
+            "`brotli_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.",
+            |c, s, _| once(&mut c.min_length, s, s.size(0)?),
+        ),
+        Directive::new(
+            "brotli_types",
+            A,
+            Args::AtLeast(1),
+            "`brotli_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
+        Directive::new(
+            "brotli_window",
+            A,
+            Args::Exactly(1),
+            "`brotli_window size;` How far back repetitions are looked for: 1k to 16m. Default: 512k.",
+            |c, s, _| {
+                let bits = power(
+                    s,
+                    10..=24,
+                    0,
+                    "must be 1k, 2k, 4k, 8k, 16k, 32k, 64k, 128k, 256k, 512k, 1m, 2m, 4m, 8m or 16m",
+                )?;
+                once(&mut c.window, s, bits)
+            },
+        ),
+        Directive::new(
+            "brotli_buffers",
+            A,
+            Args::Exactly(2),
+            "`brotli_buffers number size;` Read and not used: compressed data is passed on as it comes.",
+            |c, s, _| c.buffers(s),
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("brotli_ratio", |r, _| ratio_of(r, Stream::NAME))];
+    const VARIABLES: &'static [Variable] = &[Variable::new("brotli_ratio", |r, _| {
+        ratio_of(r, Stream::NAME)
+    })];
 
     fn attach(conf: &Arc<CompressConf>, on: &mut Hooks) -> Result<()> {
         CompressConf::attach::<Stream>(conf, on);
@@ -65,11 +108,18 @@ impl Coding for Stream {
 
     fn new(level: i32, window: Option<u8>) -> io::Result<Stream> {
         let window = u32::from(window.unwrap_or(19));
-        Ok(Stream(Some(CompressorWriter::new(Vec::new(), 4096, level as u32, window))))
+        Ok(Stream(Some(CompressorWriter::new(
+            Vec::new(),
+            4096,
+            level as u32,
+            window,
+        ))))
     }
 
     fn write(&mut self, data: &[u8], until: Until, out: &mut Vec<u8>) -> io::Result<()> {
-        let Some(stream) = &mut self.0 else { return Ok(()) };
+        let Some(stream) = &mut self.0 else {
+            return Ok(());
+        };
         std::mem::swap(stream.get_mut(), out);
         let mut result = stream.write_all(data);
         if until == Until::Flushed && result.is_ok() {
@@ -99,12 +149,16 @@ mod tests {
             let mut out = b"head".to_vec();
             s.write(&text[..10], Until::Flushed, &mut out).unwrap();
             let mut read = vec![0; 10];
-            ::brotli::Decompressor::new(&out[4..], 4096).read_exact(&mut read).unwrap();
+            ::brotli::Decompressor::new(&out[4..], 4096)
+                .read_exact(&mut read)
+                .unwrap();
             assert_eq!(read, &text[..10]);
             s.write(&text[10..], Until::Any, &mut out).unwrap();
             s.write(b"", Until::End, &mut out).unwrap();
             let mut all = Vec::new();
-            ::brotli::Decompressor::new(&out[4..], 4096).read_to_end(&mut all).unwrap();
+            ::brotli::Decompressor::new(&out[4..], 4096)
+                .read_to_end(&mut all)
+                .unwrap();
             assert_eq!((&out[..4], all == text), (&b"head"[..], true));
             assert!(out.len() < text.len() / 10);
         }

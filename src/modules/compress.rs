@@ -76,7 +76,10 @@ impl CompressConf {
     /// Leaves the filter where it is on.
     pub(super) fn attach<C: Coding>(conf: &Arc<CompressConf>, on: &mut Hooks) {
         if conf.on == Some(true) {
-            on.response(Filter::<C> { conf: conf.clone(), coding: PhantomData });
+            on.response(Filter::<C> {
+                conf: conf.clone(),
+                coding: PhantomData,
+            });
         }
     }
 }
@@ -98,8 +101,13 @@ struct Filter<C> {
 impl<C: Coding> HeadFilter for Filter<C> {
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
         if !matches!(r.out.status, 200 | 403 | 404)
-            || r.out.headers.get_id(Known::ContentEncoding).is_some_and(|v| !v.is_empty())
-            || r.out.content_length.is_some_and(|n| n < self.conf.min_length.unwrap_or(20))
+            || r.out
+                .headers
+                .get_id(Known::ContentEncoding)
+                .is_some_and(|v| !v.is_empty())
+            || r.out
+                .content_length
+                .is_some_and(|n| n < self.conf.min_length.unwrap_or(20))
             || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
         {
             return None;
@@ -112,14 +120,23 @@ impl<C: Coding> HeadFilter for Filter<C> {
         let stream = match C::new(self.conf.level.unwrap_or(C::LEVEL), self.conf.window) {
             Ok(s) => s,
             Err(e) => {
-                r.error(Level::Alert, format_args!("{} compression cannot begin: {e}", C::NAME));
+                r.error(
+                    Level::Alert,
+                    format_args!("{} compression cannot begin: {e}", C::NAME),
+                );
                 return None;
             }
         };
-        r.out.headers.set_id(Known::ContentEncoding, C::NAME.as_bytes());
+        r.out
+            .headers
+            .set_id(Known::ContentEncoding, C::NAME.as_bytes());
         r.out.clear_length();
         r.out.weaken_etag();
-        Some(Box::new(Compressor { stream, taken: 0, given: 0 }))
+        Some(Box::new(Compressor {
+            stream,
+            taken: 0,
+            given: 0,
+        }))
     }
 }
 
@@ -133,7 +150,10 @@ impl<C: Coding> Compressor<C> {
     fn run(&mut self, r: &Request, data: &[u8], until: Until, out: &mut Vec<u8>) -> io::Result<()> {
         let before = out.len();
         self.stream.write(data, until, out).inspect_err(|e| {
-            r.error(Level::Alert, format_args!("{} compression failed: {e}", C::NAME));
+            r.error(
+                Level::Alert,
+                format_args!("{} compression failed: {e}", C::NAME),
+            );
         })?;
         self.taken += data.len() as u64;
         self.given += (out.len() - before) as u64;
@@ -142,7 +162,13 @@ impl<C: Coding> Compressor<C> {
 }
 
 impl<C: Coding> BodyFilter for Compressor<C> {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         self.run(r, data, if last { Until::End } else { Until::Any }, out)?;
         if last {
             r.output.deflated = (self.taken, self.given);

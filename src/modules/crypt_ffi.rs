@@ -36,11 +36,23 @@ mod tests {
         for (phrase, hash) in [
             ("foob", "arlEKn0OzVJn."),
             ("password", "$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/"),
-            ("password", "$5$rounds=1000$saltstring$S2dlplsLzofRuJ/frAjtaYev58CdqEN6fUby2laILG1"),
-            ("password", "$2y$04$abcdefghijklmnopqrstuughE8Ev8uGFaUgY2cNEySvxngrb/Jzdm"),
-            ("password", "$y$j75$abcdefgh$hycRI05iyPwUdPZDaw/SJaABdj2h8B1Bgxi1Z/4Xke0"),
+            (
+                "password",
+                "$5$rounds=1000$saltstring$S2dlplsLzofRuJ/frAjtaYev58CdqEN6fUby2laILG1",
+            ),
+            (
+                "password",
+                "$2y$04$abcdefghijklmnopqrstuughE8Ev8uGFaUgY2cNEySvxngrb/Jzdm",
+            ),
+            (
+                "password",
+                "$y$j75$abcdefgh$hycRI05iyPwUdPZDaw/SJaABdj2h8B1Bgxi1Z/4Xke0",
+            ),
         ] {
-            assert_eq!(crypt(phrase.as_bytes(), hash.as_bytes()).as_deref(), Some(hash.as_bytes()));
+            assert_eq!(
+                crypt(phrase.as_bytes(), hash.as_bytes()).as_deref(),
+                Some(hash.as_bytes())
+            );
         }
         assert_eq!(crypt(b"pass\0word", b"$1$saltsalt$"), None);
     }

@@ -32,11 +32,23 @@ impl Module for Gunzip {
     const NAME: &'static str = "http_gunzip_filter";
     type Conf = GunzipConf;
     const DIRECTIVES: &'static [Directive<GunzipConf>] = &[
-        Directive::new("gunzip", Place::ANY_HTTP, Args::Flag, "`gunzip on|off;` Unpacks responses with Content-Encoding gzip for clients that do not accept it. Default: off.", |c, s, _| once(&mut c.on, s, s.flag(0)?)),
-        Directive::new("gunzip_buffers", Place::ANY_HTTP, Args::Exactly(2), "`gunzip_buffers number size;` Read and not used: data is passed on as it comes.", |c, s, _| {
-            buffers(s)?;
-            once(&mut c.buffers, s, ())
-        }),
+        Directive::new(
+            "gunzip",
+            Place::ANY_HTTP,
+            Args::Flag,
+            "`gunzip on|off;` Unpacks responses with Content-Encoding gzip for clients that do not accept it. Default: off.",
+            |c, s, _| once(&mut c.on, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "gunzip_buffers",
+            Place::ANY_HTTP,
+            Args::Exactly(2),
+            "`gunzip_buffers number size;` Read and not used: data is passed on as it comes.",
+            |c, s, _| {
+                buffers(s)?;
+                once(&mut c.buffers, s, ())
+            },
+        ),
     ];
 
     fn attach(conf: &Arc<GunzipConf>, on: &mut Hooks) -> Result<()> {
@@ -51,7 +63,12 @@ struct Filter;
 
 impl HeadFilter for Filter {
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
-        if !r.out.headers.get_id(Known::ContentEncoding)?.eq_ignore_ascii_case(b"gzip") {
+        if !r
+            .out
+            .headers
+            .get_id(Known::ContentEncoding)?
+            .eq_ignore_ascii_case(b"gzip")
+        {
             return None;
         }
         r.out.vary_encoding |= r.core().gzip.vary;
@@ -67,7 +84,11 @@ impl HeadFilter for Filter {
 
 /// What nginx is doing meanwhile, for the log.
 fn doing(r: &Request) -> &'static str {
-    if r.upstream.states.is_empty() { "while sending response to client" } else { "while sending to client" }
+    if r.upstream.states.is_empty() {
+        "while sending response to client"
+    } else {
+        "while sending to client"
+    }
 }
 
 /// How much one call gives at most: a small response may unpack to a thousand times its size.
@@ -85,16 +106,32 @@ struct Inflater {
 }
 
 impl BodyFilter for Inflater {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let result = self.unpack(data, out);
         result.map_err(|e| {
             // zlib's Z_DATA_ERROR
-            r.error(Level::Error, format_args!("inflate() failed: {}, -3 {}", if last { 4 } else { 0 }, doing(r)));
+            r.error(
+                Level::Error,
+                format_args!(
+                    "inflate() failed: {}, -3 {}",
+                    if last { 4 } else { 0 },
+                    doing(r)
+                ),
+            );
             io::Error::other(e)
         })?;
         if last && !self.pending && !self.complete {
             // zlib's Z_BUF_ERROR
-            r.error(Level::Error, format_args!("inflate() returned -5 on response end {}", doing(r)));
+            r.error(
+                Level::Error,
+                format_args!("inflate() returned -5 on response end {}", doing(r)),
+            );
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
@@ -107,7 +144,11 @@ impl BodyFilter for Inflater {
 
 impl Inflater {
     /// Unpacks what is held and `data`, until [`PIECE`] is reached.
-    fn unpack(&mut self, data: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), flate2::DecompressError> {
+    fn unpack(
+        &mut self,
+        data: &[u8],
+        out: &mut Vec<u8>,
+    ) -> std::result::Result<(), flate2::DecompressError> {
         let mut held = std::mem::take(&mut self.held);
         let mut rest = if held.is_empty() {
             data
@@ -132,7 +173,9 @@ impl Inflater {
             }
             let before = stream.total_in();
             let status = stream.decompress_vec(rest, out, FlushDecompress::None)?;
-            rest = rest.get((stream.total_in() - before) as usize..).unwrap_or_default();
+            rest = rest
+                .get((stream.total_in() - before) as usize..)
+                .unwrap_or_default();
             self.complete = status == Status::StreamEnd;
             let full = out.len() == out.capacity();
             if !self.complete && rest.is_empty() && !full {
@@ -161,7 +204,9 @@ mod tests {
     }
 
     /// Unpacks as the output does; the size of the largest piece comes with it.
-    fn unpacked(pieces: &[&[u8]]) -> std::result::Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
+    fn unpacked(
+        pieces: &[&[u8]],
+    ) -> std::result::Result<(Vec<u8>, usize, bool), flate2::DecompressError> {
         let mut f = Inflater::default();
         let (mut all, mut largest) = (Vec::new(), 0);
         for p in pieces {
@@ -195,7 +240,9 @@ mod tests {
         assert_eq!(unpacked(&[&two]).unwrap().0, b"one two");
         let (a, b) = two.split_at(packed(b"one ").len());
         assert_eq!(unpacked(&[a, b]).unwrap().0, b"one two");
-        assert!(unpacked(&[&[packed(b"one"), b"garbage that is no gzip".to_vec()].concat()]).is_err());
+        assert!(
+            unpacked(&[&[packed(b"one"), b"garbage that is no gzip".to_vec()].concat()]).is_err()
+        );
         assert!(unpacked(&[b"plain text, which is no gzip"]).is_err());
         assert!(!unpacked(&[&two[..10]]).unwrap().2);
         assert!(!unpacked(&[b""]).unwrap().2);

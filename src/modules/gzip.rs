@@ -44,44 +44,107 @@ impl Module for Gzip {
     const NAME: &'static str = "http_gzip_filter";
     type Conf = GzipConf;
     const DIRECTIVES: &'static [Directive<GzipConf>] = &[
-        Directive::new("gzip", Place::ANY_HTTP_IF, Args::Flag, "`gzip on|off;` Compresses responses for clients that accept it. Default: off.", |c, s, _| once(&mut c.on, s, s.flag(0)?)),
-        Directive::new("gzip_comp_level", A, Args::Exactly(1), "`gzip_comp_level level;` From 1, the fastest, to 9, the smallest. Default: 1.", |c, s, _| {
-            if c.level.is_some() {
-                return Err(s.duplicate());
-            }
-            match s.number(0)? {
-                n @ 1..=9 => once(&mut c.level, s, n as u8),
-                _ => Err(s.error_at(0, "value must be between 1 and 9")),
-            }
-        }),
-        Directive::new("gzip_min_length", A, Args::Exactly(1), "`gzip_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.", |c, s, _| once(&mut c.min_length, s, s.size(0)?)),
-        Directive::new("gzip_types", A, Args::AtLeast(1), "`gzip_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
-        Directive::new("gzip_window", A, Args::Exactly(1), "`gzip_window size;` How far back repetitions are looked for: 512 to 32k. Default: 32k.", |c, s, _| {
-            let bits = power(s, 9..=15, 0, "must be 512, 1k, 2k, 4k, 8k, 16k, or 32k")?;
-            once(&mut c.window, s, bits)
-        }),
-        Directive::new("gzip_hash", A, Args::Exactly(1), "`gzip_hash size;` 512 to 128k. Read and not used: the compressor sizes its own table.", |c, s, _| {
-            power(s, 9..=17, 0, "must be 512, 1k, 2k, 4k, 8k, 16k, 32k, 64k, or 128k")?;
-            once(&mut c.hash, s, ())
-        }),
-        Directive::new("gzip_buffers", A, Args::Exactly(2), "`gzip_buffers number size;` Read and not used: compressed data is passed on as it comes.", |c, s, _| {
-            buffers(s)?;
-            once(&mut c.buffers, s, ())
-        }),
-        Directive::new("gzip_no_buffer", A, Args::Flag, "`gzip_no_buffer on|off;` Read and not used: compressed data is passed on as it comes.", |c, s, _| {
-            s.flag(0)?;
-            once(&mut c.no_buffer, s, ())
-        }),
-        Directive::new("postpone_gzipping", A, Args::Exactly(1), "`postpone_gzipping size;` Compression begins when so much has come, or all. Default: 0.", |c, s, _| once(&mut c.postpone, s, s.size(0)?)),
+        Directive::new(
+            "gzip",
+            Place::ANY_HTTP_IF,
+            Args::Flag,
+            "`gzip on|off;` Compresses responses for clients that accept it. Default: off.",
+            |c, s, _| once(&mut c.on, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "gzip_comp_level",
+            A,
+            Args::Exactly(1),
+            "`gzip_comp_level level;` From 1, the fastest, to 9, the smallest. Default: 1.",
+            |c, s, _| {
+                if c.level.is_some() {
+                    return Err(s.duplicate());
+                }
+                match s.number(0)? {
+                    n @ 1..=9 => once(&mut c.level, s, n as u8),
+                    _ => Err(s.error_at(0, "value must be between 1 and 9")),
+                }
+            },
+        ),
+        Directive::new(
+            "gzip_min_length",
+            A,
+            Args::Exactly(1),
+            "`gzip_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.",
+            |c, s, _| once(&mut c.min_length, s, s.size(0)?),
+        ),
+        Directive::new(
+            "gzip_types",
+            A,
+            Args::AtLeast(1),
+            "`gzip_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
+        Directive::new(
+            "gzip_window",
+            A,
+            Args::Exactly(1),
+            "`gzip_window size;` How far back repetitions are looked for: 512 to 32k. Default: 32k.",
+            |c, s, _| {
+                let bits = power(s, 9..=15, 0, "must be 512, 1k, 2k, 4k, 8k, 16k, or 32k")?;
+                once(&mut c.window, s, bits)
+            },
+        ),
+        Directive::new(
+            "gzip_hash",
+            A,
+            Args::Exactly(1),
+            "`gzip_hash size;` 512 to 128k. Read and not used: the compressor sizes its own table.",
+            |c, s, _| {
+                power(
+                    s,
+                    9..=17,
+                    0,
+                    "must be 512, 1k, 2k, 4k, 8k, 16k, 32k, 64k, or 128k",
+                )?;
+                once(&mut c.hash, s, ())
+            },
+        ),
+        Directive::new(
+            "gzip_buffers",
+            A,
+            Args::Exactly(2),
+            "`gzip_buffers number size;` Read and not used: compressed data is passed on as it comes.",
+            |c, s, _| {
+                buffers(s)?;
+                once(&mut c.buffers, s, ())
+            },
+        ),
+        Directive::new(
+            "gzip_no_buffer",
+            A,
+            Args::Flag,
+            "`gzip_no_buffer on|off;` Read and not used: compressed data is passed on as it comes.",
+            |c, s, _| {
+                s.flag(0)?;
+                once(&mut c.no_buffer, s, ())
+            },
+        ),
+        Directive::new(
+            "postpone_gzipping",
+            A,
+            Args::Exactly(1),
+            "`postpone_gzipping size;` Compression begins when so much has come, or all. Default: 0.",
+            |c, s, _| once(&mut c.postpone, s, s.size(0)?),
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("gzip_ratio", |r, _| ratio_of(r, "gzip"))];
+    const VARIABLES: &'static [Variable] =
+        &[Variable::new("gzip_ratio", |r, _| ratio_of(r, "gzip"))];
 
     fn attach(conf: &Arc<GzipConf>, on: &mut Hooks) -> Result<()> {
         if conf.on == Some(true) {
             on.response(Filter {
                 conf: conf.clone(),
                 min_length: conf.min_length.unwrap_or(20),
-                shape: Shape { level: conf.level.unwrap_or(1), window: conf.window.unwrap_or(15) },
+                shape: Shape {
+                    level: conf.level.unwrap_or(1),
+                    window: conf.window.unwrap_or(15),
+                },
                 postpone: conf.postpone.unwrap_or(0) as usize,
             });
         }
@@ -92,7 +155,11 @@ impl Module for Gzip {
 /// `number size`, neither of them 0 (`ngx_conf_set_bufs_slot`).
 pub(super) fn buffers(s: &Statement) -> Result<()> {
     for i in 0..2 {
-        let n = if i == 0 { s.number(0).ok() } else { s.size(1).ok() };
+        let n = if i == 0 {
+            s.number(0).ok()
+        } else {
+            s.size(1).ok()
+        };
         if n.is_none_or(|n| n == 0) {
             return Err(s.error_at(i, format!("\"{}\" directive invalid value", s.name())));
         }
@@ -101,7 +168,12 @@ pub(super) fn buffers(s: &Statement) -> Result<()> {
 }
 
 /// A size that is a power of two: its logarithm.
-pub(super) fn power(s: &Statement, bits: std::ops::RangeInclusive<u8>, i: usize, complaint: &str) -> Result<u8> {
+pub(super) fn power(
+    s: &Statement,
+    bits: std::ops::RangeInclusive<u8>,
+    i: usize,
+    complaint: &str,
+) -> Result<u8> {
     let size = s.size(i)?;
     let found = bits.into_iter().find(|b| 1u64 << b == size);
     found.ok_or_else(|| s.error_at(i, format!("\"{}\" directive {complaint}", s.name())))
@@ -121,7 +193,10 @@ impl HeadFilter for Filter {
 
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
         if !matches!(r.out.status, 200 | 403 | 404)
-            || r.out.headers.get_id(Known::ContentEncoding).is_some_and(|v| !v.is_empty())
+            || r.out
+                .headers
+                .get_id(Known::ContentEncoding)
+                .is_some_and(|v| !v.is_empty())
             || r.out.content_length.is_some_and(|n| n < self.min_length)
             || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
         {
@@ -134,7 +209,12 @@ impl HeadFilter for Filter {
         r.out.headers.set_id(Known::ContentEncoding, b"gzip");
         r.out.clear_length();
         r.out.weaken_etag();
-        Some(Box::new(Deflater { shape: self.shape, postpone: self.postpone, held: Vec::new(), stream: None }))
+        Some(Box::new(Deflater {
+            shape: self.shape,
+            postpone: self.postpone,
+            held: Vec::new(),
+            stream: None,
+        }))
     }
 }
 
@@ -155,7 +235,13 @@ struct Deflater {
 }
 
 impl BodyFilter for Deflater {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         if self.stream.is_none() {
             if !last && self.held.len() + data.len() <= self.postpone {
                 self.held.extend_from_slice(data);
@@ -169,7 +255,11 @@ impl BodyFilter for Deflater {
         if !held.is_empty() {
             self.run(r, &held, FlushCompress::None, out)?;
         }
-        let flush = if last { FlushCompress::Finish } else { FlushCompress::None };
+        let flush = if last {
+            FlushCompress::Finish
+        } else {
+            FlushCompress::None
+        };
         self.run(r, data, flush, out)?;
         if last && let Some(stream) = self.stream.take() {
             r.output.deflated = (stream.total_in(), stream.total_out());
@@ -188,7 +278,13 @@ impl BodyFilter for Deflater {
 }
 
 impl Deflater {
-    fn run(&mut self, r: &Request, data: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> io::Result<()> {
+    fn run(
+        &mut self,
+        r: &Request,
+        data: &[u8],
+        flush: FlushCompress,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let shape = self.shape;
         let stream = self.stream.get_or_insert_with(|| take(shape));
         deflate(stream, data, flush, out).map_err(|e| {
@@ -199,7 +295,12 @@ impl Deflater {
 }
 
 /// Compresses all of `data`.
-fn deflate(stream: &mut Compress, data: &[u8], flush: FlushCompress, out: &mut Vec<u8>) -> std::result::Result<(), flate2::CompressError> {
+fn deflate(
+    stream: &mut Compress,
+    data: &[u8],
+    flush: FlushCompress,
+    out: &mut Vec<u8>,
+) -> std::result::Result<(), flate2::CompressError> {
     let mut rest = data;
     loop {
         if out.capacity() - out.len() < 512 {
@@ -207,7 +308,9 @@ fn deflate(stream: &mut Compress, data: &[u8], flush: FlushCompress, out: &mut V
         }
         let before = stream.total_in();
         let status = stream.compress_vec(rest, out, flush)?;
-        rest = rest.get((stream.total_in() - before) as usize..).unwrap_or_default();
+        rest = rest
+            .get((stream.total_in() - before) as usize..)
+            .unwrap_or_default();
         // where room is left the compressor has nothing more to say
         let all = rest.is_empty() && out.len() < out.capacity();
         match status {
@@ -274,21 +377,36 @@ mod tests {
 
     fn inflated(data: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        flate2::read::MultiGzDecoder::new(data).read_to_end(&mut out).expect("a gzip stream");
+        flate2::read::MultiGzDecoder::new(data)
+            .read_to_end(&mut out)
+            .expect("a gzip stream");
         out
     }
 
     #[test]
     fn ratios_are_rounded_as_nginx_rounds() {
-        for (before, after, want) in [(1000, 100, "10.00"), (2125, 1000, "2.13"), (2124, 1000, "2.12"), (1996, 1000, "2.00"), (5, 20, "0.25")] {
-            assert_eq!(ratio(before, after).map(|s| s.as_bytes().to_vec()), Some(want.into()), "{before}/{after}");
+        for (before, after, want) in [
+            (1000, 100, "10.00"),
+            (2125, 1000, "2.13"),
+            (2124, 1000, "2.12"),
+            (1996, 1000, "2.00"),
+            (5, 20, "0.25"),
+        ] {
+            assert_eq!(
+                ratio(before, after).map(|s| s.as_bytes().to_vec()),
+                Some(want.into()),
+                "{before}/{after}"
+            );
         }
         assert!(ratio(0, 0).is_none());
     }
 
     #[test]
     fn compressors_are_used_again() {
-        let shape = Shape { level: 3, window: 12 };
+        let shape = Shape {
+            level: 3,
+            window: 12,
+        };
         for text in [b"first".repeat(1000), b"second".repeat(1000)] {
             let mut stream = take(shape);
             let mut out = Vec::new();
@@ -302,12 +420,17 @@ mod tests {
 
     #[test]
     fn flushed_data_can_be_read_at_once() {
-        let mut stream = take(Shape { level: 1, window: 15 });
+        let mut stream = take(Shape {
+            level: 1,
+            window: 15,
+        });
         let mut out = Vec::new();
         deflate(&mut stream, b"so far", FlushCompress::Sync, &mut out).unwrap();
         let mut reader = flate2::Decompress::new_gzip(15);
         let mut text = Vec::with_capacity(100);
-        reader.decompress_vec(&out, &mut text, flate2::FlushDecompress::Sync).unwrap();
+        reader
+            .decompress_vec(&out, &mut text, flate2::FlushDecompress::Sync)
+            .unwrap();
         assert_eq!(text, b"so far");
     }
 

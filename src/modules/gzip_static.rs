@@ -36,13 +36,27 @@ impl Conf for PrecompressedConf {
 impl PrecompressedConf {
     /// `on|off|always`.
     pub(super) fn read(&mut self, s: &Statement) -> Result<()> {
-        once(&mut self.mode, s, s.one_of(0, &[("off", Mode::Off), ("on", Mode::On), ("always", Mode::Always)])?)
+        once(
+            &mut self.mode,
+            s,
+            s.one_of(
+                0,
+                &[
+                    ("off", Mode::Off),
+                    ("on", Mode::On),
+                    ("always", Mode::Always),
+                ],
+            )?,
+        )
     }
 
     /// Leaves the handler where it is on.
     pub(super) fn attach(&self, files: &'static Precompressed, on: &mut Hooks) {
         if let Some(mode @ (Mode::On | Mode::Always)) = self.mode {
-            on.offer_content(Serve { files, always: mode == Mode::Always });
+            on.offer_content(Serve {
+                files,
+                always: mode == Mode::Always,
+            });
         }
     }
 }
@@ -72,15 +86,30 @@ pub(super) struct Precompressed {
 }
 
 impl Precompressed {
-    const GZIP: Precompressed = Precompressed { suffix: b".gz", coding: b"gzip", allowed: gzip::allowed };
+    const GZIP: Precompressed = Precompressed {
+        suffix: b".gz",
+        coding: b"gzip",
+        allowed: gzip::allowed,
+    };
     /// `brotli_static`.
-    pub(super) const BROTLI: Precompressed = Precompressed { suffix: b".br", coding: b"br", allowed: |r| accepts(r, b"br") };
+    pub(super) const BROTLI: Precompressed = Precompressed {
+        suffix: b".br",
+        coding: b"br",
+        allowed: |r| accepts(r, b"br"),
+    };
     /// `zstd_static`.
-    pub(super) const ZSTD: Precompressed = Precompressed { suffix: b".zst", coding: b"zstd", allowed: |r| accepts(r, b"zstd") };
+    pub(super) const ZSTD: Precompressed = Precompressed {
+        suffix: b".zst",
+        coding: b"zstd",
+        allowed: |r| accepts(r, b"zstd"),
+    };
 }
 
 fn accepts(r: &Request, coding: &[u8]) -> bool {
-    !r.subrequest && r.headers().get_id(Known::AcceptEncoding).is_some_and(|v| gzip::accepts(v, coding))
+    !r.subrequest
+        && r.headers()
+            .get_id(Known::AcceptEncoding)
+            .is_some_and(|v| gzip::accepts(v, coding))
 }
 
 struct Serve {
@@ -142,7 +171,9 @@ impl Serve {
                 Next::Status(404)
             }
             Kind::File => {
-                r.out.headers.set_id(Known::ContentEncoding, self.files.coding);
+                r.out
+                    .headers
+                    .set_id(Known::ContentEncoding, self.files.coding);
                 static_files::send(r, file, &info, path)
             }
         }

@@ -1,8 +1,8 @@
 //! `add_header`, `add_trailer`, their inheritance, and `expires`.
 
 use crate::config::{Result, Statement, value};
-use crate::module::once;
 use crate::http::date;
+use crate::module::once;
 use crate::module::*;
 use std::io::Write;
 use std::sync::Arc;
@@ -75,7 +75,9 @@ impl Conf for HeadersConf {
 }
 
 fn merge(inner: &mut Option<Vec<Added>>, outer: &Option<Vec<Added>>, how: Option<Inherit>) {
-    let Some(outer) = outer.as_ref().filter(|_| how != Some(Inherit::Off)) else { return };
+    let Some(outer) = outer.as_ref().filter(|_| how != Some(Inherit::Off)) else {
+        return;
+    };
     match inner {
         None => *inner = Some(outer.clone()),
         Some(list) if how == Some(Inherit::Merge) => list.extend_from_slice(outer),
@@ -84,32 +86,71 @@ fn merge(inner: &mut Option<Vec<Added>>, outer: &Option<Vec<Added>>, how: Option
 }
 
 const A: Place = Place::ANY_HTTP_IF;
-const INHERIT: [(&str, Inherit); 3] = [("off", Inherit::Off), ("on", Inherit::On), ("merge", Inherit::Merge)];
+const INHERIT: [(&str, Inherit); 3] = [
+    ("off", Inherit::Off),
+    ("on", Inherit::On),
+    ("merge", Inherit::Merge),
+];
 
 impl Module for HeadersModule {
     const NAME: &'static str = "http_headers_filter";
     type Conf = HeadersConf;
     const DIRECTIVES: &'static [Directive<HeadersConf>] = &[
-        Directive::new("expires", A, Args::Between(1, 2), "`expires [modified] time;` or `expires epoch|max|off;` Sets Expires and Cache-Control; a time may be negative or, as `@time`, of the day. Default: off.", expires),
-        Directive::new("add_header", A, Args::Between(2, 3), "`add_header name value [always];` Adds a header to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all.", |c, s, b| {
-            let added = added(s, b, true)?;
-            c.headers.get_or_insert_default().push(added);
-            Ok(())
-        }),
-        Directive::new("add_trailer", A, Args::Between(2, 3), "`add_trailer name value [always];` Adds a field behind the body, by the same rules as `add_header`.", |c, s, b| {
-            let added = added(s, b, false)?;
-            c.trailers.get_or_insert_default().push(added);
-            Ok(())
-        }),
-        Directive::new("add_header_inherit", A, Args::Exactly(1), "`add_header_inherit on|off|merge;` Whether headers of the enclosing block are added where none are given (on), never (off), or always (merge). Default: on.", |c, s, _| once(&mut c.headers_inherit, s, s.one_of(0, &INHERIT)?)),
-        Directive::new("add_trailer_inherit", A, Args::Exactly(1), "`add_trailer_inherit on|off|merge;` The same for trailers. Default: on.", |c, s, _| once(&mut c.trailers_inherit, s, s.one_of(0, &INHERIT)?)),
+        Directive::new(
+            "expires",
+            A,
+            Args::Between(1, 2),
+            "`expires [modified] time;` or `expires epoch|max|off;` Sets Expires and Cache-Control; a time may be negative or, as `@time`, of the day. Default: off.",
+            expires,
+        ),
+        Directive::new(
+            "add_header",
+            A,
+            Args::Between(2, 3),
+            "`add_header name value [always];` Adds a header to responses with status 200, 201, 204, 206, 301, 302, 303, 304, 307 or 308, or to all.",
+            |c, s, b| {
+                let added = added(s, b, true)?;
+                c.headers.get_or_insert_default().push(added);
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "add_trailer",
+            A,
+            Args::Between(2, 3),
+            "`add_trailer name value [always];` Adds a field behind the body, by the same rules as `add_header`.",
+            |c, s, b| {
+                let added = added(s, b, false)?;
+                c.trailers.get_or_insert_default().push(added);
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "add_header_inherit",
+            A,
+            Args::Exactly(1),
+            "`add_header_inherit on|off|merge;` Whether headers of the enclosing block are added where none are given (on), never (off), or always (merge). Default: on.",
+            |c, s, _| once(&mut c.headers_inherit, s, s.one_of(0, &INHERIT)?),
+        ),
+        Directive::new(
+            "add_trailer_inherit",
+            A,
+            Args::Exactly(1),
+            "`add_trailer_inherit on|off|merge;` The same for trailers. Default: on.",
+            |c, s, _| once(&mut c.trailers_inherit, s, s.one_of(0, &INHERIT)?),
+        ),
     ];
 
     /// `off` holds in inner blocks too, which therefore must not simply share the outer settings.
     fn configured(b: &mut Build) -> Result<()> {
         let blocks: Vec<BlockId> = b.blocks_of(A.or(Place::LIMIT_EXCEPT)).collect();
-        let off = |c: &HeadersConf| c.headers_inherit == Some(Inherit::Off) || c.trailers_inherit == Some(Inherit::Off);
-        if blocks.iter().any(|id| b.written::<HeadersModule>(*id).is_some_and(off)) {
+        let off = |c: &HeadersConf| {
+            c.headers_inherit == Some(Inherit::Off) || c.trailers_inherit == Some(Inherit::Off)
+        };
+        if blocks
+            .iter()
+            .any(|id| b.written::<HeadersModule>(*id).is_some_and(off))
+        {
             for id in blocks {
                 b.conf_of::<HeadersModule>(id);
             }
@@ -118,7 +159,10 @@ impl Module for HeadersModule {
     }
 
     fn attach(conf: &Arc<HeadersConf>, on: &mut Hooks) -> Result<()> {
-        let expires = conf.expires.as_ref().is_some_and(|e| !matches!(e, Expires::Fixed(When::Off)));
+        let expires = conf
+            .expires
+            .as_ref()
+            .is_some_and(|e| !matches!(e, Expires::Fixed(When::Off)));
         if expires || conf.headers.is_some() || conf.trailers.is_some() {
             on.response(Filter(conf.clone()));
         }
@@ -133,7 +177,10 @@ impl HeadFilter for Filter {
         if r.subrequest {
             return None;
         }
-        let safe = matches!(r.out.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
+        let safe = matches!(
+            r.out.status,
+            200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308
+        );
         if safe && let Some(e) = &self.0.expires {
             set_expires(r, e);
         }
@@ -150,7 +197,10 @@ impl HeadFilter for Filter {
             return None;
         }
         r.out.expect_trailers = true;
-        Some(Box::new(Trailers { conf: self.0.clone(), safe }))
+        Some(Box::new(Trailers {
+            conf: self.0.clone(),
+            safe,
+        }))
     }
 }
 
@@ -161,10 +211,22 @@ struct Trailers {
 }
 
 impl BodyFilter for Trailers {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<()> {
         out.extend_from_slice(data);
         if last {
-            for t in self.conf.trailers.iter().flatten().filter(|t| self.safe || t.always) {
+            for t in self
+                .conf
+                .trailers
+                .iter()
+                .flatten()
+                .filter(|t| self.safe || t.always)
+            {
                 let value = t.value.eval(r);
                 if !value.is_empty() {
                     r.out.trailers.append(&t.name, &value);
@@ -194,9 +256,16 @@ fn set_expires(r: &mut Request, expires: &Expires) {
             (at, at - now.sec)
         }
         When::Access(t) => (now.sec.saturating_add(t), t),
-        When::Modified(t) => match r.out.last_modified.or_else(|| date::parse(&r.out.last_modified_text)) {
+        When::Modified(t) => match r
+            .out
+            .last_modified
+            .or_else(|| date::parse(&r.out.last_modified_text))
+        {
             None => (now.sec.saturating_add(t), t),
-            Some(m) => (m.saturating_add(t), m.saturating_add(t).saturating_sub(now.sec)),
+            Some(m) => (
+                m.saturating_add(t),
+                m.saturating_add(t).saturating_sub(now.sec),
+            ),
         },
     };
     let negative = constant && matches!(when, When::Access(t) | When::Modified(t) if t < 0);
@@ -238,8 +307,18 @@ fn parse(text: &[u8], modified: bool) -> std::result::Result<When, &'static str>
             _ => {}
         }
     }
-    let time = |t| value::parse_time_sec(t).and_then(|n| i64::try_from(n).ok()).ok_or("invalid value");
-    let relative = |t| if modified { When::Modified(t) } else { When::Access(t) };
+    let time = |t| {
+        value::parse_time_sec(t)
+            .and_then(|n| i64::try_from(n).ok())
+            .ok_or("invalid value")
+    };
+    let relative = |t| {
+        if modified {
+            When::Modified(t)
+        } else {
+            When::Access(t)
+        }
+    };
     match text {
         [b'@', ..] if modified => Err("daily time cannot be used with \"modified\" parameter"),
         [b'@', rest @ ..] => match time(rest)? {
@@ -270,15 +349,26 @@ fn expires(c: &mut HeadersConf, s: &Statement, b: &mut Build) -> Result<()> {
 
 fn added(s: &Statement, b: &mut Build, header: bool) -> Result<Added> {
     let name: Box<[u8]> = s.arg(0).into();
-    let only = [&b"Last-Modified"[..], b"ETag"].iter().any(|n| n.eq_ignore_ascii_case(&name));
-    let how = if header && only { How::Replace } else { How::Append };
+    let only = [&b"Last-Modified"[..], b"ETag"]
+        .iter()
+        .any(|n| n.eq_ignore_ascii_case(&name));
+    let how = if header && only {
+        How::Replace
+    } else {
+        How::Append
+    };
     let value = b.template(s, 1)?;
     let always = match s.arg(2) {
         b"always" => true,
         _ if s.len() < 3 => false,
         _ => return Err(s.invalid_parameter(2)),
     };
-    Ok(Added { name, value, always, how })
+    Ok(Added {
+        name,
+        value,
+        always,
+        how,
+    })
 }
 
 #[cfg(test)]
@@ -293,8 +383,14 @@ mod tests {
         assert_eq!(parse(b"-1h", false), Ok(When::Access(-3600)));
         assert_eq!(parse(b"+30", true), Ok(When::Modified(30)));
         assert_eq!(parse(b"@15h30m", false), Ok(When::Daily(55_800)));
-        assert_eq!(parse(b"@25h", false), Err("daily time value must be less than 24 hours"));
-        assert_eq!(parse(b"@1h", true), Err("daily time cannot be used with \"modified\" parameter"));
+        assert_eq!(
+            parse(b"@25h", false),
+            Err("daily time value must be less than 24 hours")
+        );
+        assert_eq!(
+            parse(b"@1h", true),
+            Err("daily time cannot be used with \"modified\" parameter")
+        );
         assert_eq!(parse(b"1x", false), Err("invalid value"));
     }
 
@@ -305,14 +401,34 @@ mod tests {
             let next = next_time(now, seconds);
             // a day on which clocks change has 25 hours
             assert!(next > now && next <= now + 25 * 3600, "{seconds}: {next}");
-            assert_eq!((next + i64::from(date::local_offset(next))).rem_euclid(86_400), seconds % 86_400);
+            assert_eq!(
+                (next + i64::from(date::local_offset(next))).rem_euclid(86_400),
+                seconds % 86_400
+            );
         }
     }
 
     #[test]
     fn inheritance_of_headers() {
-        let list = |names: &[&str]| Some(names.iter().map(|n| Added { name: n.as_bytes().into(), value: Template::default(), always: false, how: How::Append }).collect::<Vec<_>>());
-        let names = |l: &Option<Vec<Added>>| l.iter().flatten().map(|a| String::from_utf8_lossy(&a.name).into_owned()).collect::<Vec<_>>();
+        let list = |names: &[&str]| {
+            Some(
+                names
+                    .iter()
+                    .map(|n| Added {
+                        name: n.as_bytes().into(),
+                        value: Template::default(),
+                        always: false,
+                        how: How::Append,
+                    })
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let names = |l: &Option<Vec<Added>>| {
+            l.iter()
+                .flatten()
+                .map(|a| String::from_utf8_lossy(&a.name).into_owned())
+                .collect::<Vec<_>>()
+        };
         for (how, own, expected) in [
             (None, None, vec!["A"]),
             (None, list(&["B"]), vec!["B"]),

@@ -40,14 +40,22 @@ impl Zone {
     /// A zone of so many bytes; large ones are divided so that threads do not wait for each other.
     pub fn new(size: u64, key_text: &str) -> Zone {
         let n = if size >= 1 << 20 { 16 } else { 1 };
-        let shards = (0..n).map(|_| Mutex::new(Buckets::new(zones::usable(size) / n))).collect();
-        Zone { shards, hasher: foldhash::fast::RandomState::default(), size, key_text: key_text.to_owned() }
+        let shards = (0..n)
+            .map(|_| Mutex::new(Buckets::new(zones::usable(size) / n)))
+            .collect();
+        Zone {
+            shards,
+            hasher: foldhash::fast::RandomState::default(),
+            size,
+            key_text: key_text.to_owned(),
+        }
     }
 
     /// Looks whether a request fits; `charge` counts it at once.
     pub fn look(&self, key: &[u8], rate: u64, burst: u64, now: u64, charge: bool) -> Spent {
         let hash = self.hasher.hash_one(key);
-        self.shard(hash, |b| b.look(hash, key, rate, burst, now, charge)).unwrap_or(Spent::NoMemory)
+        self.shard(hash, |b| b.look(hash, key, rate, burst, now, charge))
+            .unwrap_or(Spent::NoMemory)
     }
 
     /// Counts a request that was looked at before; the excess with it.
@@ -89,17 +97,39 @@ struct Buckets {
 
 impl Buckets {
     fn new(limit: u64) -> Buckets {
-        Buckets { list: Vec::new(), free: Vec::new(), heads: HashMap::default(), newest: NONE, oldest: NONE, used: 0, limit }
+        Buckets {
+            list: Vec::new(),
+            free: Vec::new(),
+            heads: HashMap::default(),
+            newest: NONE,
+            oldest: NONE,
+            used: 0,
+            limit,
+        }
     }
 
-    fn look(&mut self, hash: u64, key: &[u8], rate: u64, burst: u64, now: u64, charge: bool) -> Spent {
+    fn look(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        rate: u64,
+        burst: u64,
+        now: u64,
+        charge: bool,
+    ) -> Spent {
         let Some(i) = self.find(hash, key) else {
             self.drop_idle(rate, now);
             let last = if charge { now } else { 0 };
-            return if self.insert(hash, key, last) { Spent::Fits(0) } else { Spent::NoMemory };
+            return if self.insert(hash, key, last) {
+                Spent::Fits(0)
+            } else {
+                Spent::NoMemory
+            };
         };
         self.touch(i);
-        let Some(b) = self.list.get_mut(i as usize) else { return Spent::NoMemory };
+        let Some(b) = self.list.get_mut(i as usize) else {
+            return Spent::NoMemory;
+        };
         let excess = b.leaked(rate, now);
         if excess > burst {
             return Spent::Refused(excess);
@@ -143,7 +173,15 @@ impl Buckets {
         }
         let i = self.free.pop().unwrap_or(self.list.len() as u32);
         let chain = self.heads.insert(hash, i).unwrap_or(NONE);
-        let bucket = Bucket { key: key.into(), hash, excess: 0, last, chain, newer: NONE, older: NONE };
+        let bucket = Bucket {
+            key: key.into(),
+            hash,
+            excess: 0,
+            last,
+            chain,
+            newer: NONE,
+            older: NONE,
+        };
         match self.list.get_mut(i as usize) {
             Some(slot) => *slot = bucket,
             None => self.list.push(bucket),
@@ -156,7 +194,9 @@ impl Buckets {
     /// Removes one or two buckets that have been empty for a minute.
     fn drop_idle(&mut self, rate: u64, now: u64) {
         for _ in 0..2 {
-            let Some(b) = self.list.get(self.oldest as usize) else { return };
+            let Some(b) = self.list.get(self.oldest as usize) else {
+                return;
+            };
             let idle = now.saturating_sub(b.last);
             if idle < 60_000 || b.excess > rate.saturating_mul(idle) / 1000 {
                 return;
@@ -168,7 +208,9 @@ impl Buckets {
     fn remove_oldest(&mut self) -> bool {
         let i = self.oldest;
         self.unlink(i);
-        let Some(b) = self.list.get_mut(i as usize) else { return false };
+        let Some(b) = self.list.get_mut(i as usize) else {
+            return false;
+        };
         let (hash, chain) = (b.hash, b.chain);
         self.used = self.used.saturating_sub(cost(&b.key));
         b.key = SmallVec::new();
@@ -214,7 +256,9 @@ impl Buckets {
     }
 
     fn unlink(&mut self, i: u32) {
-        let Some((newer, older)) = self.list.get(i as usize).map(|b| (b.newer, b.older)) else { return };
+        let Some((newer, older)) = self.list.get(i as usize).map(|b| (b.newer, b.older)) else {
+            return;
+        };
         match self.list.get_mut(newer as usize) {
             Some(b) => b.older = older,
             None => self.newest = older,
@@ -304,15 +348,24 @@ mod tests {
         let z = Zone::new(32 * 1024, "$key");
         let fits = (zones::usable(32 * 1024) / cost(b"abcd")) as u32;
         for i in 0..10_000u32 {
-            assert_eq!(z.look(&i.to_be_bytes(), 1, 10_000, 100_000, true), Spent::Fits(0));
+            assert_eq!(
+                z.look(&i.to_be_bytes(), 1, 10_000, 100_000, true),
+                Spent::Fits(0)
+            );
         }
         let b = z.shards[0].lock();
         assert_eq!(b.heads.len() as u32, fits);
         assert_eq!(b.list.len() as u32, fits);
         drop(b);
         // the newest are there, the oldest are forgotten
-        assert_eq!(z.look(&9_999u32.to_be_bytes(), 1, 10_000, 100_000, true), Spent::Fits(1000));
-        assert_eq!(z.look(&0u32.to_be_bytes(), 1, 10_000, 100_000, true), Spent::Fits(0));
+        assert_eq!(
+            z.look(&9_999u32.to_be_bytes(), 1, 10_000, 100_000, true),
+            Spent::Fits(1000)
+        );
+        assert_eq!(
+            z.look(&0u32.to_be_bytes(), 1, 10_000, 100_000, true),
+            Spent::Fits(0)
+        );
         assert_eq!(z.look(&[0; 40_000], 1, 0, 100_000, true), Spent::NoMemory);
     }
 

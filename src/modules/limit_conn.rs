@@ -88,33 +88,73 @@ impl Conf for LimitConnConf {
 }
 
 const A: Place = Place::ANY_HTTP;
-const LEVELS: [(&str, LogLevel); 4] = [("info", LogLevel::Info), ("notice", LogLevel::Notice), ("warn", LogLevel::Warn), ("error", LogLevel::Error)];
+const LEVELS: [(&str, LogLevel); 4] = [
+    ("info", LogLevel::Info),
+    ("notice", LogLevel::Notice),
+    ("warn", LogLevel::Warn),
+    ("error", LogLevel::Error),
+];
 
 impl Module for LimitConn {
     const NAME: &'static str = "http_limit_conn";
     type Conf = LimitConnConf;
     const DIRECTIVES: &'static [Directive<LimitConnConf>] = &[
-        Directive::new("limit_conn_zone", Place::HTTP, Args::Exactly(2), "`limit_conn_zone key zone=name:size;` A zone that counts requests under way by a key.", |_, s, b| limit_conn_zone(s, b)),
-        Directive::new("limit_conn", A, Args::Exactly(2), "`limit_conn zone number;` How many requests of one key may be under way at once.", limit_conn),
-        Directive::new("limit_conn_log_level", A, Args::Exactly(1), "`limit_conn_log_level info|notice|warn|error;` For refused requests. Default: error.", |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?)),
-        Directive::new("limit_conn_status", A, Args::Exactly(1), "`limit_conn_status code;` For refused requests. Default: 503.", |c, s, _| once(&mut c.status, s, bounded_status(s)?)),
-        Directive::new("limit_conn_dry_run", A, Args::Flag, "`limit_conn_dry_run on|off;` Counts and logs, but does not refuse. Default: off.", |c, s, _| once(&mut c.dry_run, s, s.flag(0)?)),
+        Directive::new(
+            "limit_conn_zone",
+            Place::HTTP,
+            Args::Exactly(2),
+            "`limit_conn_zone key zone=name:size;` A zone that counts requests under way by a key.",
+            |_, s, b| limit_conn_zone(s, b),
+        ),
+        Directive::new(
+            "limit_conn",
+            A,
+            Args::Exactly(2),
+            "`limit_conn zone number;` How many requests of one key may be under way at once.",
+            limit_conn,
+        ),
+        Directive::new(
+            "limit_conn_log_level",
+            A,
+            Args::Exactly(1),
+            "`limit_conn_log_level info|notice|warn|error;` For refused requests. Default: error.",
+            |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?),
+        ),
+        Directive::new(
+            "limit_conn_status",
+            A,
+            Args::Exactly(1),
+            "`limit_conn_status code;` For refused requests. Default: 503.",
+            |c, s, _| once(&mut c.status, s, bounded_status(s)?),
+        ),
+        Directive::new(
+            "limit_conn_dry_run",
+            A,
+            Args::Flag,
+            "`limit_conn_dry_run on|off;` Counts and logs, but does not refuse. Default: off.",
+            |c, s, _| once(&mut c.dry_run, s, s.flag(0)?),
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("limit_conn_status", |r, _| match r.shared::<Held>().map(|h| h.status) {
-        None => Val::None,
-        Some(Status::Passed) => Val::Bytes(b"PASSED"),
-        Some(Status::Rejected) => Val::Bytes(b"REJECTED"),
-        Some(Status::RejectedDryRun) => Val::Bytes(b"REJECTED_DRY_RUN"),
+    const VARIABLES: &'static [Variable] = &[Variable::new("limit_conn_status", |r, _| {
+        match r.shared::<Held>().map(|h| h.status) {
+            None => Val::None,
+            Some(Status::Passed) => Val::Bytes(b"PASSED"),
+            Some(Status::Rejected) => Val::Bytes(b"REJECTED"),
+            Some(Status::RejectedDryRun) => Val::Bytes(b"REJECTED_DRY_RUN"),
+        }
     })];
 
     fn attach(conf: &Arc<LimitConnConf>, on: &mut Hooks) -> Result<()> {
         if let Some(limits) = &conf.limits {
-            on.on(Phase::PreAccess, Limiter {
-                limits: limits.clone().into(),
-                log_level: conf.log_level.unwrap_or(LogLevel::Error),
-                status: conf.status.unwrap_or(503),
-                dry_run: conf.dry_run.unwrap_or(false),
-            });
+            on.on(
+                Phase::PreAccess,
+                Limiter {
+                    limits: limits.clone().into(),
+                    log_level: conf.log_level.unwrap_or(LogLevel::Error),
+                    status: conf.status.unwrap_or(503),
+                    dry_run: conf.dry_run.unwrap_or(false),
+                },
+            );
         }
         Ok(())
     }
@@ -142,7 +182,10 @@ impl Handler for Limiter {
                 continue;
             }
             match z.counts.enter(&key, limit.max) {
-                Entered::Yes => seats.push(Seat { counts: z.counts.clone(), key: key.as_slice().into() }),
+                Entered::Yes => seats.push(Seat {
+                    counts: z.counts.clone(),
+                    key: key.as_slice().into(),
+                }),
                 no => {
                     refused = Some((no, z));
                     break;
@@ -152,19 +195,36 @@ impl Handler for Limiter {
         r.put_scratch(key);
         let Some((why, z)) = refused else {
             if !seats.is_empty() {
-                r.set_shared(Held { status: Status::Passed, _seats: seats });
+                r.set_shared(Held {
+                    status: Status::Passed,
+                    _seats: seats,
+                });
             }
             return Next::Continue;
         };
         if why == Entered::Full {
             let dry = if self.dry_run { ", dry run," } else { "" };
-            r.error(self.log_level, format_args!("limiting connections{dry} by zone \"{}\"", z.name));
+            r.error(
+                self.log_level,
+                format_args!("limiting connections{dry} by zone \"{}\"", z.name),
+            );
         }
         // the seats taken in other zones are given back at once
         drop(seats);
-        let status = if self.dry_run { Status::RejectedDryRun } else { Status::Rejected };
-        r.set_shared(Held { status, _seats: SmallVec::new() });
-        if self.dry_run { Next::Continue } else { Next::Status(self.status) }
+        let status = if self.dry_run {
+            Status::RejectedDryRun
+        } else {
+            Status::Rejected
+        };
+        r.set_shared(Held {
+            status,
+            _seats: SmallVec::new(),
+        });
+        if self.dry_run {
+            Next::Continue
+        } else {
+            Next::Status(self.status)
+        }
     }
 }
 
@@ -179,12 +239,26 @@ impl Counts {
     fn new(size: u64, key_text: String) -> Counts {
         let n = if size >= 1 << 20 { 16 } else { 1 };
         let limit = zones::usable(size) / n;
-        let shards = (0..n).map(|_| Mutex::new(Shard { limit, ..Shard::default() })).collect();
-        Counts { shards, hasher: foldhash::fast::RandomState::default(), key_text, size }
+        let shards = (0..n)
+            .map(|_| {
+                Mutex::new(Shard {
+                    limit,
+                    ..Shard::default()
+                })
+            })
+            .collect();
+        Counts {
+            shards,
+            hasher: foldhash::fast::RandomState::default(),
+            key_text,
+            size,
+        }
     }
 
     fn enter(&self, key: &[u8], max: u32) -> Entered {
-        let Some(shard) = self.shard(key) else { return Entered::NoMemory };
+        let Some(shard) = self.shard(key) else {
+            return Entered::NoMemory;
+        };
         let mut shard = shard.lock();
         if let Some(n) = shard.counts.get_mut(key) {
             if *n >= max {
@@ -232,7 +306,10 @@ impl ConnZone {
         self.key.write(r, key);
         if key.len() > 255 {
             let (text, key) = (&self.key_text, String::from_utf8_lossy(key));
-            r.error(LogLevel::Error, format_args!("the value of the \"{text}\" key is more than 255 bytes: \"{key}\""));
+            r.error(
+                LogLevel::Error,
+                format_args!("the value of the \"{text}\" key is more than 255 bytes: \"{key}\""),
+            );
             return false;
         }
         !key.is_empty()
@@ -253,14 +330,29 @@ fn limit_conn_zone(s: &Statement, b: &mut Build) -> Result<()> {
     }
     let cell = zones::declare::<ConnZone>(b, s, KIND, &name, size)?;
     if let Some(z) = cell.get() {
-        return Err(s.error(format!("{KIND} \"{name}\" is already bound to key \"{}\"", z.key_text)));
+        return Err(s.error(format!(
+            "{KIND} \"{name}\" is already bound to key \"{}\"",
+            z.key_text
+        )));
     }
-    let counts = zones::keep::<Counts>(KIND, &name, |old| old.size == size, || Counts::new(size, key_text.clone()));
+    let counts = zones::keep::<Counts>(
+        KIND,
+        &name,
+        |old| old.size == size,
+        || Counts::new(size, key_text.clone()),
+    );
     if counts.key_text != key_text {
         let old = &counts.key_text;
-        return Err(Diag::plain(format!("{KIND} \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key")));
+        return Err(Diag::plain(format!(
+            "{KIND} \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key"
+        )));
     }
-    let _ = cell.set(Arc::new(ConnZone { name, key, key_text, counts }));
+    let _ = cell.set(Arc::new(ConnZone {
+        name,
+        key,
+        key_text,
+        counts,
+    }));
     Ok(())
 }
 
@@ -273,7 +365,15 @@ fn limit_conn(c: &mut LimitConnConf, s: &Statement, b: &mut Build) -> Result<()>
     let max = match value::parse_number(s.arg(1)) {
         Some(n @ 1..=65_535) => n as u32,
         Some(n) if n > 65_535 => return Err(s.error_at(1, "connection limit must be less 65536")),
-        _ => return Err(s.error_at(1, format!("invalid number of connections \"{}\"", String::from_utf8_lossy(s.arg(1))))),
+        _ => {
+            return Err(s.error_at(
+                1,
+                format!(
+                    "invalid number of connections \"{}\"",
+                    String::from_utf8_lossy(s.arg(1))
+                ),
+            ));
+        }
     };
     limits.push(Limit { zone, max });
     Ok(())
@@ -290,10 +390,16 @@ mod tests {
         assert_eq!(counts.enter(b"a", 2), Entered::Yes);
         assert_eq!(counts.enter(b"a", 2), Entered::Full);
         assert_eq!(counts.enter(b"b", 2), Entered::Yes);
-        drop(Seat { counts: counts.clone(), key: b"a"[..].into() });
+        drop(Seat {
+            counts: counts.clone(),
+            key: b"a"[..].into(),
+        });
         assert_eq!(counts.enter(b"a", 2), Entered::Yes);
         for key in [b"a", b"a", b"b"] {
-            drop(Seat { counts: counts.clone(), key: key[..].into() });
+            drop(Seat {
+                counts: counts.clone(),
+                key: key[..].into(),
+            });
         }
         let shard = counts.shards[0].lock();
         assert!(shard.counts.is_empty() && shard.used == 0);
@@ -303,7 +409,9 @@ mod tests {
     fn a_full_zone_takes_no_new_key() {
         let counts = Counts::new(32 * 1024, String::new());
         let fits = zones::usable(32 * 1024) / cost(b"abcd");
-        let entered = (0..2000u32).filter(|i| counts.enter(&i.to_be_bytes(), 1) == Entered::Yes).count();
+        let entered = (0..2000u32)
+            .filter(|i| counts.enter(&i.to_be_bytes(), 1) == Entered::Yes)
+            .count();
         assert_eq!(entered as u64, fits);
         assert_eq!(counts.enter(&5000u32.to_be_bytes(), 1), Entered::NoMemory);
     }

@@ -56,19 +56,56 @@ impl Conf for LimitReqConf {
 }
 
 const A: Place = Place::ANY_HTTP;
-const LEVELS: [(&str, LogLevel); 4] = [("info", LogLevel::Info), ("notice", LogLevel::Notice), ("warn", LogLevel::Warn), ("error", LogLevel::Error)];
+const LEVELS: [(&str, LogLevel); 4] = [
+    ("info", LogLevel::Info),
+    ("notice", LogLevel::Notice),
+    ("warn", LogLevel::Warn),
+    ("error", LogLevel::Error),
+];
 
 impl Module for LimitReq {
     const NAME: &'static str = "http_limit_req";
     type Conf = LimitReqConf;
     const DIRECTIVES: &'static [Directive<LimitReqConf>] = &[
-        Directive::new("limit_req_zone", Place::HTTP, Args::Exactly(3), "`limit_req_zone key zone=name:size rate=rate;` A zone that counts requests by a key; the rate is in r/s or r/m.", |_, s, b| limit_req_zone(s, b)),
-        Directive::new("limit_req", A, Args::Between(1, 3), "`limit_req zone=name [burst=number] [nodelay|delay=number];` Limits requests by the zone's rate; up to `burst` wait, more are refused.", limit_req),
-        Directive::new("limit_req_log_level", A, Args::Exactly(1), "`limit_req_log_level info|notice|warn|error;` For refused requests; delayed ones are logged one level lower. Default: error.", |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?)),
-        Directive::new("limit_req_status", A, Args::Exactly(1), "`limit_req_status code;` For refused requests. Default: 503.", |c, s, _| once(&mut c.status, s, bounded_status(s)?)),
-        Directive::new("limit_req_dry_run", A, Args::Flag, "`limit_req_dry_run on|off;` Counts and logs, but neither delays nor refuses. Default: off.", |c, s, _| once(&mut c.dry_run, s, s.flag(0)?)),
+        Directive::new(
+            "limit_req_zone",
+            Place::HTTP,
+            Args::Exactly(3),
+            "`limit_req_zone key zone=name:size rate=rate;` A zone that counts requests by a key; the rate is in r/s or r/m.",
+            |_, s, b| limit_req_zone(s, b),
+        ),
+        Directive::new(
+            "limit_req",
+            A,
+            Args::Between(1, 3),
+            "`limit_req zone=name [burst=number] [nodelay|delay=number];` Limits requests by the zone's rate; up to `burst` wait, more are refused.",
+            limit_req,
+        ),
+        Directive::new(
+            "limit_req_log_level",
+            A,
+            Args::Exactly(1),
+            "`limit_req_log_level info|notice|warn|error;` For refused requests; delayed ones are logged one level lower. Default: error.",
+            |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?),
+        ),
+        Directive::new(
+            "limit_req_status",
+            A,
+            Args::Exactly(1),
+            "`limit_req_status code;` For refused requests. Default: 503.",
+            |c, s, _| once(&mut c.status, s, bounded_status(s)?),
+        ),
+        Directive::new(
+            "limit_req_dry_run",
+            A,
+            Args::Flag,
+            "`limit_req_dry_run on|off;` Counts and logs, but neither delays nor refuses. Default: off.",
+            |c, s, _| once(&mut c.dry_run, s, s.flag(0)?),
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("limit_req_status", |r, _| match r.shared::<Status>() {
+    const VARIABLES: &'static [Variable] = &[Variable::new("limit_req_status", |r, _| match r
+        .shared::<Status>()
+    {
         None => Val::None,
         Some(Status::Passed) => Val::Bytes(b"PASSED"),
         Some(Status::Delayed) => Val::Bytes(b"DELAYED"),
@@ -80,17 +117,20 @@ impl Module for LimitReq {
     fn attach(conf: &Arc<LimitReqConf>, on: &mut Hooks) -> Result<()> {
         if let Some(limits) = &conf.limits {
             let log_level = conf.log_level.unwrap_or(LogLevel::Error);
-            on.on(Phase::PreAccess, Limiter {
-                limits: limits.clone().into(),
-                log_level,
-                delay_log_level: match log_level {
-                    LogLevel::Error => LogLevel::Warn,
-                    LogLevel::Warn => LogLevel::Notice,
-                    _ => LogLevel::Info,
+            on.on(
+                Phase::PreAccess,
+                Limiter {
+                    limits: limits.clone().into(),
+                    log_level,
+                    delay_log_level: match log_level {
+                        LogLevel::Error => LogLevel::Warn,
+                        LogLevel::Warn => LogLevel::Notice,
+                        _ => LogLevel::Info,
+                    },
+                    status: conf.status.unwrap_or(503),
+                    dry_run: conf.dry_run.unwrap_or(false),
                 },
-                status: conf.status.unwrap_or(503),
-                dry_run: conf.dry_run.unwrap_or(false),
-            });
+            );
         }
         Ok(())
     }
@@ -139,12 +179,24 @@ impl Limiter {
             }
             match z.zone.look(key, z.rate, limit.burst, now, n == last) {
                 Spent::Refused(excess) => {
-                    r.error(self.log_level, format_args!("limiting requests{dry}, excess: {}.{:03} by zone \"{}\"", excess / 1000, excess % 1000, z.name));
+                    r.error(
+                        self.log_level,
+                        format_args!(
+                            "limiting requests{dry}, excess: {}.{:03} by zone \"{}\"",
+                            excess / 1000,
+                            excess % 1000,
+                            z.name
+                        ),
+                    );
                     return self.refuse(r);
                 }
                 Spent::NoMemory => {
                     let log = crate::log::process_log();
-                    log.write(LogLevel::Alert, None, format_args!("could not allocate node in limit_req zone \"{}\"", z.name));
+                    log.write(
+                        LogLevel::Alert,
+                        None,
+                        format_args!("could not allocate node in limit_req zone \"{}\"", z.name),
+                    );
                     return self.refuse(r);
                 }
                 Spent::Fits(excess) if n == last => final_excess = Some(excess),
@@ -158,15 +210,23 @@ impl Limiter {
         // the last zone has been charged while it was looked at; now the others are, too
         let mut worst = (0, 0, None);
         if let (Some(excess), Some(limit)) = (final_excess, self.limits.last()) {
-            worst = self.delay(limit, excess).map_or(worst, |d| (d, excess, limit.zone.get()));
+            worst = self
+                .delay(limit, excess)
+                .map_or(worst, |d| (d, excess, limit.zone.get()));
         }
-        let others = if final_excess.is_some() { last } else { self.limits.len() };
+        let others = if final_excess.is_some() {
+            last
+        } else {
+            self.limits.len()
+        };
         for limit in self.limits.iter().take(others).rev() {
             let Some(z) = limit.zone.get() else { continue };
             if !z.key_of(r, key) {
                 continue;
             }
-            let Some(excess) = z.zone.charge(key, z.rate, now) else { continue };
+            let Some(excess) = z.zone.charge(key, z.rate, now) else {
+                continue;
+            };
             if let Some(d) = self.delay(limit, excess).filter(|d| *d > worst.0) {
                 worst = (d, excess, Some(z));
             }
@@ -179,7 +239,15 @@ impl Limiter {
             r.set_shared(Status::Passed);
             return Next::Continue;
         }
-        r.error(self.delay_log_level, format_args!("delaying request{dry}, excess: {}.{:03}, by zone \"{}\"", excess / 1000, excess % 1000, z.name));
+        r.error(
+            self.delay_log_level,
+            format_args!(
+                "delaying request{dry}, excess: {}.{:03}, by zone \"{}\"",
+                excess / 1000,
+                excess % 1000,
+                z.name
+            ),
+        );
         if self.dry_run {
             r.set_shared(Status::DelayedDryRun);
             return Next::Continue;
@@ -211,7 +279,10 @@ impl ReqZone {
         self.key.write(r, key);
         if key.len() > 65_535 {
             let (text, key) = (&self.key_text, String::from_utf8_lossy(key));
-            r.error(LogLevel::Error, format_args!("the value of the \"{text}\" key is more than 65535 bytes: \"{key}\""));
+            r.error(
+                LogLevel::Error,
+                format_args!("the value of the \"{text}\" key is more than 65535 bytes: \"{key}\""),
+            );
             return false;
         }
         !key.is_empty()
@@ -240,7 +311,12 @@ fn limit_req_zone(s: &Statement, b: &mut Build) -> Result<()> {
                 _ => v,
             };
             let n = value::parse_number(number).filter(|n| *n > 0);
-            rate = n.ok_or_else(|| s.error_at(i, format!("invalid rate \"{}\"", String::from_utf8_lossy(word))))?;
+            rate = n.ok_or_else(|| {
+                s.error_at(
+                    i,
+                    format!("invalid rate \"{}\"", String::from_utf8_lossy(word)),
+                )
+            })?;
         } else {
             return Err(s.invalid_parameter(i));
         }
@@ -250,15 +326,31 @@ fn limit_req_zone(s: &Statement, b: &mut Build) -> Result<()> {
     };
     let cell = zones::declare::<ReqZone>(b, s, KIND, &name, size)?;
     if let Some(z) = cell.get() {
-        return Err(s.error(format!("{KIND} \"{name}\" is already bound to key \"{}\"", z.key_text)));
+        return Err(s.error(format!(
+            "{KIND} \"{name}\" is already bound to key \"{}\"",
+            z.key_text
+        )));
     }
     let rate = (rate.saturating_mul(1000) / scale).max(1);
-    let zone = zones::keep::<Zone>(KIND, &name, |old| old.size == size, || Zone::new(size, &key_text));
+    let zone = zones::keep::<Zone>(
+        KIND,
+        &name,
+        |old| old.size == size,
+        || Zone::new(size, &key_text),
+    );
     if zone.key_text != key_text {
         let old = &zone.key_text;
-        return Err(Diag::plain(format!("limit_req \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key")));
+        return Err(Diag::plain(format!(
+            "limit_req \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key"
+        )));
     }
-    let _ = cell.set(Arc::new(ReqZone { name, key, key_text, rate, zone }));
+    let _ = cell.set(Arc::new(ReqZone {
+        name,
+        key,
+        key_text,
+        rate,
+        zone,
+    }));
     Ok(())
 }
 
@@ -270,22 +362,35 @@ fn limit_req(c: &mut LimitReqConf, s: &Statement, b: &mut Build) -> Result<()> {
         let shown = || String::from_utf8_lossy(word).into_owned();
         let positive = |v| value::parse_number(v).filter(|n| *n > 0 && *n < u64::from(u32::MAX));
         if let Some(name) = word.strip_prefix(b"zone=") {
-            zone = Some(zones::reference::<ReqZone>(b, s, KIND, &String::from_utf8_lossy(name))?);
+            zone = Some(zones::reference::<ReqZone>(
+                b,
+                s,
+                KIND,
+                &String::from_utf8_lossy(name),
+            )?);
         } else if let Some(v) = word.strip_prefix(b"burst=") {
-            burst = positive(v).ok_or_else(|| s.error_at(i, format!("invalid burst value \"{}\"", shown())))?;
+            burst = positive(v)
+                .ok_or_else(|| s.error_at(i, format!("invalid burst value \"{}\"", shown())))?;
         } else if let Some(v) = word.strip_prefix(b"delay=") {
-            delay = positive(v).ok_or_else(|| s.error_at(i, format!("invalid delay value \"{}\"", shown())))?;
+            delay = positive(v)
+                .ok_or_else(|| s.error_at(i, format!("invalid delay value \"{}\"", shown())))?;
         } else if word == b"nodelay" {
             delay = u64::MAX / 1000;
         } else {
             return Err(s.invalid_parameter(i));
         }
     }
-    let Some(zone) = zone else { return Err(s.error("\"limit_req\" must have \"zone\" parameter")) };
+    let Some(zone) = zone else {
+        return Err(s.error("\"limit_req\" must have \"zone\" parameter"));
+    };
     let limits = c.limits.get_or_insert_default();
     if limits.iter().any(|l| Arc::ptr_eq(&l.zone, &zone)) {
         return Err(s.duplicate());
     }
-    limits.push(Limit { zone, burst: burst * 1000, delay: delay * 1000 });
+    limits.push(Limit {
+        zone,
+        burst: burst * 1000,
+        delay: delay * 1000,
+    });
     Ok(())
 }

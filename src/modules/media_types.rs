@@ -29,23 +29,35 @@ impl MediaTypes {
     pub fn or_defaults(types: &Option<MediaTypes>, defaults: &[&str], head: &ResponseHead) -> bool {
         match types {
             Some(types) => types.contain(head),
-            None => defaults.iter().any(|t| t.as_bytes().eq_ignore_ascii_case(head.media_type())),
+            None => defaults
+                .iter()
+                .any(|t| t.as_bytes().eq_ignore_ascii_case(head.media_type())),
         }
     }
 
     /// Adds the arguments of a directive (`ngx_http_types_slot`); `first` is in the list even if not named.
-    pub fn read(slot: &mut Option<MediaTypes>, first: &str, s: &Statement, b: &mut Build) -> Result<()> {
+    pub fn read(
+        slot: &mut Option<MediaTypes>,
+        first: &str,
+        s: &Statement,
+        b: &mut Build,
+    ) -> Result<()> {
         let first = || vec![first.as_bytes().into()];
         let types = slot.get_or_insert_with(|| MediaTypes::These(Arc::new(first())));
         for i in 0..s.len() {
-            let MediaTypes::These(list) = types else { return Ok(()) };
+            let MediaTypes::These(list) = types else {
+                return Ok(());
+            };
             let kind = s.arg(i).to_ascii_lowercase();
             if kind == b"*" {
                 *types = MediaTypes::All;
                 continue;
             }
             if list.iter().any(|t| **t == *kind) {
-                b.warn(s.warn_at(i, format!("duplicate MIME type \"{}\"", String::from_utf8_lossy(&kind))));
+                b.warn(s.warn_at(
+                    i,
+                    format!("duplicate MIME type \"{}\"", String::from_utf8_lossy(&kind)),
+                ));
                 continue;
             }
             Arc::make_mut(list).push(kind.into());
@@ -60,7 +72,10 @@ mod tests {
 
     #[test]
     fn types_are_compared_in_any_case_and_without_an_origins_charset() {
-        let types = MediaTypes::These(Arc::new(vec![b"text/html"[..].into(), b"text/css"[..].into()]));
+        let types = MediaTypes::These(Arc::new(vec![
+            b"text/html"[..].into(),
+            b"text/css"[..].into(),
+        ]));
         for (text, of_origin, want) in [
             ("text/html", false, true),
             ("TEXT/CSS", false, true),
@@ -71,10 +86,18 @@ mod tests {
             ("text/html; charset=utf-8", false, false),
             ("text/html; level=1", true, false),
         ] {
-            let head = ResponseHead { content_type: text.into(), type_charset: of_origin, ..ResponseHead::default() };
+            let head = ResponseHead {
+                content_type: text.into(),
+                type_charset: of_origin,
+                ..ResponseHead::default()
+            };
             assert_eq!(types.contain(&head), want, "{text}");
             assert!(MediaTypes::All.contain(&head));
         }
-        assert!(!MediaTypes::or_defaults(&None, &["text/html"], &ResponseHead::default()));
+        assert!(!MediaTypes::or_defaults(
+            &None,
+            &["text/html"],
+            &ResponseHead::default()
+        ));
     }
 }

@@ -28,13 +28,31 @@ impl Module for Mirror {
     const NAME: &'static str = "http_mirror";
     type Conf = MirrorConf;
     const DIRECTIVES: &'static [Directive<MirrorConf>] = &[
-        Directive::new("mirror", A, Args::Exactly(1), "`mirror uri|off;` Repeats requests at a URI and ignores the answers; may be given several times. Default: off.", mirror),
-        Directive::new("mirror_request_body", A, Args::Flag, "`mirror_request_body on|off;` Whether the body is repeated, too; it is then read as a whole first. Default: on.", |c, s, _| once(&mut c.request_body, s, s.flag(0)?)),
+        Directive::new(
+            "mirror",
+            A,
+            Args::Exactly(1),
+            "`mirror uri|off;` Repeats requests at a URI and ignores the answers; may be given several times. Default: off.",
+            mirror,
+        ),
+        Directive::new(
+            "mirror_request_body",
+            A,
+            Args::Flag,
+            "`mirror_request_body on|off;` Whether the body is repeated, too; it is then read as a whole first. Default: on.",
+            |c, s, _| once(&mut c.request_body, s, s.flag(0)?),
+        ),
     ];
 
     fn attach(conf: &Arc<MirrorConf>, on: &mut Hooks) -> Result<()> {
         if let Some(Some(uris)) = &conf.uris {
-            on.on(Phase::PreContent, Repeat { uris: uris.clone(), body: conf.request_body.unwrap_or(true) });
+            on.on(
+                Phase::PreContent,
+                Repeat {
+                    uris: uris.clone(),
+                    body: conf.request_body.unwrap_or(true),
+                },
+            );
         }
         Ok(())
     }
@@ -60,7 +78,12 @@ impl Repeat {
     fn start(&self, r: &mut Request) -> Next<'static> {
         let args = r.args.clone();
         for uri in &self.uris {
-            let ask = subrequest::Ask { uri, args: &args, method: r.method, body: false };
+            let ask = subrequest::Ask {
+                uri,
+                args: &args,
+                method: r.method,
+                body: false,
+            };
             if let Err(status) = subrequest::detach(r, ask, self.body) {
                 return Next::Status(status);
             }

@@ -9,8 +9,8 @@ pub mod autoindex;
 pub mod brotli;
 pub mod charset;
 mod compress;
-pub mod dav;
 mod crypt_ffi;
+pub mod dav;
 pub mod empty_gif;
 pub mod geo;
 pub mod gunzip;
@@ -32,8 +32,8 @@ pub mod referer;
 pub mod rewrite;
 pub mod secure_link;
 pub mod split_clients;
-pub mod ssl;
 pub mod ssi;
+pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
 pub mod sub_filter;
@@ -51,7 +51,10 @@ use crate::module::Registry;
 /// Every built-in module, in the order in which their hooks run within a phase.
 pub fn builtin() -> Registry {
     let mut r = Registry::new();
-    r.add::<Core>().add::<HttpServer>().add::<HttpCore>().add::<Http2>();
+    r.add::<Core>()
+        .add::<HttpServer>()
+        .add::<HttpCore>()
+        .add::<Http2>();
     r.add::<ssl::Ssl>();
     // variables
     r.add::<map::Map>();

@@ -8,7 +8,9 @@ use sha1::Sha1;
 
 /// Whether hashes of this kind take long on purpose.
 pub fn is_slow(hash: &[u8]) -> bool {
-    ![&b"{PLAIN}"[..], b"{SSHA}", b"{SHA}"].iter().any(|kind| hash.starts_with(kind))
+    ![&b"{PLAIN}"[..], b"{SSHA}", b"{SHA}"]
+        .iter()
+        .any(|kind| hash.starts_with(kind))
 }
 
 /// Whether `password` belongs to `hash`; `None` where the kind of hash is not known.
@@ -33,7 +35,11 @@ pub fn verify(password: &[u8], hash: &[u8]) -> Option<bool> {
 fn ssha(password: &[u8], encoded: &[u8]) -> Vec<u8> {
     let decoded = STANDARD.decode(encoded).unwrap_or_default();
     let salt = decoded.get(20..).unwrap_or_default();
-    let mut raw = Sha1::new().chain_update(password).chain_update(salt).finalize().to_vec();
+    let mut raw = Sha1::new()
+        .chain_update(password)
+        .chain_update(salt)
+        .finalize()
+        .to_vec();
     raw.extend_from_slice(salt);
     [b"{SSHA}", STANDARD.encode(raw).as_bytes()].concat()
 }
@@ -42,14 +48,25 @@ fn ssha(password: &[u8], encoded: &[u8]) -> Vec<u8> {
 fn apr1(password: &[u8], rest: &[u8]) -> Vec<u8> {
     let salt = rest.split(|c| *c == b'$').next().unwrap_or_default();
     let salt = salt.get(..8).unwrap_or(salt);
-    let inner = Md5::new().chain_update(password).chain_update(salt).chain_update(password).finalize();
-    let mut outer = Md5::new().chain_update(password).chain_update(b"$apr1$").chain_update(salt);
+    let inner = Md5::new()
+        .chain_update(password)
+        .chain_update(salt)
+        .chain_update(password)
+        .finalize();
+    let mut outer = Md5::new()
+        .chain_update(password)
+        .chain_update(b"$apr1$")
+        .chain_update(salt);
     for chunk in password.chunks(16) {
         outer.update(inner.get(..chunk.len()).unwrap_or_default());
     }
     let mut bits = password.len();
     while bits > 0 {
-        outer.update(if bits & 1 == 1 { b"\0" } else { password.get(..1).unwrap_or_default() });
+        outer.update(if bits & 1 == 1 {
+            b"\0"
+        } else {
+            password.get(..1).unwrap_or_default()
+        });
         bits >>= 1;
     }
     let mut digest = outer.finalize();
@@ -69,7 +86,11 @@ fn apr1(password: &[u8], rest: &[u8]) -> Vec<u8> {
     let mut out = [b"$apr1$", salt, b"$"].concat();
     let d: [u8; 16] = digest.into();
     for [a, b, c] in [[0, 6, 12], [1, 7, 13], [2, 8, 14], [3, 9, 15], [4, 10, 5]] {
-        base64_of_crypt(u32::from(d[a]) << 16 | u32::from(d[b]) << 8 | u32::from(d[c]), 4, &mut out);
+        base64_of_crypt(
+            u32::from(d[a]) << 16 | u32::from(d[b]) << 8 | u32::from(d[c]),
+            4,
+            &mut out,
+        );
     }
     base64_of_crypt(u32::from(d[11]), 2, &mut out);
     out
@@ -103,7 +124,11 @@ mod tests {
             ("password", "{SSHA}yI6cZwQadOA1e+/f+T+H3eCQQhRzYWx0"),
             ("password", "$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/"),
         ] {
-            assert_eq!(verify(password.as_bytes(), hash.as_bytes()), Some(true), "{hash}");
+            assert_eq!(
+                verify(password.as_bytes(), hash.as_bytes()),
+                Some(true),
+                "{hash}"
+            );
             assert_eq!(verify(b"passwore", hash.as_bytes()), Some(false), "{hash}");
             assert_eq!(verify(b"", hash.as_bytes()), Some(false), "{hash}");
         }

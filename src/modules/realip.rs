@@ -45,20 +45,40 @@ impl Module for RealIp {
     const NAME: &'static str = "http_realip";
     type Conf = RealIpConf;
     const DIRECTIVES: &'static [Directive<RealIpConf>] = &[
-        Directive::new("set_real_ip_from", A, Args::Exactly(1), "`set_real_ip_from address|network|host|unix:;` Peers that are believed.", set_real_ip_from),
-        Directive::new("real_ip_header", A, Args::Exactly(1), "`real_ip_header field|X-Real-IP|X-Forwarded-For|proxy_protocol;` Where the client's address is found. Default: X-Real-IP.", |c, s, _| {
-            let source = match s.arg(0) {
-                b"X-Real-IP" => Source::XRealIp,
-                b"X-Forwarded-For" => Source::ForwardedFor,
-                b"proxy_protocol" => Source::ProxyProtocol,
-                name => Source::Field(name.into()),
-            };
-            once(&mut c.source, s, source)
-        }),
-        Directive::new("real_ip_recursive", A, Args::Flag, "`real_ip_recursive on|off;` Whether the last address that is not itself trusted is taken. Default: off.", |c, s, _| once(&mut c.recursive, s, s.flag(0)?)),
+        Directive::new(
+            "set_real_ip_from",
+            A,
+            Args::Exactly(1),
+            "`set_real_ip_from address|network|host|unix:;` Peers that are believed.",
+            set_real_ip_from,
+        ),
+        Directive::new(
+            "real_ip_header",
+            A,
+            Args::Exactly(1),
+            "`real_ip_header field|X-Real-IP|X-Forwarded-For|proxy_protocol;` Where the client's address is found. Default: X-Real-IP.",
+            |c, s, _| {
+                let source = match s.arg(0) {
+                    b"X-Real-IP" => Source::XRealIp,
+                    b"X-Forwarded-For" => Source::ForwardedFor,
+                    b"proxy_protocol" => Source::ProxyProtocol,
+                    name => Source::Field(name.into()),
+                };
+                once(&mut c.source, s, source)
+            },
+        ),
+        Directive::new(
+            "real_ip_recursive",
+            A,
+            Args::Flag,
+            "`real_ip_recursive on|off;` Whether the last address that is not itself trusted is taken. Default: off.",
+            |c, s, _| once(&mut c.recursive, s, s.flag(0)?),
+        ),
     ];
     const VARIABLES: &'static [Variable] = &[
-        Variable::new("realip_remote_addr", |r, _| Val::Bytes(r.conn().remote.text.as_bytes())),
+        Variable::new("realip_remote_addr", |r, _| {
+            Val::Bytes(r.conn().remote.text.as_bytes())
+        }),
         Variable::new("realip_remote_port", |r, _| match r.conn().remote.port() {
             0 => Val::EMPTY,
             port => Val::number(u64::from(port)),
@@ -67,9 +87,20 @@ impl Module for RealIp {
 
     fn attach(conf: &Arc<RealIpConf>, on: &mut Hooks) -> Result<()> {
         if let Some(from) = &conf.from {
-            let phase = if on.level() == Level::Server { Phase::PostRead } else { Phase::PreAccess };
+            let phase = if on.level() == Level::Server {
+                Phase::PostRead
+            } else {
+                Phase::PreAccess
+            };
             let source = conf.source.clone().unwrap_or_default();
-            on.on(phase, Replace { from: from.clone().into(), source, recursive: conf.recursive.unwrap_or(false) });
+            on.on(
+                phase,
+                Replace {
+                    from: from.clone().into(),
+                    source,
+                    recursive: conf.recursive.unwrap_or(false),
+                },
+            );
         }
         Ok(())
     }
@@ -101,7 +132,8 @@ impl Replace {
             Source::XRealIp => self.walk(peer, headers.get(b"X-Real-IP")?).0,
             Source::Field(name) => self.walk(peer, headers.get(name)?).0,
             Source::ForwardedFor => {
-                let lines: smallvec::SmallVec<[&[u8]; 4]> = headers.get_all(b"X-Forwarded-For").collect();
+                let lines: smallvec::SmallVec<[&[u8]; 4]> =
+                    headers.get_all(b"X-Forwarded-For").collect();
                 self.walk_lines(peer, lines.iter().rev().copied())
             }
             Source::ProxyProtocol => {
@@ -121,7 +153,11 @@ impl Replace {
     }
 
     /// Several fields of one name, the last first.
-    fn walk_lines<'h>(&self, peer: Option<SocketAddr>, lines: impl Iterator<Item = &'h [u8]>) -> Option<SocketAddr> {
+    fn walk_lines<'h>(
+        &self,
+        peer: Option<SocketAddr>,
+        lines: impl Iterator<Item = &'h [u8]>,
+    ) -> Option<SocketAddr> {
         let mut found = None;
         for line in lines {
             let (addr, more) = self.walk(found.or(peer), line);
@@ -141,9 +177,15 @@ impl Replace {
             if !self.trusts(found.or(peer)) {
                 return (found, false);
             }
-            let end = rest.iter().rposition(|c| !matches!(c, b' ' | b',')).map_or(0, |i| i + 1);
+            let end = rest
+                .iter()
+                .rposition(|c| !matches!(c, b' ' | b','))
+                .map_or(0, |i| i + 1);
             let text = rest.get(..end).unwrap_or_default();
-            let begin = text.iter().rposition(|c| matches!(c, b' ' | b',')).map_or(0, |i| i + 1);
+            let begin = text
+                .iter()
+                .rposition(|c| matches!(c, b' ' | b','))
+                .map_or(0, |i| i + 1);
             let Some((ip, port)) = parse_ip_port(text.get(begin..).unwrap_or_default()) else {
                 return (found, false);
             };
@@ -165,7 +207,13 @@ fn set_real_ip_from(c: &mut RealIpConf, s: &Statement, b: &mut Build) -> Result<
     }
     if let Some((cidr, low_bits)) = parse_cidr(text) {
         if low_bits {
-            b.warn(s.warn_at(0, format!("low address bits of {} are meaningless", String::from_utf8_lossy(text))));
+            b.warn(s.warn_at(
+                0,
+                format!(
+                    "low address bits of {} are meaningless",
+                    String::from_utf8_lossy(text)
+                ),
+            ));
         }
         from.push(Net::Cidr(cidr));
         return Ok(());
@@ -173,7 +221,12 @@ fn set_real_ip_from(c: &mut RealIpConf, s: &Statement, b: &mut Build) -> Result<
     let host = s.str(0)?;
     match crate::upstream::resolve_at_load(host, 0) {
         Ok(list) if !list.is_empty() => {
-            from.extend(list.iter().map(|a| Net::Cidr(Cidr { addr: a.ip(), prefix: if a.is_ipv4() { 32 } else { 128 } })));
+            from.extend(list.iter().map(|a| {
+                Net::Cidr(Cidr {
+                    addr: a.ip(),
+                    prefix: if a.is_ipv4() { 32 } else { 128 },
+                })
+            }));
             Ok(())
         }
         _ => Err(s.error(format!("host not found in set_real_ip_from \"{host}\""))),
@@ -185,30 +238,68 @@ mod tests {
     use super::*;
 
     fn replace(from: &[&str], recursive: bool) -> Replace {
-        let from = from.iter().map(|n| if *n == "unix:" { Net::Unix } else { Net::Cidr(parse_cidr(n.as_bytes()).unwrap().0) }).collect();
-        Replace { from, source: Source::ForwardedFor, recursive }
+        let from = from
+            .iter()
+            .map(|n| {
+                if *n == "unix:" {
+                    Net::Unix
+                } else {
+                    Net::Cidr(parse_cidr(n.as_bytes()).unwrap().0)
+                }
+            })
+            .collect();
+        Replace {
+            from,
+            source: Source::ForwardedFor,
+            recursive,
+        }
     }
 
     fn lines(r: &Replace, peer: &str, lines: &[&str]) -> Option<String> {
         let peer = peer.parse().ok();
-        r.walk_lines(peer, lines.iter().rev().map(|l| l.as_bytes())).map(|a| a.to_string())
+        r.walk_lines(peer, lines.iter().rev().map(|l| l.as_bytes()))
+            .map(|a| a.to_string())
     }
 
     #[test]
     fn the_last_address_counts_and_trusted_ones_are_skipped() {
         let once = replace(&["127.0.0.1", "10.0.1.0/24"], false);
-        assert_eq!(lines(&once, "127.0.0.1:80", &["10.0.0.1, 192.0.2.1"]).as_deref(), Some("192.0.2.1:0"));
+        assert_eq!(
+            lines(&once, "127.0.0.1:80", &["10.0.0.1, 192.0.2.1"]).as_deref(),
+            Some("192.0.2.1:0")
+        );
         assert_eq!(lines(&once, "127.0.0.2:80", &["10.0.0.1"]), None);
-        assert_eq!(lines(&once, "127.0.0.1:80", &["192.0.2.7:8080 , "]).as_deref(), Some("192.0.2.7:8080"));
+        assert_eq!(
+            lines(&once, "127.0.0.1:80", &["192.0.2.7:8080 , "]).as_deref(),
+            Some("192.0.2.7:8080")
+        );
         assert_eq!(lines(&once, "127.0.0.1:80", &["unknown"]), None);
         assert_eq!(lines(&once, "127.0.0.1:80", &["", ""]), None);
         let all = replace(&["127.0.0.1", "10.0.1.0/24"], true);
-        assert_eq!(lines(&all, "127.0.0.1:80", &["10.0.1.1, 10.0.0.1, 10.0.1.1"]).as_deref(), Some("10.0.0.1:0"));
-        assert_eq!(lines(&all, "127.0.0.1:80", &["10.0.0.1", "10.0.1.1"]).as_deref(), Some("10.0.0.1:0"));
-        assert_eq!(lines(&all, "127.0.0.1:80", &["10.0.0.9", "bad", "10.0.1.1"]).as_deref(), Some("10.0.1.1:0"));
-        assert_eq!(lines(&all, "127.0.0.1:80", &["[2001:db8::1]:90, 10.0.1.1"]).as_deref(), Some("[2001:db8::1]:90"));
-        assert_eq!(lines(&all, "[::ffff:127.0.0.1]:80", &["1.2.3.4"]).as_deref(), Some("1.2.3.4:0"));
-        assert_eq!(lines(&replace(&["unix:"], false), "unix:", &["1.2.3.4"]).as_deref(), Some("1.2.3.4:0"));
+        assert_eq!(
+            lines(&all, "127.0.0.1:80", &["10.0.1.1, 10.0.0.1, 10.0.1.1"]).as_deref(),
+            Some("10.0.0.1:0")
+        );
+        assert_eq!(
+            lines(&all, "127.0.0.1:80", &["10.0.0.1", "10.0.1.1"]).as_deref(),
+            Some("10.0.0.1:0")
+        );
+        assert_eq!(
+            lines(&all, "127.0.0.1:80", &["10.0.0.9", "bad", "10.0.1.1"]).as_deref(),
+            Some("10.0.1.1:0")
+        );
+        assert_eq!(
+            lines(&all, "127.0.0.1:80", &["[2001:db8::1]:90, 10.0.1.1"]).as_deref(),
+            Some("[2001:db8::1]:90")
+        );
+        assert_eq!(
+            lines(&all, "[::ffff:127.0.0.1]:80", &["1.2.3.4"]).as_deref(),
+            Some("1.2.3.4:0")
+        );
+        assert_eq!(
+            lines(&replace(&["unix:"], false), "unix:", &["1.2.3.4"]).as_deref(),
+            Some("1.2.3.4:0")
+        );
     }
 
     proptest::proptest! {

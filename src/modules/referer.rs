@@ -47,20 +47,42 @@ impl Module for Referer {
     const NAME: &'static str = "http_referer";
     type Conf = RefererConf;
     const DIRECTIVES: &'static [Directive<RefererConf>] = &[
-        Directive::new("valid_referers", A, Args::AtLeast(1), "`valid_referers none|blocked|server_names|name[/path]|~regex …;` Referers for which `$invalid_referer` is empty; for all others it is 1.", valid_referers),
-        Directive::inert("referer_hash_max_size", A, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("referer_hash_bucket_size", A, Args::Exactly(1), "Hash tables size themselves."),
+        Directive::new(
+            "valid_referers",
+            A,
+            Args::AtLeast(1),
+            "`valid_referers none|blocked|server_names|name[/path]|~regex …;` Referers for which `$invalid_referer` is empty; for all others it is 1.",
+            valid_referers,
+        ),
+        Directive::inert(
+            "referer_hash_max_size",
+            A,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "referer_hash_bucket_size",
+            A,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("invalid_referer", |r, _| match r.kept::<RefererConf>() {
-        Some(c) if !c.allows(r.headers().get(b"Referer")) => Val::Bytes(b"1"),
-        _ => Val::EMPTY,
-    })
-    .memo()
-    .changeable()];
+    const VARIABLES: &'static [Variable] =
+        &[
+            Variable::new("invalid_referer", |r, _| match r.kept::<RefererConf>() {
+                Some(c) if !c.allows(r.headers().get(b"Referer")) => Val::Bytes(b"1"),
+                _ => Val::EMPTY,
+            })
+            .memo()
+            .changeable(),
+        ];
 
     /// Adds the names of the servers, which may be written after the directive.
     fn configured(b: &mut Build) -> Result<()> {
-        let blocks: Vec<BlockId> = b.blocks_of(A).filter(|id| b.written::<Referer>(*id).is_some()).collect();
+        let blocks: Vec<BlockId> = b
+            .blocks_of(A)
+            .filter(|id| b.written::<Referer>(*id).is_some())
+            .collect();
         for id in blocks {
             let mut names = Vec::new();
             if b.written::<Referer>(id).is_some_and(|c| c.server_names) {
@@ -68,13 +90,18 @@ impl Module for Referer {
                 while let Some(s) = server.filter(|s| !matches!(b.kind_of(*s), BlockKind::Server)) {
                     server = b.parent_of(s);
                 }
-                names = server.and_then(|s| b.written::<HttpServer>(s)).map(|s| s.names.clone()).unwrap_or_default();
+                names = server
+                    .and_then(|s| b.written::<HttpServer>(s))
+                    .map(|s| s.names.clone())
+                    .unwrap_or_default();
                 if names.is_empty() {
                     // what a server without `server_name` is called
                     names.push(ServerName::Exact(Box::default()));
                 }
             }
-            let Some(c) = b.conf_of::<Referer>(id) else { continue };
+            let Some(c) = b.conf_of::<Referer>(id) else {
+                continue;
+            };
             c.add_server_names(&names)?;
             if (c.none || c.blocked) && c.names.as_ref().is_some_and(Names::is_empty) {
                 return Err(Diag::plain(
@@ -113,12 +140,20 @@ impl RefererConf {
     }
 
     fn allows(&self, referer: Option<&[u8]>) -> bool {
-        let Some(names) = &self.names else { return true };
+        let Some(names) = &self.names else {
+            return true;
+        };
         if names.is_empty() && self.patterns.is_none() && self.server_patterns.is_none() {
             return true;
         }
-        let Some(referer) = referer else { return self.none };
-        let scheme = |s: &str| referer.get(..s.len()).is_some_and(|p| p.eq_ignore_ascii_case(s.as_bytes()));
+        let Some(referer) = referer else {
+            return self.none;
+        };
+        let scheme = |s: &str| {
+            referer
+                .get(..s.len())
+                .is_some_and(|p| p.eq_ignore_ascii_case(s.as_bytes()))
+        };
         let rest = match () {
             // nginx takes nothing shorter for a URL
             () if referer.len() < "http://i.ru".len() => None,
@@ -126,8 +161,13 @@ impl RefererConf {
             () if scheme("https://") => referer.get(8..),
             () => None,
         };
-        let Some(rest) = rest else { return self.blocked };
-        let len = rest.iter().position(|c| matches!(c, b'/' | b':')).unwrap_or(rest.len());
+        let Some(rest) = rest else {
+            return self.blocked;
+        };
+        let len = rest
+            .iter()
+            .position(|c| matches!(c, b'/' | b':'))
+            .unwrap_or(rest.len());
         let (host, after) = rest.split_at(len);
         if host.len() > 256 {
             return false;
@@ -138,7 +178,11 @@ impl RefererConf {
             let rest = after.get(begin..).unwrap_or_default();
             return path.as_ref().is_none_or(|p| rest.starts_with(p));
         }
-        self.server_patterns.iter().flatten().any(|p| p.is_match(&host)) || self.patterns.iter().flatten().any(|p| p.is_match(rest))
+        self.server_patterns
+            .iter()
+            .flatten()
+            .any(|p| p.is_match(&host))
+            || self.patterns.iter().flatten().any(|p| p.is_match(rest))
     }
 }
 
@@ -163,8 +207,12 @@ impl Names {
                 let exact = self.exact.insert(rest.into(), path.clone()).is_some();
                 self.leading.insert(name.into(), path).is_some() || exact
             }
-            [b'*', tail @ ..] if tail.len() > 1 && tail.starts_with(b".") => self.leading.insert(tail.into(), path).is_some(),
-            [head @ .., b'*'] if head.len() > 1 && head.ends_with(b".") => self.trailing.insert(head.into(), path).is_some(),
+            [b'*', tail @ ..] if tail.len() > 1 && tail.starts_with(b".") => {
+                self.leading.insert(tail.into(), path).is_some()
+            }
+            [head @ .., b'*'] if head.len() > 1 && head.ends_with(b".") => {
+                self.trailing.insert(head.into(), path).is_some()
+            }
             _ if stars > 0 => return invalid(),
             _ => self.exact.insert(name.into(), path).is_some(),
         };
@@ -180,7 +228,12 @@ impl Names {
         dots()
             .filter(|i| *i > 0)
             .find_map(|i| self.leading.get(host.get(i..)?))
-            .or_else(|| dots().rev().filter(|i| i + 1 < host.len()).find_map(|i| self.trailing.get(host.get(..=i)?)))
+            .or_else(|| {
+                dots()
+                    .rev()
+                    .filter(|i| i + 1 < host.len())
+                    .find_map(|i| self.trailing.get(host.get(..=i)?))
+            })
     }
 }
 
@@ -201,7 +254,9 @@ fn valid_referers(c: &mut RefererConf, s: &Statement, b: &mut Build) -> Result<(
                 let at = memchr::memchr(b'/', text);
                 let (name, path) = text.split_at(at.unwrap_or(text.len()));
                 let names = c.names.get_or_insert_default();
-                names.add(name, at.map(|_| path)).map_err(|e| s.error_at(i, e))?;
+                names
+                    .add(name, at.map(|_| path))
+                    .map_err(|e| s.error_at(i, e))?;
             }
         }
     }
@@ -216,14 +271,33 @@ mod tests {
         let mut list = Names::default();
         for n in names {
             let (name, path) = n.split_at(n.find('/').unwrap_or(n.len()));
-            list.add(name.as_bytes(), (!path.is_empty()).then_some(path.as_bytes())).unwrap();
+            list.add(
+                name.as_bytes(),
+                (!path.is_empty()).then_some(path.as_bytes()),
+            )
+            .unwrap();
         }
-        RefererConf { names: Some(list), none, blocked, ..RefererConf::default() }
+        RefererConf {
+            names: Some(list),
+            none,
+            blocked,
+            ..RefererConf::default()
+        }
     }
 
     #[test]
     fn referers_are_judged_by_host_and_path() {
-        let c = conf(&["www.example.com", "*.example.org", ".dot.net", "tail.*", "path.com/uri"], false, false);
+        let c = conf(
+            &[
+                "www.example.com",
+                "*.example.org",
+                ".dot.net",
+                "tail.*",
+                "path.com/uri",
+            ],
+            false,
+            false,
+        );
         for (referer, good) in [
             ("http://www.example.com", true),
             ("https://WWW.example.com:8080/x", true),
@@ -250,9 +324,18 @@ mod tests {
     fn names_that_nginx_refuses() {
         let mut n = Names::default();
         for bad in ["*", "a*b.com", "*.*.com", "a..b", "*a.com"] {
-            assert!(n.add(bad.as_bytes(), None).unwrap_err().starts_with("invalid hostname"), "{bad}");
+            assert!(
+                n.add(bad.as_bytes(), None)
+                    .unwrap_err()
+                    .starts_with("invalid hostname"),
+                "{bad}"
+            );
         }
         n.add(b"a.com", None).unwrap();
-        assert!(n.add(b".a.com", None).unwrap_err().starts_with("conflicting parameter"));
+        assert!(
+            n.add(b".a.com", None)
+                .unwrap_err()
+                .starts_with("conflicting parameter")
+        );
     }
 }

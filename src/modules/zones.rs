@@ -23,14 +23,19 @@ impl ZoneSpec {
     pub fn parse(s: &Statement, i: usize) -> Result<ZoneSpec> {
         let word = s.str(i)?;
         let text = word.strip_prefix("zone=").unwrap_or(word);
-        let split = text.split_once(':').and_then(|(name, size)| Some((name, value::parse_size(size.as_bytes())?)));
+        let split = text
+            .split_once(':')
+            .and_then(|(name, size)| Some((name, value::parse_size(size.as_bytes())?)));
         let Some((name, size)) = split else {
             return Err(s.error_at(i, format!("invalid zone size \"{word}\"")));
         };
         if size < 8 * 4096 {
             return Err(s.error_at(i, format!("zone \"{word}\" is too small")));
         }
-        Ok(ZoneSpec { name: name.to_owned(), size })
+        Ok(ZoneSpec {
+            name: name.to_owned(),
+            size,
+        })
     }
 }
 
@@ -54,22 +59,39 @@ struct Kinds(HashMap<String, (&'static str, Option<u64>)>);
 ///
 /// # Errors
 /// nginx's messages about a name that another kind has, or that nothing declares (when all has been read).
-pub fn reference<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &'static str, name: &str) -> Result<ZoneRef<T>> {
+pub fn reference<T: Send + Sync + 'static>(
+    b: &mut Build,
+    s: &Statement,
+    kind: &'static str,
+    name: &str,
+) -> Result<ZoneRef<T>> {
     if name.is_empty() {
         return Err(Diag::plain("zero size shared memory zone \"\""));
     }
-    if b.shared::<Kinds>().0.entry(name.to_owned()).or_insert((kind, None)).0 != kind {
-        return Err(s.error(format!("the shared memory zone \"{name}\" is already declared for a different use")));
+    if b.shared::<Kinds>()
+        .0
+        .entry(name.to_owned())
+        .or_insert((kind, None))
+        .0
+        != kind
+    {
+        return Err(s.error(format!(
+            "the shared memory zone \"{name}\" is already declared for a different use"
+        )));
     }
     if let Some(zone) = b.shared::<Zones<T>>().0.get(name) {
         return Ok(zone.clone());
     }
     let zone = ZoneRef::<T>::default();
-    b.shared::<Zones<T>>().0.insert(name.to_owned(), zone.clone());
+    b.shared::<Zones<T>>()
+        .0
+        .insert(name.to_owned(), zone.clone());
     let (name, check) = (name.to_owned(), zone.clone());
     b.at_end(move |_| match check.get() {
         Some(_) => Ok(()),
-        None => Err(Diag::plain(format!("zero size shared memory zone \"{name}\""))),
+        None => Err(Diag::plain(format!(
+            "zero size shared memory zone \"{name}\""
+        ))),
     });
     Ok(zone)
 }
@@ -78,7 +100,13 @@ pub fn reference<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &
 ///
 /// # Errors
 /// Those of [`reference`], and nginx's message about another size.
-pub fn declare<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &'static str, name: &str, size: u64) -> Result<ZoneRef<T>> {
+pub fn declare<T: Send + Sync + 'static>(
+    b: &mut Build,
+    s: &Statement,
+    kind: &'static str,
+    name: &str,
+    size: u64,
+) -> Result<ZoneRef<T>> {
     let zone = reference(b, s, kind, name)?;
     if let Some((_, known)) = b.shared::<Kinds>().0.get_mut(name) {
         match *known {
@@ -92,13 +120,21 @@ pub fn declare<T: Send + Sync + 'static>(b: &mut Build, s: &Statement, kind: &'s
 }
 
 /// The zone of a kind and name that an earlier configuration left, if `fits`; otherwise a new one.
-pub fn keep<T: Send + Sync + 'static>(kind: &'static str, name: &str, fits: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<T> {
+pub fn keep<T: Send + Sync + 'static>(
+    kind: &'static str,
+    name: &str,
+    fits: impl Fn(&T) -> bool,
+    make: impl FnOnce() -> T,
+) -> Arc<T> {
     static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
     let mut kept = KEPT.lock();
     let kept = kept.get_or_insert_default();
     kept.retain(|_, zone| zone.strong_count() > 0);
     let key = (kind, name.to_owned());
-    let old = kept.get(&key).and_then(Weak::upgrade).and_then(|z| z.downcast::<T>().ok());
+    let old = kept
+        .get(&key)
+        .and_then(Weak::upgrade)
+        .and_then(|z| z.downcast::<T>().ok());
     if let Some(zone) = old.filter(|z| fits(z)) {
         return zone;
     }

@@ -200,7 +200,11 @@ impl Conn {
     pub(super) fn begin(&self, length: Option<u64>, chunked: bool, keep_trailers: usize) {
         let inner = &mut *self.inner.lock();
         inner.body = match (chunked, length) {
-            (true, _) => BodyIn::Chunked(Box::new(if keep_trailers > 0 { Decoder::with_trailers(keep_trailers) } else { Decoder::new() })),
+            (true, _) => BodyIn::Chunked(Box::new(if keep_trailers > 0 {
+                Decoder::with_trailers(keep_trailers)
+            } else {
+                Decoder::new()
+            })),
             (false, Some(n)) if n > 0 => BodyIn::Length(n),
             _ => BodyIn::None,
         };
@@ -211,7 +215,10 @@ impl Conn {
 
     /// Whether the request's body has been read to its end.
     pub(super) fn body_done(&self) -> bool {
-        matches!(self.inner.lock().body, BodyIn::None | BodyIn::Done | BodyIn::Raw)
+        matches!(
+            self.inner.lock().body,
+            BodyIn::None | BodyIn::Done | BodyIn::Raw
+        )
     }
 
     /// Whether the connection must be closed after the present response.
@@ -256,7 +263,9 @@ impl Conn {
             matches!(inner.transport, Transport::Other(..)) && !inner.shut
         };
         if tls {
-            let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.poll_shutdown(cx))).await;
+            let _ =
+                tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.poll_shutdown(cx)))
+                    .await;
         }
     }
 
@@ -301,7 +310,9 @@ impl Inner {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        let Inner { transport, rbuf, .. } = self;
+        let Inner {
+            transport, rbuf, ..
+        } = self;
         if rbuf.capacity() == 0 {
             *rbuf = buffers::take();
         }
@@ -334,7 +345,8 @@ impl Inner {
                     self.wbuf.extend_from_slice(data);
                 } else {
                     self.wbuf.clear();
-                    self.wbuf.extend_from_slice(data.get(n - old..).unwrap_or_default());
+                    self.wbuf
+                        .extend_from_slice(data.get(n - old..).unwrap_or_default());
                 }
             }
             Err(e) => self.fail(&e),
@@ -364,7 +376,12 @@ impl Inner {
 }
 
 /// Reads up to `size` bytes into the spare room of `buf`.
-fn read_into(t: &mut Transport, cx: &mut Context<'_>, buf: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+fn read_into(
+    t: &mut Transport,
+    cx: &mut Context<'_>,
+    buf: &mut BytesMut,
+    size: usize,
+) -> Poll<io::Result<usize>> {
     use tokio::io::AsyncReadExt;
     buf.reserve(size);
     // a fresh future for each poll: `read_buf` keeps nothing between polls
@@ -449,7 +466,13 @@ impl Downstream for Conn {
         inner.transport.poll_flush(cx)
     }
 
-    fn poll_file(&self, cx: &mut Context<'_>, file: &File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: u64,
+    ) -> Poll<io::Result<u64>> {
         let inner = &mut *self.inner.lock();
         let plain = matches!(inner.framing, Framing::Length(_) | Framing::Close);
         if let (Transport::Tcp(s), true) = (&inner.transport, plain) {
@@ -463,7 +486,8 @@ impl Downstream for Conn {
                 let mut at = offset as i64;
                 let count = len.min(2 << 20) as usize;
                 let sent = s.try_io(Interest::WRITABLE, || {
-                    nix::sys::sendfile::sendfile(s, file, Some(&mut at), count).map_err(io::Error::from)
+                    nix::sys::sendfile::sendfile(s, file, Some(&mut at), count)
+                        .map_err(io::Error::from)
                 });
                 match sent {
                     // the file was cut short while it was sent
@@ -499,7 +523,12 @@ impl Downstream for Conn {
         Poll::Ready(Ok(n as u64))
     }
 
-    fn poll_body(&self, cx: &mut Context<'_>, out: &mut BytesMut, max: usize) -> Poll<io::Result<BodyRead>> {
+    fn poll_body(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<BodyRead>> {
         let inner = &mut *self.inner.lock();
         // the interim response must leave before its answer is waited for
         if !inner.wbuf.is_empty()
@@ -539,7 +568,9 @@ impl Downstream for Conn {
                     if !inner.rbuf.is_empty() {
                         let old = out.len();
                         let input = &inner.rbuf;
-                        let decoded = decoder.decode(input, |r| out.extend_from_slice(input.get(r).unwrap_or_default()));
+                        let decoded = decoder.decode(input, |r| {
+                            out.extend_from_slice(input.get(r).unwrap_or_default())
+                        });
                         match decoded {
                             Ok(d) => {
                                 if d.done {
@@ -568,7 +599,11 @@ impl Downstream for Conn {
                     if inner.rbuf.is_empty() {
                         let Inner { transport, .. } = inner;
                         let n = ready!(read_exactly_into(transport, cx, out, max))?;
-                        return Poll::Ready(Ok(if n == 0 { BodyRead::End } else { BodyRead::Data(n) }));
+                        return Poll::Ready(Ok(if n == 0 {
+                            BodyRead::End
+                        } else {
+                            BodyRead::Data(n)
+                        }));
                     }
                     let n = inner.rbuf.len().min(max);
                     out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
@@ -627,7 +662,12 @@ impl Downstream for Conn {
 }
 
 /// Reads at most `size` bytes, so that nothing beyond the body is taken.
-fn read_exactly_into(t: &mut Transport, cx: &mut Context<'_>, out: &mut BytesMut, size: usize) -> Poll<io::Result<usize>> {
+fn read_exactly_into(
+    t: &mut Transport,
+    cx: &mut Context<'_>,
+    out: &mut BytesMut,
+    size: usize,
+) -> Poll<io::Result<usize>> {
     use bytes::BufMut;
     use tokio::io::AsyncReadExt;
     out.reserve(size);

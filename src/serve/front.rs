@@ -53,10 +53,15 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     let mut idle: Option<Duration> = None;
     // the site that `index` was looked up in
     let mut known = 0;
-    let mut index = crate::module::Downstream::info(&**conn).listener.load(Ordering::Relaxed);
+    let mut index = crate::module::Downstream::info(&**conn)
+        .listener
+        .load(Ordering::Relaxed);
     let mut header_timeout = {
         let site = thread.site();
-        let server = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize));
+        let server = site
+            .listeners
+            .get(index)
+            .and_then(|l| site.servers.get(l.default_server as usize));
         Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
     };
     let mut pipelined = false;
@@ -70,11 +75,21 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         let site = thread.site();
         if site.serial != known {
             // a reload may have moved or removed the address
-            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else { return };
-            crate::module::Downstream::info(&**conn).listener.store(found, Ordering::Relaxed);
+            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else {
+                return;
+            };
+            crate::module::Downstream::info(&**conn)
+                .listener
+                .store(found, Ordering::Relaxed);
             (known, index) = (site.serial, found);
         }
-        let Some(server) = site.listeners.get(index).and_then(|l| site.servers.get(l.default_server as usize)) else { return };
+        let Some(server) = site
+            .listeners
+            .get(index)
+            .and_then(|l| site.servers.get(l.default_server as usize))
+        else {
+            return;
+        };
         header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
             header_buffer: server.conf.client_header_buffer_size,
@@ -123,13 +138,24 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         }
         begin(conn, &mut r);
         *conn.parked.lock() = Some(r);
-        let handle = Handle { conn: conn.clone(), digest: digest.clone() };
+        let handle = Handle {
+            conn: conn.clone(),
+            digest: digest.clone(),
+        };
         let mut session = ServerSession::new_http1(Box::new(handle));
         session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
-        let _ = thread.proxy.process_new_http(session, &thread.shutdown).await;
-        let Some(mut r) = conn.parked.lock().take() else { return };
+        let _ = thread
+            .proxy
+            .process_new_http(session, &thread.shutdown)
+            .await;
+        let Some(mut r) = conn.parked.lock().take() else {
+            return;
+        };
 
-        let keepalive = r.keepalive && !r.aborted && !conn.must_close() && !thread.draining.load(Ordering::Relaxed);
+        let keepalive = r.keepalive
+            && !r.aborted
+            && !conn.must_close()
+            && !thread.draining.load(Ordering::Relaxed);
         let lingering = Linger::of(&r);
         let timeout = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
@@ -165,7 +191,12 @@ fn digest(conn: &Conn) -> SocketDigest {
 /// Waits for the first byte of a request without holding a buffer for it.
 ///
 /// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
-async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Duration>, first: Duration) -> Waited {
+async fn wait(
+    thread: &'static Thread,
+    conn: &Conn,
+    idle: Option<Duration>,
+    first: Duration,
+) -> Waited {
     let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
     let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
     if now {
@@ -179,10 +210,20 @@ async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Duration>, firs
     }
     let waited = timeout(idle.unwrap_or(first), readable).await;
     conn.set_idle(false);
-    if waited.is_ok() { Waited::Readable } else { Waited::TimedOut }
+    if waited.is_ok() {
+        Waited::Readable
+    } else {
+        Waited::TimedOut
+    }
 }
 
-async fn read_head(conn: &Conn, parser: &mut Parser, r: &mut Request, limits: &Limits, limit: Duration) -> Head {
+async fn read_head(
+    conn: &Conn,
+    parser: &mut Parser,
+    r: &mut Request,
+    limits: &Limits,
+    limit: Duration,
+) -> Head {
     r.start = Instant::now();
     let (sec, msec) = crate::http::date::time();
     r.start_msec = sec as u64 * 1000 + u64::from(msec);
@@ -197,8 +238,13 @@ async fn read_head(conn: &Conn, parser: &mut Parser, r: &mut Request, limits: &L
                     Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
                     _ => 0,
                 };
-                if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
-                    let text = |x: &std::ops::Range<usize>| String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned();
+                if ignored
+                    && matches!(progress, Progress::Done { .. })
+                    && !r.head.ignored.is_empty()
+                {
+                    let text = |x: &std::ops::Range<usize>| {
+                        String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
+                    };
                     dropped = r.head.ignored.iter().map(text).collect();
                 }
                 (used, progress)
@@ -244,10 +290,15 @@ fn begin(conn: &Conn, r: &mut Request) {
 
 /// Answers a head that is refused, and logs why.
 async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
-    crate::module::Downstream::info(conn).requests.fetch_add(1, Ordering::Relaxed);
+    crate::module::Downstream::info(conn)
+        .requests
+        .fetch_add(1, Ordering::Relaxed);
     conn.begin(None, false, 0);
     let what = if e.line_known { "headers" } else { "line" };
-    r.error(Level::Info, format_args!("{e} while reading client request {what}"));
+    r.error(
+        Level::Info,
+        format_args!("{e} while reading client request {what}"),
+    );
     r.method = Default::default();
     if e.line_known {
         line_known(r);
@@ -262,8 +313,15 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
 
 /// A request that gets no answer is in the access log all the same.
 fn log_only(r: &mut Request, status: u16, why: &str) {
-    let what = if r.head.line.is_empty() { "line" } else { "headers" };
-    r.error(Level::Info, format_args!("{why} while reading client request {what}"));
+    let what = if r.head.line.is_empty() {
+        "line"
+    } else {
+        "headers"
+    };
+    r.error(
+        Level::Info,
+        format_args!("{why} while reading client request {what}"),
+    );
     if !r.head.line.is_empty() {
         line_known(r);
     }
@@ -309,7 +367,12 @@ async fn discard(conn: &Conn, l: &Linger) -> bool {
             return false;
         }
         sink.clear();
-        match timeout(l.each, poll_fn(|cx| conn.poll_body(cx, &mut sink, 16 * 1024))).await {
+        match timeout(
+            l.each,
+            poll_fn(|cx| conn.poll_body(cx, &mut sink, 16 * 1024)),
+        )
+        .await
+        {
             Ok(Ok(BodyRead::Data(_) | BodyRead::End)) => {}
             _ => return false,
         }
@@ -319,7 +382,11 @@ async fn discard(conn: &Conn, l: &Linger) -> bool {
 
 /// Closes our side and reads on for a while, so that no reset destroys what the client has not read yet.
 async fn linger(conn: &Conn, l: Linger) {
-    let _ = timeout(Duration::from_millis(500), poll_fn(|cx| conn.poll_shutdown(cx))).await;
+    let _ = timeout(
+        Duration::from_millis(500),
+        poll_fn(|cx| conn.poll_shutdown(cx)),
+    )
+    .await;
     let wanted = match l.mode {
         Lingering::Off => false,
         Lingering::Always => true,

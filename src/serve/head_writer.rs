@@ -51,7 +51,11 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
         put(&[b"\r\n"]);
     }
     if let Some(n) = head.content_length {
-        put(&[b"Content-Length: ", itoa::Buffer::new().format(n).as_bytes(), b"\r\n"]);
+        put(&[
+            b"Content-Length: ",
+            itoa::Buffer::new().format(n).as_bytes(),
+            b"\r\n",
+        ]);
     }
     if !head.last_modified_text.is_empty() {
         put(&[b"Last-Modified: ", &head.last_modified_text, b"\r\n"]);
@@ -69,7 +73,11 @@ pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
     } else if head.keepalive {
         put(&[b"Connection: keep-alive\r\n"]);
         if head.keepalive_header > 0 {
-            put(&[b"Keep-Alive: timeout=", itoa::Buffer::new().format(head.keepalive_header).as_bytes(), b"\r\n"]);
+            put(&[
+                b"Keep-Alive: timeout=",
+                itoa::Buffer::new().format(head.keepalive_header).as_bytes(),
+                b"\r\n",
+            ]);
         }
     } else {
         put(&[b"Connection: close\r\n"]);
@@ -94,6 +102,8 @@ pub(super) fn server(head: &ResponseHead) -> &[u8] {
     match head.tokens {
         Tokens::On => SERVER.as_bytes(),
         Tokens::Off => b"nginx",
-        Tokens::Build => concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")").as_bytes(),
+        Tokens::Build => {
+            concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")").as_bytes()
+        }
     }
 }

@@ -17,5 +17,5 @@ mod tls;
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::SERVER;
 pub use proxy::Front;
-pub use thread::{connector, detach, draining};
 pub use thread::{Listening, Shared, run_thread};
+pub use thread::{connector, detach, draining};

@@ -11,10 +11,20 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// Opens a new connection as its listener says; `None` where that failed, which is logged.
-pub(super) async fn open(site: &SiteRef, index: usize, transport: Transport, info: &ConnInfo) -> Option<Transport> {
+pub(super) async fn open(
+    site: &SiteRef,
+    index: usize,
+    transport: Transport,
+    info: &ConnInfo,
+) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let server = site.servers.get(listener.default_server as usize)?;
-    let mut log = Log { site, index, info, action: "reading PROXY protocol" };
+    let mut log = Log {
+        site,
+        index,
+        info,
+        action: "reading PROXY protocol",
+    };
     let socket = match Socket::new(transport) {
         Ok(s) => s,
         Err(other) => return Some(other),
@@ -29,10 +39,18 @@ pub(super) async fn open(site: &SiteRef, index: usize, transport: Transport, inf
         log.action = "SSL handshaking";
         tls::handshake(site, index, socket, info, &log).await
     };
-    match timeout(Duration::from_millis(server.conf.client_header_timeout), opening).await {
+    match timeout(
+        Duration::from_millis(server.conf.client_header_timeout),
+        opening,
+    )
+    .await
+    {
         Ok(opened) => opened,
         Err(_) => {
-            log.write(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+            log.write(
+                Level::Info,
+                format_args!("client timed out (110: Connection timed out)"),
+            );
             None
         }
     }
@@ -80,14 +98,22 @@ pub(super) struct Log<'a> {
 impl Log<'_> {
     /// Writes a line, with what was being done and the addresses added as nginx adds them.
     pub fn write(&self, level: Level, text: std::fmt::Arguments<'_>) {
-        let Some(listener) = self.site.listeners.get(self.index) else { return };
+        let Some(listener) = self.site.listeners.get(self.index) else {
+            return;
+        };
         let server = self.site.servers.get(listener.default_server as usize);
         let location = server.and_then(|s| self.site.locations.get(s.default_location as usize));
         let log = location.map_or(&self.site.error_log, |l| &l.core.error_log);
         if log.enabled(level) {
             let client = String::from_utf8_lossy(self.info.remote.text.as_bytes());
-            log.write(level, Some(self.info.serial), format_args!("{text} while {}, client: {client}, server: {}", self.action, listener.addr));
+            log.write(
+                level,
+                Some(self.info.serial),
+                format_args!(
+                    "{text} while {}, client: {client}, server: {}",
+                    self.action, listener.addr
+                ),
+            );
         }
     }
 }
-

@@ -4,7 +4,8 @@ use super::conn::Conn;
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID,
 };
 use std::fmt;
 use std::io;
@@ -23,19 +24,29 @@ pub struct Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("fd", &self.conn.fd()).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("fd", &self.conn.fd())
+            .finish_non_exhaustive()
     }
 }
 
 impl AsyncRead for Handle {
-    fn poll_read(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        _buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         // the end, as far as Pingora is concerned: the front reads every head itself
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Handle {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         // responses are written through `Downstream`; what Pingora itself would answer must not get between them
         Poll::Ready(Ok(buf.len()))
     }

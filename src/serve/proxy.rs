@@ -21,12 +21,21 @@ impl ProxyHttp for Front {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, _ctx: &mut ()) -> Result<bool> {
-        let handle = session.as_downstream().stream().and_then(|s| s.as_any().downcast_ref::<Handle>());
+        let handle = session
+            .as_downstream()
+            .stream()
+            .and_then(|s| s.as_any().downcast_ref::<Handle>());
         let Some(conn) = handle.map(|h| h.conn.clone()) else {
-            return Err(Error::explain(ErrorType::InternalError, "a session without a connection of ours"));
+            return Err(Error::explain(
+                ErrorType::InternalError,
+                "a session without a connection of ours",
+            ));
         };
         let Some(mut request) = conn.parked.lock().take() else {
-            return Err(Error::explain(ErrorType::InternalError, "a session without a request"));
+            return Err(Error::explain(
+                ErrorType::InternalError,
+                "a session without a request",
+            ));
         };
         phases::serve(&mut request).await;
         *conn.parked.lock() = Some(request);
@@ -34,6 +43,9 @@ impl ProxyHttp for Front {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut ()) -> Result<Box<HttpPeer>> {
-        Err(Error::explain(ErrorType::InternalError, "the exchange is made in request_filter"))
+        Err(Error::explain(
+            ErrorType::InternalError,
+            "the exchange is made in request_filter",
+        ))
     }
 }

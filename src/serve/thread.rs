@@ -5,13 +5,15 @@ use super::front;
 use super::opening;
 use super::proxy::Front;
 use crate::log::Level;
-use crate::module::{ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat};
+use crate::module::{
+    ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,
+};
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -207,13 +209,21 @@ pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
 ///
 /// # Errors
 /// What creating the runtime gives.
-pub fn run_thread(shared: Arc<Shared>, mut listeners: tokio::sync::mpsc::UnboundedReceiver<Listening>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub fn run_thread(
+    shared: Arc<Shared>,
+    mut listeners: tokio::sync::mpsc::UnboundedReceiver<Listening>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (never, shutdown) = watch::channel(false);
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {
-        site: Mutex::new((shared.epoch.load(Ordering::Acquire), SiteRef::new(shared.site.load_full()))),
+        site: Mutex::new((
+            shared.epoch.load(Ordering::Acquire),
+            SiteRef::new(shared.site.load_full()),
+        )),
         shared,
         draining: AtomicBool::new(false),
         proxy: Arc::new(proxy),
@@ -260,7 +270,11 @@ async fn accept_loop(thread: &'static Thread, mut l: Listening) {
         Ok(s) => s,
         Err(e) => {
             let site = thread.site();
-            site.error_log.write(Level::Emerg, None, format_args!("listening on {} failed: {e}", l.addr));
+            site.error_log.write(
+                Level::Emerg,
+                None,
+                format_args!("listening on {} failed: {e}", l.addr),
+            );
             return;
         }
     };
@@ -275,7 +289,8 @@ async fn accept_loop(thread: &'static Thread, mut l: Listening) {
             Ok((transport, peer)) => open(thread, &l.addr, transport, peer),
             Err(e) => {
                 let site = thread.site();
-                site.error_log.write(Level::Alert, None, format_args!("accept4() failed: {e}"));
+                site.error_log
+                    .write(Level::Alert, None, format_args!("accept4() failed: {e}"));
                 // out of descriptors: what is open must end first
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -305,25 +320,48 @@ impl Socket {
     }
 }
 
-fn open(thread: &'static Thread, addr: &ListenAddr, transport: Transport, peer: Option<SocketAddr>) {
+fn open(
+    thread: &'static Thread,
+    addr: &ListenAddr,
+    transport: Transport,
+    peer: Option<SocketAddr>,
+) {
     let site = thread.site();
     let mut local = None;
     let mut addr = addr.clone();
     if let (Transport::Tcp(s), ListenAddr::Inet(a)) = (&transport, &addr) {
-        local = if a.ip().is_unspecified() { s.local_addr().ok() } else { Some(*a) };
+        local = if a.ip().is_unspecified() {
+            s.local_addr().ok()
+        } else {
+            Some(*a)
+        };
         // a wildcard's socket takes the connections of addresses that have none of their own
         if let Some(local) = local
             && a.ip().is_unspecified()
-            && site.listeners.iter().any(|l| l.addr == ListenAddr::Inet(local))
+            && site
+                .listeners
+                .iter()
+                .any(|l| l.addr == ListenAddr::Inet(local))
         {
             addr = ListenAddr::Inet(local);
         }
     }
-    let Some(index) = site.listeners.iter().position(|l| l.addr == addr) else { return };
-    let Some(listener) = site.listeners.get(index) else { return };
+    let Some(index) = site.listeners.iter().position(|l| l.addr == addr) else {
+        return;
+    };
+    let Some(listener) = site.listeners.get(index) else {
+        return;
+    };
     Stat::Accepted.up();
     if thread.connections.load(Ordering::Relaxed) >= site.main.worker_connections {
-        site.error_log.write(Level::Alert, None, format_args!("{} worker_connections are not enough", site.main.worker_connections));
+        site.error_log.write(
+            Level::Alert,
+            None,
+            format_args!(
+                "{} worker_connections are not enough",
+                site.main.worker_connections
+            ),
+        );
         return;
     }
     if let Transport::Tcp(s) = &transport {
@@ -396,12 +434,19 @@ impl Counted {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
         Stat::Active.up();
-        Counted { thread, serial, epoch: thread.shared.epoch.load(Ordering::Acquire) }
+        Counted {
+            thread,
+            serial,
+            epoch: thread.shared.epoch.load(Ordering::Acquire),
+        }
     }
 
     /// Makes the connection known to a drain.
     fn register(&mut self, conn: &Arc<Conn>) {
-        self.thread.open.lock().insert(self.serial, (self.epoch, Arc::downgrade(conn)));
+        self.thread
+            .open
+            .lock()
+            .insert(self.serial, (self.epoch, Arc::downgrade(conn)));
     }
 }
 
@@ -410,6 +455,9 @@ impl Drop for Counted {
         Stat::Active.down();
         self.thread.open.lock().remove(&self.serial);
         self.thread.connections.fetch_sub(1, Ordering::Relaxed);
-        self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.thread
+            .shared
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }

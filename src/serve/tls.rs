@@ -21,7 +21,13 @@ use std::time::Instant;
 /// Makes the handshake of a new connection, and keeps in `info` what it settled.
 ///
 /// `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
-pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info: &ConnInfo, log: &Log<'_>) -> Option<Transport> {
+pub(super) async fn handshake(
+    site: &SiteRef,
+    index: usize,
+    socket: Socket,
+    info: &ConnInfo,
+    log: &Log<'_>,
+) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let tls = listener.tls.as_ref()?;
     match socket.first_byte().await {
@@ -37,15 +43,29 @@ pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info
         }
     }
     let fd = socket.as_raw_fd();
-    let outcome = Arc::new(Mutex::new(Outcome { server: listener.default_server, owner: listener.default_server, ..Outcome::default() }));
-    let hooks = Http { site: site.clone(), index, outcome: outcome.clone(), remote: info.remote.clone(), local: info.local.clone(), serial: info.serial };
+    let outcome = Arc::new(Mutex::new(Outcome {
+        server: listener.default_server,
+        owner: listener.default_server,
+        ..Outcome::default()
+    }));
+    let hooks = Http {
+        site: site.clone(),
+        index,
+        outcome: outcome.clone(),
+        remote: info.remote.clone(),
+        local: info.local.clone(),
+        serial: info.serial,
+    };
     error::clear();
     let begun = accept::begin(&tls.context, Box::new(hooks), tls.default.tickets.clone());
     let stream = begun.and_then(|ssl| SslStream::new(ssl, socket));
     let mut stream = match stream {
         Ok(s) => s,
         Err(e) => {
-            log.write(Level::Alert, format_args!("{}", error::describe("SSL_new() failed", &e)));
+            log.write(
+                Level::Alert,
+                format_args!("{}", error::describe("SSL_new() failed", &e)),
+            );
             return None;
         }
     };
@@ -58,7 +78,9 @@ pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info
         failed(&e, &outcome, log);
         return None;
     }
-    let _ = info.tls.set(Arc::new(describe(stream.ssl(), site, outcome.chosen_by)));
+    let _ = info
+        .tls
+        .set(Arc::new(describe(stream.ssl(), site, outcome.chosen_by)));
     Some(Transport::Other(Box::new(stream), fd))
 }
 
@@ -66,23 +88,39 @@ pub(super) async fn handshake(site: &SiteRef, index: usize, socket: Socket, info
 fn failed(e: &ssl::Error, outcome: &Outcome, log: &Log<'_>) {
     if let Some(io) = e.io_error() {
         let level = match io.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::TimedOut => Level::Info,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut => Level::Info,
             _ => Level::Crit,
         };
-        log.write(level, format_args!("peer closed connection in SSL handshake{}", Errno::of(io)));
+        log.write(
+            level,
+            format_args!("peer closed connection in SSL handshake{}", Errno::of(io)),
+        );
         return;
     }
     let stack = e.ssl_error().filter(|s| !s.errors().is_empty());
     let (Some(stack), false) = (stack, e.code() == ErrorCode::ZERO_RETURN) else {
-        log.write(Level::Info, format_args!("peer closed connection in SSL handshake"));
+        log.write(
+            Level::Info,
+            format_args!("peer closed connection in SSL handshake"),
+        );
         return;
     };
     if outcome.rejected {
         log.write(Level::Info, format_args!("handshake rejected"));
         return;
     }
-    let level = if error::is_common(stack) { Level::Info } else { Level::Crit };
-    log.write(level, format_args!("{}", error::describe("SSL_do_handshake() failed", stack)));
+    let level = if error::is_common(stack) {
+        Level::Info
+    } else {
+        Level::Crit
+    };
+    log.write(
+        level,
+        format_args!("{}", error::describe("SSL_do_handshake() failed", stack)),
+    );
 }
 
 /// What is known of the connection now; the costly values only where the site names them.
@@ -144,7 +182,11 @@ impl Hooks for Http {
             outcome.server = server;
             outcome.chosen_by = Some(name);
             if let Some(ctx) = self.tls(server).and_then(|t| t.context.clone()) {
-                choice = if outcome.owner == server { Choice::Keep } else { Choice::Use(ctx) };
+                choice = if outcome.owner == server {
+                    Choice::Keep
+                } else {
+                    Choice::Use(ctx)
+                };
                 outcome.owner = server;
             }
         }
@@ -160,7 +202,9 @@ impl Hooks for Http {
             let o = self.outcome.lock();
             (o.server, o.owner)
         };
-        let Some(dynamic) = self.tls(owner).and_then(|t| t.dynamic.as_ref()) else { return false };
+        let Some(dynamic) = self.tls(owner).and_then(|t| t.dynamic.as_ref()) else {
+            return false;
+        };
         let r = self.request(server, Some(describe(ssl, &self.site, None)));
         for (certificate, key) in &dynamic.pairs {
             let (certificate, key) = (certificate.eval(&r), key.eval(&r));
@@ -174,7 +218,8 @@ impl Hooks for Http {
 
     fn protocols(&self) -> &'static [u8] {
         let chosen = self.site.servers.get(self.outcome.lock().server as usize);
-        let http2 = chosen.is_some_and(|s| s.conf.http2.enable) || self.site.listeners.get(self.index).is_some_and(|l| l.http2);
+        let http2 = chosen.is_some_and(|s| s.conf.http2.enable)
+            || self.site.listeners.get(self.index).is_some_and(|l| l.http2);
         if http2 { H2 } else { HTTP11 }
     }
 }
@@ -195,7 +240,11 @@ impl Http {
         let (len, _) = parse_host(name)?;
         let host = name.get(..len)?.to_ascii_lowercase();
         let found = names.find_fixed(&host).or_else(|| {
-            if names.patterns.is_empty() { None } else { names.find(&host, &mut self.request(listener.default_server, None)) }
+            if names.patterns.is_empty() {
+                None
+            } else {
+                names.find(&host, &mut self.request(listener.default_server, None))
+            }
         });
         found.map(|n| (n, host.into()))
     }
@@ -214,26 +263,44 @@ impl Http {
         };
         let mut r = Request::new(self.site.clone(), Arc::new(Nobody::of(info)));
         r.server = server;
-        r.location = self.site.servers.get(server as usize).map_or(0, |s| s.default_location);
+        r.location = self
+            .site
+            .servers
+            .get(server as usize)
+            .map_or(0, |s| s.default_location);
         r
     }
 }
 
 /// Gives a connection one certificate with its key; files that were replaced one after the other get a second look.
-fn use_pair(ssl: &mut SslRef, dynamic: &crate::module::DynamicCertificates, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+fn use_pair(
+    ssl: &mut SslRef,
+    dynamic: &crate::module::DynamicCertificates,
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<(), String> {
     let mut fresh = false;
     loop {
         let (chain, pkey, name) = dynamic.load(certificate, key, fresh)?;
         let shown = String::from_utf8_lossy(certificate);
-        let Some((leaf, rest)) = chain.split_first() else { return Err(format!("no certificate in \"{shown}\"")) };
-        ssl.set_certificate(leaf).map_err(|e| error::describe(format!("SSL_use_certificate(\"{shown}\") failed"), &e))?;
+        let Some((leaf, rest)) = chain.split_first() else {
+            return Err(format!("no certificate in \"{shown}\""));
+        };
+        ssl.set_certificate(leaf)
+            .map_err(|e| error::describe(format!("SSL_use_certificate(\"{shown}\") failed"), &e))?;
         for c in rest {
-            ssl.add_chain_cert(c.clone()).map_err(|e| error::describe(format!("SSL_set0_chain(\"{shown}\") failed"), &e))?;
+            ssl.add_chain_cert(c.clone())
+                .map_err(|e| error::describe(format!("SSL_set0_chain(\"{shown}\") failed"), &e))?;
         }
         match ssl.set_private_key(&pkey) {
             Ok(()) => return Ok(()),
             Err(e) if !fresh && error::is_mismatch(&e) => fresh = true,
-            Err(e) => return Err(error::describe(format!("SSL_use_PrivateKey(\"{}\") failed", name.shown()), &e)),
+            Err(e) => {
+                return Err(error::describe(
+                    format!("SSL_use_PrivateKey(\"{}\") failed", name.shown()),
+                    &e,
+                ));
+            }
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use super::ffi;
 use super::session::Tickets;
-use pingora::tls::error::ErrorStack;
-use pingora::tls::ssl::{AlpnError, ClientHelloResponse, Ssl, SslAlert, SslContext, SslContextBuilder, SslRef, SslVerifyMode, select_next_proto};
-use pingora::tls::ssl::SslContextRef;
 use openssl::ex_data::Index;
+use pingora::tls::error::ErrorStack;
+use pingora::tls::ssl::SslContextRef;
+use pingora::tls::ssl::{
+    AlpnError, ClientHelloResponse, Ssl, SslAlert, SslContext, SslContextBuilder, SslRef,
+    SslVerifyMode, select_next_proto,
+};
 use std::sync::LazyLock;
 
 /// What the server behind a listener decides in a handshake.
@@ -37,7 +40,8 @@ pub struct Accepting {
 }
 
 fn index() -> Option<Index<Ssl, Accepting>> {
-    static INDEX: LazyLock<Option<Index<Ssl, Accepting>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
+    static INDEX: LazyLock<Option<Index<Ssl, Accepting>>> =
+        LazyLock::new(|| Ssl::new_ex_index().ok());
     *INDEX
 }
 
@@ -45,10 +49,22 @@ fn index() -> Option<Index<Ssl, Accepting>> {
 ///
 /// # Errors
 /// What OpenSSL says.
-pub fn begin(ctx: &SslContextRef, hooks: Box<dyn Hooks>, tickets: Option<Tickets>) -> Result<Ssl, ErrorStack> {
+pub fn begin(
+    ctx: &SslContextRef,
+    hooks: Box<dyn Hooks>,
+    tickets: Option<Tickets>,
+) -> Result<Ssl, ErrorStack> {
     let index = index().ok_or_else(ErrorStack::get)?;
     let mut ssl = Ssl::new(ctx)?;
-    ssl.set_ex_data(index, Accepting { hooks: Some(hooks), tickets, aged: false, decided: false });
+    ssl.set_ex_data(
+        index,
+        Accepting {
+            hooks: Some(hooks),
+            tickets,
+            aged: false,
+            decided: false,
+        },
+    );
     ssl.set_accept_state();
     Ok(ssl)
 }
@@ -59,7 +75,9 @@ pub fn install(ctx: &mut SslContextBuilder) {
     // acknowledges the name
     ctx.set_servername_callback(|_, _| Ok(()));
     ctx.set_alpn_select_callback(|ssl, client| {
-        let server = state(ssl).and_then(|a| a.hooks.as_ref()).map_or(HTTP11, |h| h.protocols());
+        let server = state(ssl)
+            .and_then(|a| a.hooks.as_ref())
+            .map_or(HTTP11, |h| h.protocols());
         select_next_proto(server, client).ok_or(AlpnError::ALERT_FATAL)
     });
     ffi::set_session_age_callback(ctx);
@@ -108,7 +126,8 @@ fn client_hello(ssl: &mut SslRef, alert: &mut SslAlert) -> Result<ClientHelloRes
 fn server_name(extension: &[u8]) -> Result<&[u8], SslAlert> {
     let name = match extension {
         [a, b, 0, c, d, name @ ..]
-            if usize::from(*a) << 8 | usize::from(*b) == extension.len() - 2 && usize::from(*c) << 8 | usize::from(*d) == name.len() =>
+            if usize::from(*a) << 8 | usize::from(*b) == extension.len() - 2
+                && usize::from(*c) << 8 | usize::from(*d) == name.len() =>
         {
             name
         }
@@ -126,7 +145,9 @@ fn state(ssl: &mut SslRef) -> Option<&mut Accepting> {
 
 /// Called when a certificate is needed and its name has variables.
 pub(super) fn certificates(ssl: &mut SslRef) -> bool {
-    let Some(mut hooks) = state(ssl).and_then(|a| a.hooks.take()) else { return false };
+    let Some(mut hooks) = state(ssl).and_then(|a| a.hooks.take()) else {
+        return false;
+    };
     let found = hooks.certificates(ssl);
     if let Some(a) = state(ssl) {
         a.hooks = Some(hooks);
@@ -161,9 +182,19 @@ mod tests {
     #[test]
     fn names_in_the_extension() {
         assert_eq!(server_name(b"\x00\x06\x00\x00\x03a.b").unwrap(), b"a.b");
-        for broken in [&b""[..], b"\x00", b"\x00\x06\x00\x00\x03a.", b"\x00\x06\x01\x00\x03a.b", b"\x00\x07\x00\x00\x03a.b", b"\x00\x06\x00\x00\x04a.b"] {
+        for broken in [
+            &b""[..],
+            b"\x00",
+            b"\x00\x06\x00\x00\x03a.",
+            b"\x00\x06\x01\x00\x03a.b",
+            b"\x00\x07\x00\x00\x03a.b",
+            b"\x00\x06\x00\x00\x04a.b",
+        ] {
             assert_eq!(server_name(broken).unwrap_err(), SslAlert::DECODE_ERROR);
         }
-        assert_eq!(server_name(b"\x00\x06\x00\x00\x03a\x00b").unwrap_err(), SslAlert::UNRECOGNIZED_NAME);
+        assert_eq!(
+            server_name(b"\x00\x06\x00\x00\x03a\x00b").unwrap_err(),
+            SslAlert::UNRECOGNIZED_NAME
+        );
     }
 }

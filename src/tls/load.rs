@@ -53,7 +53,9 @@ impl Name {
             Name::Data(d) => Ok(Source::Data(d)),
             Name::Foreign(text) => {
                 let kind = text.split(':').next().unwrap_or_default();
-                Err(format!("loading \"{kind}:...\" certificate keys is not supported"))
+                Err(format!(
+                    "loading \"{kind}:...\" certificate keys is not supported"
+                ))
             }
         }
     }
@@ -64,7 +66,12 @@ impl Name {
 /// # Errors
 /// nginx's text.
 pub fn chain(name: &Name) -> Result<Chain, String> {
-    let failed = |call: &str| error::failure(format!("cannot load certificate \"{}\": {call}", name.shown()));
+    let failed = |call: &str| {
+        error::failure(format!(
+            "cannot load certificate \"{}\": {call}",
+            name.shown()
+        ))
+    };
     match name.source().map(ffi::read_chain) {
         Ok(Ok(list)) => Ok(list.into()),
         Ok(Err(call)) => Err(failed(call)),
@@ -76,8 +83,17 @@ pub fn chain(name: &Name) -> Result<Chain, String> {
 ///
 /// # Errors
 /// nginx's text.
-pub fn key(name: &Name, passwords: Option<&[Vec<u8>]>, quiet: bool) -> Result<PKey<Private>, String> {
-    let failed = |call: &str| error::failure(format!("cannot load certificate key \"{}\": {call}", name.shown()));
+pub fn key(
+    name: &Name,
+    passwords: Option<&[Vec<u8>]>,
+    quiet: bool,
+) -> Result<PKey<Private>, String> {
+    let failed = |call: &str| {
+        error::failure(format!(
+            "cannot load certificate key \"{}\": {call}",
+            name.shown()
+        ))
+    };
     match name.source().map(|s| ffi::read_key(s, passwords, quiet)) {
         Ok(Ok(key)) => Ok(key),
         Ok(Err(call)) => Err(failed(call)),
@@ -91,7 +107,12 @@ pub fn key(name: &Name, passwords: Option<&[Vec<u8>]>, quiet: bool) -> Result<PK
 /// nginx's text.
 pub fn authorities(path: &Path) -> Result<Chain, String> {
     let list = ffi::read_authorities(Source::Path(path));
-    list.map(Into::into).map_err(|call| error::failure(format!("cannot load certificate \"{}\": {call}", path.display())))
+    list.map(Into::into).map_err(|call| {
+        error::failure(format!(
+            "cannot load certificate \"{}\": {call}",
+            path.display()
+        ))
+    })
 }
 
 /// Remembers what one configuration has loaded: thousands of servers may share a certificate.
@@ -129,7 +150,11 @@ impl Loader {
             return Ok(c.clone());
         }
         let stamp = stamp(name);
-        let old = self.before.as_ref().and_then(|b| b.chains.get(name)).filter(|(_, s)| same(name, *s, stamp));
+        let old = self
+            .before
+            .as_ref()
+            .and_then(|b| b.chains.get(name))
+            .filter(|(_, s)| same(name, *s, stamp));
         let c = match old {
             Some((c, _)) => c.clone(),
             None => chain(name)?,
@@ -142,7 +167,11 @@ impl Loader {
     ///
     /// # Errors
     /// As [`key`].
-    pub fn key(&mut self, name: &Name, passwords: Option<&[Vec<u8>]>) -> Result<PKey<Private>, String> {
+    pub fn key(
+        &mut self,
+        name: &Name,
+        passwords: Option<&[Vec<u8>]>,
+    ) -> Result<PKey<Private>, String> {
         if passwords.is_some() {
             return key(name, passwords, false);
         }
@@ -150,7 +179,11 @@ impl Loader {
             return Ok(k.clone());
         }
         let stamp = stamp(name);
-        let old = self.before.as_ref().and_then(|b| b.keys.get(name)).filter(|(_, s)| same(name, *s, stamp));
+        let old = self
+            .before
+            .as_ref()
+            .and_then(|b| b.keys.get(name))
+            .filter(|(_, s)| same(name, *s, stamp));
         let k = match old {
             Some((k, _)) => k.clone(),
             None => key(name, None, false)?,
@@ -175,12 +208,17 @@ impl Loader {
             return Ok(c.clone());
         }
         let stamp = stamp_of(path);
-        let old = self.before.as_ref().and_then(|b| b.authorities.get(path)).filter(|(_, s)| s.is_some() && *s == stamp);
+        let old = self
+            .before
+            .as_ref()
+            .and_then(|b| b.authorities.get(path))
+            .filter(|(_, s)| s.is_some() && *s == stamp);
         let c = match old {
             Some((c, _)) => c.clone(),
             None => authorities(path)?,
         };
-        self.authorities.insert(path.to_path_buf(), (c.clone(), stamp));
+        self.authorities
+            .insert(path.to_path_buf(), (c.clone(), stamp));
         Ok(c)
     }
 }
@@ -238,7 +276,12 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
 impl Cache {
     /// A cache of up to `max` objects.
     pub fn new(max: usize, valid: Duration, inactive: Duration) -> Cache {
-        Cache { max, valid, inactive, entries: Mutex::default() }
+        Cache {
+            max,
+            valid,
+            inactive,
+            entries: Mutex::default(),
+        }
     }
 
     /// As [`chain`]; `fresh` loads the file again if it has changed, however recently it was looked at.
@@ -246,7 +289,9 @@ impl Cache {
     /// # Errors
     /// As [`chain`].
     pub fn chain(&self, name: &Name, fresh: bool) -> Result<Chain, String> {
-        match self.get(Key::Chain(name.clone()), name, fresh, || chain(name).map(|c| (Value::Chain(c), true)))? {
+        match self.get(Key::Chain(name.clone()), name, fresh, || {
+            chain(name).map(|c| (Value::Chain(c), true))
+        })? {
             Value::Chain(c) => Ok(c),
             Value::Key(_) => chain(name),
         }
@@ -256,15 +301,29 @@ impl Cache {
     ///
     /// # Errors
     /// As [`key`].
-    pub fn key(&self, name: &Name, passwords: Option<&[Vec<u8>]>, fresh: bool) -> Result<PKey<Private>, String> {
-        let load = || key(name, passwords, true).map(|k| (Value::Key(k), passwords.is_none_or(<[_]>::is_empty)));
+    pub fn key(
+        &self,
+        name: &Name,
+        passwords: Option<&[Vec<u8>]>,
+        fresh: bool,
+    ) -> Result<PKey<Private>, String> {
+        let load = || {
+            key(name, passwords, true)
+                .map(|k| (Value::Key(k), passwords.is_none_or(<[_]>::is_empty)))
+        };
         match self.get(Key::Key(name.clone()), name, fresh, load)? {
             Value::Key(k) => Ok(k),
             Value::Chain(_) => key(name, passwords, true),
         }
     }
 
-    fn get(&self, key: Key, name: &Name, fresh: bool, load: impl FnOnce() -> Result<(Value, bool), String>) -> Result<Value, String> {
+    fn get(
+        &self,
+        key: Key,
+        name: &Name,
+        fresh: bool,
+        load: impl FnOnce() -> Result<(Value, bool), String>,
+    ) -> Result<Value, String> {
         let now = Instant::now();
         let mut entries = self.entries.lock();
         if let Some(e) = entries.get_mut(&key) {
@@ -286,10 +345,24 @@ impl Cache {
         if keep {
             entries.retain(|_, e| now.duration_since(e.used) <= self.inactive);
             while entries.len() >= self.max {
-                let Some(oldest) = entries.iter().min_by_key(|(_, e)| e.used).map(|(k, _)| k.clone()) else { break };
+                let Some(oldest) = entries
+                    .iter()
+                    .min_by_key(|(_, e)| e.used)
+                    .map(|(k, _)| k.clone())
+                else {
+                    break;
+                };
                 entries.remove(&oldest);
             }
-            entries.insert(key, Entry { value: value.clone(), created: now, used: now, stamp });
+            entries.insert(
+                key,
+                Entry {
+                    value: value.clone(),
+                    created: now,
+                    used: now,
+                    stamp,
+                },
+            );
         }
         Ok(value)
     }
@@ -304,7 +377,8 @@ mod tests {
 
     /// A self-signed certificate and its key, as PEM.
     fn pair(name: &str) -> (Vec<u8>, Vec<u8>) {
-        let group = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
+        let group =
+            openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(openssl::ec::EcKey::generate(&group).unwrap()).unwrap();
         let mut subject = X509Name::builder().unwrap();
         subject.append_entry_by_text("CN", name).unwrap();
@@ -313,20 +387,31 @@ mod tests {
         c.set_subject_name(&subject).unwrap();
         c.set_issuer_name(&subject).unwrap();
         c.set_pubkey(&key).unwrap();
-        c.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-        c.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        c.set_not_before(&Asn1Time::days_from_now(0).unwrap())
+            .unwrap();
+        c.set_not_after(&Asn1Time::days_from_now(2).unwrap())
+            .unwrap();
         c.sign(&key, MessageDigest::sha256()).unwrap();
-        (c.build().to_pem().unwrap(), key.private_key_to_pem_pkcs8().unwrap())
+        (
+            c.build().to_pem().unwrap(),
+            key.private_key_to_pem_pkcs8().unwrap(),
+        )
     }
 
     #[test]
     fn names() {
         let base = Path::new("/etc/nginx");
-        assert_eq!(Name::parse(b"a.crt", base), Name::Path("/etc/nginx/a.crt".into()));
+        assert_eq!(
+            Name::parse(b"a.crt", base),
+            Name::Path("/etc/nginx/a.crt".into())
+        );
         assert_eq!(Name::parse(b"/b.crt", base), Name::Path("/b.crt".into()));
         assert_eq!(Name::parse(b"data:x", base).shown(), "data:...");
         let foreign = Name::parse(b"engine:e:k", base);
-        assert_eq!(key(&foreign, None, true).unwrap_err(), "cannot load certificate key \"engine:e:k\": loading \"engine:...\" certificate keys is not supported");
+        assert_eq!(
+            key(&foreign, None, true).unwrap_err(),
+            "cannot load certificate key \"engine:e:k\": loading \"engine:...\" certificate keys is not supported"
+        );
     }
 
     #[test]
@@ -343,10 +428,25 @@ mod tests {
         let (two, _) = pair("two");
         let all = Name::Data([one.clone(), two].concat());
         assert_eq!(chain(&all).unwrap().len(), 2);
-        assert!(chain(&Name::Data([one, b"-----BEGIN CERTIFICATE-----\nx\n".to_vec()].concat())).is_err());
-        let locked = PKey::private_key_from_pem(&key_one).unwrap().private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"second").unwrap();
+        assert!(
+            chain(&Name::Data(
+                [one, b"-----BEGIN CERTIFICATE-----\nx\n".to_vec()].concat()
+            ))
+            .is_err()
+        );
+        let locked = PKey::private_key_from_pem(&key_one)
+            .unwrap()
+            .private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"second")
+            .unwrap();
         let locked = Name::Data(locked);
-        assert!(key(&locked, Some(&[b"first".to_vec(), b"second".to_vec()]), true).is_ok());
+        assert!(
+            key(
+                &locked,
+                Some(&[b"first".to_vec(), b"second".to_vec()]),
+                true
+            )
+            .is_ok()
+        );
         assert!(key(&locked, Some(&[b"first".to_vec()]), true).is_err());
         assert!(key(&locked, Some(&[]), true).is_err());
         assert!(key(&locked, None, true).is_err());
@@ -357,7 +457,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.crt");
         let name = Name::Path(path.clone());
-        let cn = |c: &Chain| String::from_utf8(crate::tls::ffi::name_oneline(c[0].subject_name())).unwrap();
+        let cn = |c: &Chain| {
+            String::from_utf8(crate::tls::ffi::name_oneline(c[0].subject_name())).unwrap()
+        };
         let write = |who: &str| {
             // a new file takes the old one's place: another inode
             let new = dir.path().join(who);

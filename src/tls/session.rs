@@ -46,7 +46,11 @@ impl Zone {
     }
 
     fn new(size: usize) -> Zone {
-        Zone { size, sessions: Mutex::default(), keys: Mutex::default() }
+        Zone {
+            size,
+            sessions: Mutex::default(),
+            keys: Mutex::default(),
+        }
     }
 
     /// Keeps a session for `timeout` seconds; the oldest ones make room.
@@ -69,7 +73,14 @@ impl Zone {
         s.serial += 1;
         let serial = s.serial;
         s.used += cost;
-        s.by_id.insert(id.into(), Session { der, expires: now.saturating_add_unsigned(timeout), serial });
+        s.by_id.insert(
+            id.into(),
+            Session {
+                der,
+                expires: now.saturating_add_unsigned(timeout),
+                serial,
+            },
+        );
         s.order.push_back((id.into(), serial));
     }
 
@@ -97,7 +108,8 @@ impl Sessions {
             // the list keeps what is gone until it reaches its head; it must not outgrow the table by much
             if self.order.len() > 64 + 2 * self.by_id.len() {
                 let by_id = &self.by_id;
-                self.order.retain(|(id, serial)| by_id.get(id).is_some_and(|s| s.serial == *serial));
+                self.order
+                    .retain(|(id, serial)| by_id.get(id).is_some_and(|s| s.serial == *serial));
             }
         }
     }
@@ -112,7 +124,9 @@ impl Sessions {
 
     /// False where there is none.
     fn drop_oldest(&mut self) -> bool {
-        let Some((id, serial)) = self.order.pop_front() else { return false };
+        let Some((id, serial)) = self.order.pop_front() else {
+            return false;
+        };
         if self.by_id.get(&id).is_some_and(|s| s.serial == serial) {
             self.remove(&id);
         }
@@ -136,7 +150,12 @@ pub struct TicketKey {
 impl TicketKey {
     /// From a file of 48 or 80 bytes.
     pub fn from_file(text: &[u8]) -> Option<TicketKey> {
-        let mut key = TicketKey { name: [0; 16], aes: [0; 32], hmac: [0; 32], short: text.len() == 48 };
+        let mut key = TicketKey {
+            name: [0; 16],
+            aes: [0; 32],
+            hmac: [0; 32],
+            short: text.len() == 48,
+        };
         let (name, rest) = text.split_first_chunk::<16>()?;
         key.name = *name;
         match rest.len() {
@@ -157,7 +176,9 @@ impl TicketKey {
 
     fn random() -> Option<TicketKey> {
         let mut text = [0; 80];
-        ffi::random(&mut text).then(|| TicketKey::from_file(&text)).flatten()
+        ffi::random(&mut text)
+            .then(|| TicketKey::from_file(&text))
+            .flatten()
     }
 }
 
@@ -215,13 +236,20 @@ impl Tickets {
     /// The key of a ticket; true if it is not the one for new tickets.
     pub fn find(&self, name: &[u8]) -> Option<(TicketKey, bool)> {
         match self {
-            Tickets::Files(keys) => keys.iter().enumerate().find(|(_, k)| k.name == *name).map(|(i, k)| (k.clone(), i > 0)),
+            Tickets::Files(keys) => keys
+                .iter()
+                .enumerate()
+                .find(|(_, k)| k.name == *name)
+                .map(|(i, k)| (k.clone(), i > 0)),
             Tickets::Zone(zone, timeout) => {
                 let mut keys = zone.keys.lock();
                 keys.rotate(now(), *timeout)?;
                 let current = keys.current.iter().map(|(k, _)| (k, false));
                 let previous = keys.previous.iter().map(|(k, _)| (k, true));
-                current.chain(previous).find(|(k, _)| k.name == *name).map(|(k, old)| (k.clone(), old))
+                current
+                    .chain(previous)
+                    .find(|(k, _)| k.name == *name)
+                    .map(|(k, old)| (k.clone(), old))
             }
         }
     }
@@ -268,9 +296,21 @@ mod tests {
     fn ticket_keys_from_files() {
         let text: Vec<u8> = (0..80).collect();
         let long = TicketKey::from_file(&text).unwrap();
-        assert_eq!((long.name[0], long.hmac[0], long.aes[0], long.short), (0, 16, 48, false));
+        assert_eq!(
+            (long.name[0], long.hmac[0], long.aes[0], long.short),
+            (0, 16, 48, false)
+        );
         let short = TicketKey::from_file(&text[..48]).unwrap();
-        assert_eq!((short.aes[0], short.aes[15], short.hmac[0], short.aes[16], short.short), (16, 31, 32, 0, true));
+        assert_eq!(
+            (
+                short.aes[0],
+                short.aes[15],
+                short.hmac[0],
+                short.aes[16],
+                short.short
+            ),
+            (16, 31, 32, 0, true)
+        );
         assert!(TicketKey::from_file(&text[..79]).is_none());
         assert!(TicketKey::from_file(b"").is_none());
     }

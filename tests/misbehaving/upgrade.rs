@@ -7,12 +7,17 @@ use super::common::origin::{Gate, Origin, Step};
 use super::common::proc::Server;
 use super::{logged, pattern, proxy};
 
-const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-const ASK: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+const ACCEPT: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+const ASK: &str =
+    "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
 fn tunnel(steps: Vec<Step>) -> (Origin, Server) {
     let origin = Origin::script(vec![steps]);
-    let server = proxy(&origin, "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;");
+    let server = proxy(
+        &origin,
+        "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;",
+    );
     (origin, server)
 }
 
@@ -34,16 +39,26 @@ fn echoes_both_ways() {
         client.send(piece).unwrap();
         assert!(client.take(piece.len()).unwrap() == piece);
     }
-    assert_eq!(origin.requests()[0].header("Upgrade").as_deref(), Some("websocket"));
+    assert_eq!(
+        origin.requests()[0].header("Upgrade").as_deref(),
+        Some("websocket")
+    );
     client.stream().shutdown(Shutdown::Write).unwrap();
     assert!(client.read_to_close().unwrap().is_empty());
     let log = server.wait_for_text("short.log", "GET /ws 101 ");
-    assert!(log.starts_with(&format!("GET /ws 101 {} 101", 4 + 2 + bytes.len())), "{log}");
+    assert!(
+        log.starts_with(&format!("GET /ws 101 {} 101", 4 + 2 + bytes.len())),
+        "{log}"
+    );
 }
 
 #[test]
 fn bytes_right_behind_the_head_of_the_answer() {
-    let (_origin, server) = tunnel(vec![Step::Read, Step::send(format!("{ACCEPT}early")), Step::Echo]);
+    let (_origin, server) = tunnel(vec![
+        Step::Read,
+        Step::send(format!("{ACCEPT}early")),
+        Step::Echo,
+    ]);
     let mut client = Client::connect(server.addr(8080));
     client.send(ASK).unwrap();
     accepted(&mut client);
@@ -63,7 +78,12 @@ fn bytes_right_behind_the_head_of_the_request() {
 
 #[test]
 fn the_origin_ends_it() {
-    let (_origin, server) = tunnel(vec![Step::Read, Step::send(ACCEPT), Step::send("bye"), Step::Close]);
+    let (_origin, server) = tunnel(vec![
+        Step::Read,
+        Step::send(ACCEPT),
+        Step::send("bye"),
+        Step::Close,
+    ]);
     let mut client = Client::connect(server.addr(8080));
     client.send(ASK).unwrap();
     accepted(&mut client);
@@ -74,7 +94,12 @@ fn the_origin_ends_it() {
 #[test]
 fn the_client_ends_it() {
     let closed = Gate::new();
-    let (_origin, server) = tunnel(vec![Step::Read, Step::send(ACCEPT), Step::WaitForClose, Step::Open(closed.clone())]);
+    let (_origin, server) = tunnel(vec![
+        Step::Read,
+        Step::send(ACCEPT),
+        Step::WaitForClose,
+        Step::Open(closed.clone()),
+    ]);
     let mut client = Client::connect(server.addr(8080));
     client.send(ASK).unwrap();
     accepted(&mut client);

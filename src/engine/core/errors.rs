@@ -11,7 +11,13 @@ pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> R
     let mut overwrite = None;
     if let Some(code) = s.arg(last - 1).strip_prefix(b"=") {
         if last == 1 {
-            return Err(s.error_at(last - 1, format!("invalid value \"{}\"", String::from_utf8_lossy(s.arg(last - 1)))));
+            return Err(s.error_at(
+                last - 1,
+                format!(
+                    "invalid value \"{}\"",
+                    String::from_utf8_lossy(s.arg(last - 1))
+                ),
+            ));
         }
         codes_end = last - 1;
         overwrite = Some(match code {
@@ -39,17 +45,31 @@ pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> R
             Err(_) => return Err(s.invalid_value(i)),
         };
         if code == 499 {
-            return Err(s.error_at(i, "value \"499\" is not allowed, it must be between 300 and 599"));
+            return Err(s.error_at(
+                i,
+                "value \"499\" is not allowed, it must be between 300 and 599",
+            ));
         }
         if !(300..=599).contains(&code) {
-            return Err(s.error_at(i, format!("value \"{}\" must be between 300 and 599", String::from_utf8_lossy(s.arg(i)))));
+            return Err(s.error_at(
+                i,
+                format!(
+                    "value \"{}\" must be between 300 and 599",
+                    String::from_utf8_lossy(s.arg(i))
+                ),
+            ));
         }
         // without "=", a redirect to a URL answers 302 and statuses of TLS errors answer 400
         let overwrite = match (overwrite, code) {
             (None, 494..=497) => Some(Some(400)),
             (o, _) => o,
         };
-        pages.push(ErrorPage { status: code as u16, overwrite, target: target.clone(), args: args.clone() });
+        pages.push(ErrorPage {
+            status: code as u16,
+            overwrite,
+            target: target.clone(),
+            args: args.clone(),
+        });
     }
     Ok(())
 }
@@ -58,6 +78,8 @@ pub(super) fn error_log(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> R
     let target = Target::parse(s.arg(0)).map_err(|e| s.error(e))?;
     let levels = (1..s.len()).map(|i| s.arg(i));
     let threshold = Threshold::parse(levels).map_err(|e| s.error(e))?;
-    c.error_log.get_or_insert_default().push((target, threshold));
+    c.error_log
+        .get_or_insert_default()
+        .push((target, threshold));
     Ok(())
 }

@@ -85,135 +85,612 @@ impl Module for HttpCore {
     const NAME: &'static str = "http_core";
     type Conf = HttpWritten;
     const DIRECTIVES: &'static [Directive<HttpWritten>] = &[
-        Directive::new("server", Place::HTTP, Args::Block(0, 0), "`server { … }` A virtual server.", |_, s, b| {
-            let id = b.enter(s, Place::SERVER, BlockKind::Server)?;
-            server::register(id, s, b)
-        }),
-        Directive::new("location", Place::SERVER.or(Place::LOCATION), Args::Block(1, 2), "`location [=|~|~*|^~] uri { … }`, `location @name { … }` Settings for requests by their URI.", location::location),
-        Directive::new("limit_except", Place::LOCATION, Args::Block(1, 255), "`limit_except method … { … }` Access rules for all other methods.", location::limit_except),
-        Directive::new("root", AIF, Args::Exactly(1), "`root path;` The folder of documents. Default: html.", location::root),
-        Directive::new("alias", Place::LOCATION, Args::Exactly(1), "`alias path;` Replaces the location's prefix.", location::alias),
-        Directive::new("error_page", AIF, Args::AtLeast(2), "`error_page code … [=[response]] uri;` What is shown for an error.", errors::error_page),
-        Directive::new("recursive_error_pages", A, Args::Flag, "`recursive_error_pages on|off;` Whether error pages may lead to further ones. Default: off.", |c, s, _| once(&mut c.recursive_error_pages, s, s.flag(0)?)),
-        Directive::new("types", A, Args::Block(0, 0), "`types { type extension …; }` Media types by extension.", types),
-        Directive::new("default_type", A, Args::Exactly(1), "`default_type type;` The type of other extensions. Default: text/plain.", |c, s, _| once(&mut c.default_type, s, s.arg(0).into())),
-        Directive::new("error_log", A.or(Place::MAIN), Args::Between(1, 2), "`error_log file|stderr|syslog:… [level];` Default: logs/error.log error.", errors::error_log),
-        Directive::new("log_not_found", A, Args::Flag, "`log_not_found on|off;` Whether missing files are logged. Default: on.", |c, s, _| once(&mut c.log_not_found, s, s.flag(0)?)),
-        Directive::new("log_subrequest", A, Args::Flag, "`log_subrequest on|off;` Whether subrequests are in the access log. Default: off.", |c, s, _| once(&mut c.log_subrequest, s, s.flag(0)?)),
-        Directive::new("client_max_body_size", A, Args::Exactly(1), "`client_max_body_size size;` The largest request body; 0 is without limit. Default: 1m.", |c, s, _| once(&mut c.client_max_body_size, s, s.offset(0)?)),
-        Directive::new("client_body_buffer_size", A, Args::Exactly(1), "`client_body_buffer_size size;` Request bodies up to this size stay in memory. Default: 16k.", |c, s, _| once(&mut c.client_body_buffer_size, s, s.size(0)?)),
-        Directive::new("client_body_timeout", A, Args::Exactly(1), "`client_body_timeout time;` Between two reads of a body. Default: 60s.", |c, s, _| once(&mut c.client_body_timeout, s, s.msec(0)?)),
-        Directive::new("client_body_in_file_only", A, Args::Exactly(1), "`client_body_in_file_only on|clean|off;` Default: off.", |c, s, _| {
-            once(&mut c.client_body_in_file_only, s, s.one_of(0, &[("off", BodyInFile::Off), ("on", BodyInFile::On), ("clean", BodyInFile::Clean)])?)
-        }),
-        Directive::new("client_body_in_single_buffer", A, Args::Flag, "`client_body_in_single_buffer on|off;` Bodies in memory are always in one piece. Default: off.", |c, s, _| once(&mut c.client_body_in_single_buffer, s, s.flag(0)?)),
-        Directive::new("client_body_temp_path", A, Args::Between(1, 4), "`client_body_temp_path path [level1 [level2 [level3]]];` Default: client_body_temp.", |c, s, b| {
-            let path = temp_path(s, b)?;
-            once(&mut c.client_body_temp_path, s, path)
-        }),
-        Directive::new("send_timeout", A, Args::Exactly(1), "`send_timeout time;` Between two writes of a response. Default: 60s.", |c, s, _| once(&mut c.send_timeout, s, s.msec(0)?)),
-        Directive::new("keepalive_timeout", A, Args::Between(1, 2), "`keepalive_timeout timeout [header_timeout];` How long an idle connection is kept. Default: 75s.", |c, s, _| {
-            let header = if s.len() > 1 { s.sec(1)? } else { 0 };
-            once(&mut c.keepalive_timeout, s, (s.msec(0)?, header))
-        }),
-        Directive::new("keepalive_requests", A, Args::Exactly(1), "`keepalive_requests number;` Requests a connection may serve. Default: 1000.", |c, s, _| once(&mut c.keepalive_requests, s, s.number(0)?)),
-        Directive::new("keepalive_time", A, Args::Exactly(1), "`keepalive_time time;` How long a connection may serve. Default: 1h.", |c, s, _| once(&mut c.keepalive_time, s, s.msec(0)?)),
-        Directive::new("keepalive_disable", A, Args::Between(1, 2), "`keepalive_disable none|browser …;` Default: msie6.", |c, s, _| {
-            let mut v = (false, false);
-            for i in 0..s.len() {
-                match s.arg(i) {
-                    b"none" => v = (false, false),
-                    b"msie6" => v.0 = true,
-                    b"safari" => v.1 = true,
-                    _ => return Err(s.invalid_value(i)),
+        Directive::new(
+            "server",
+            Place::HTTP,
+            Args::Block(0, 0),
+            "`server { … }` A virtual server.",
+            |_, s, b| {
+                let id = b.enter(s, Place::SERVER, BlockKind::Server)?;
+                server::register(id, s, b)
+            },
+        ),
+        Directive::new(
+            "location",
+            Place::SERVER.or(Place::LOCATION),
+            Args::Block(1, 2),
+            "`location [=|~|~*|^~] uri { … }`, `location @name { … }` Settings for requests by their URI.",
+            location::location,
+        ),
+        Directive::new(
+            "limit_except",
+            Place::LOCATION,
+            Args::Block(1, 255),
+            "`limit_except method … { … }` Access rules for all other methods.",
+            location::limit_except,
+        ),
+        Directive::new(
+            "root",
+            AIF,
+            Args::Exactly(1),
+            "`root path;` The folder of documents. Default: html.",
+            location::root,
+        ),
+        Directive::new(
+            "alias",
+            Place::LOCATION,
+            Args::Exactly(1),
+            "`alias path;` Replaces the location's prefix.",
+            location::alias,
+        ),
+        Directive::new(
+            "error_page",
+            AIF,
+            Args::AtLeast(2),
+            "`error_page code … [=[response]] uri;` What is shown for an error.",
+            errors::error_page,
+        ),
+        Directive::new(
+            "recursive_error_pages",
+            A,
+            Args::Flag,
+            "`recursive_error_pages on|off;` Whether error pages may lead to further ones. Default: off.",
+            |c, s, _| once(&mut c.recursive_error_pages, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "types",
+            A,
+            Args::Block(0, 0),
+            "`types { type extension …; }` Media types by extension.",
+            types,
+        ),
+        Directive::new(
+            "default_type",
+            A,
+            Args::Exactly(1),
+            "`default_type type;` The type of other extensions. Default: text/plain.",
+            |c, s, _| once(&mut c.default_type, s, s.arg(0).into()),
+        ),
+        Directive::new(
+            "error_log",
+            A.or(Place::MAIN),
+            Args::Between(1, 2),
+            "`error_log file|stderr|syslog:… [level];` Default: logs/error.log error.",
+            errors::error_log,
+        ),
+        Directive::new(
+            "log_not_found",
+            A,
+            Args::Flag,
+            "`log_not_found on|off;` Whether missing files are logged. Default: on.",
+            |c, s, _| once(&mut c.log_not_found, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "log_subrequest",
+            A,
+            Args::Flag,
+            "`log_subrequest on|off;` Whether subrequests are in the access log. Default: off.",
+            |c, s, _| once(&mut c.log_subrequest, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "client_max_body_size",
+            A,
+            Args::Exactly(1),
+            "`client_max_body_size size;` The largest request body; 0 is without limit. Default: 1m.",
+            |c, s, _| once(&mut c.client_max_body_size, s, s.offset(0)?),
+        ),
+        Directive::new(
+            "client_body_buffer_size",
+            A,
+            Args::Exactly(1),
+            "`client_body_buffer_size size;` Request bodies up to this size stay in memory. Default: 16k.",
+            |c, s, _| once(&mut c.client_body_buffer_size, s, s.size(0)?),
+        ),
+        Directive::new(
+            "client_body_timeout",
+            A,
+            Args::Exactly(1),
+            "`client_body_timeout time;` Between two reads of a body. Default: 60s.",
+            |c, s, _| once(&mut c.client_body_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "client_body_in_file_only",
+            A,
+            Args::Exactly(1),
+            "`client_body_in_file_only on|clean|off;` Default: off.",
+            |c, s, _| {
+                once(
+                    &mut c.client_body_in_file_only,
+                    s,
+                    s.one_of(
+                        0,
+                        &[
+                            ("off", BodyInFile::Off),
+                            ("on", BodyInFile::On),
+                            ("clean", BodyInFile::Clean),
+                        ],
+                    )?,
+                )
+            },
+        ),
+        Directive::new(
+            "client_body_in_single_buffer",
+            A,
+            Args::Flag,
+            "`client_body_in_single_buffer on|off;` Bodies in memory are always in one piece. Default: off.",
+            |c, s, _| once(&mut c.client_body_in_single_buffer, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "client_body_temp_path",
+            A,
+            Args::Between(1, 4),
+            "`client_body_temp_path path [level1 [level2 [level3]]];` Default: client_body_temp.",
+            |c, s, b| {
+                let path = temp_path(s, b)?;
+                once(&mut c.client_body_temp_path, s, path)
+            },
+        ),
+        Directive::new(
+            "send_timeout",
+            A,
+            Args::Exactly(1),
+            "`send_timeout time;` Between two writes of a response. Default: 60s.",
+            |c, s, _| once(&mut c.send_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "keepalive_timeout",
+            A,
+            Args::Between(1, 2),
+            "`keepalive_timeout timeout [header_timeout];` How long an idle connection is kept. Default: 75s.",
+            |c, s, _| {
+                let header = if s.len() > 1 { s.sec(1)? } else { 0 };
+                once(&mut c.keepalive_timeout, s, (s.msec(0)?, header))
+            },
+        ),
+        Directive::new(
+            "keepalive_requests",
+            A,
+            Args::Exactly(1),
+            "`keepalive_requests number;` Requests a connection may serve. Default: 1000.",
+            |c, s, _| once(&mut c.keepalive_requests, s, s.number(0)?),
+        ),
+        Directive::new(
+            "keepalive_time",
+            A,
+            Args::Exactly(1),
+            "`keepalive_time time;` How long a connection may serve. Default: 1h.",
+            |c, s, _| once(&mut c.keepalive_time, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "keepalive_disable",
+            A,
+            Args::Between(1, 2),
+            "`keepalive_disable none|browser …;` Default: msie6.",
+            |c, s, _| {
+                let mut v = (false, false);
+                for i in 0..s.len() {
+                    match s.arg(i) {
+                        b"none" => v = (false, false),
+                        b"msie6" => v.0 = true,
+                        b"safari" => v.1 = true,
+                        _ => return Err(s.invalid_value(i)),
+                    }
                 }
-            }
-            once(&mut c.keepalive_disable, s, v)
-        }),
-        Directive::new("lingering_close", A, Args::Exactly(1), "`lingering_close off|on|always;` Default: on.", |c, s, _| {
-            once(&mut c.lingering_close, s, s.one_of(0, &[("off", Lingering::Off), ("on", Lingering::On), ("always", Lingering::Always)])?)
-        }),
-        Directive::new("lingering_time", A, Args::Exactly(1), "`lingering_time time;` Default: 30s.", |c, s, _| once(&mut c.lingering_time, s, s.msec(0)?)),
-        Directive::new("lingering_timeout", A, Args::Exactly(1), "`lingering_timeout time;` Default: 5s.", |c, s, _| once(&mut c.lingering_timeout, s, s.msec(0)?)),
-        Directive::new("reset_timedout_connection", A, Args::Flag, "`reset_timedout_connection on|off;` Whether connections that time out are reset. Default: off.", |c, s, _| once(&mut c.reset_timedout_connection, s, s.flag(0)?)),
-        Directive::new("tcp_nodelay", A, Args::Flag, "`tcp_nodelay on|off;` Default: on.", |c, s, _| once(&mut c.tcp_nodelay, s, s.flag(0)?)),
-        Directive::new("server_tokens", A, Args::Exactly(1), "`server_tokens on|off|build;` How much the Server header tells. Default: on.", |c, s, _| {
-            once(&mut c.server_tokens, s, s.one_of(0, &[("on", Tokens::On), ("off", Tokens::Off), ("build", Tokens::Build)])?)
-        }),
-        Directive::new("absolute_redirect", A, Args::Flag, "`absolute_redirect on|off;` Whether redirects name scheme and host. Default: on.", |c, s, _| once(&mut c.absolute_redirect, s, s.flag(0)?)),
-        Directive::new("server_name_in_redirect", A, Args::Flag, "`server_name_in_redirect on|off;` Default: off.", |c, s, _| once(&mut c.server_name_in_redirect, s, s.flag(0)?)),
-        Directive::new("port_in_redirect", A, Args::Flag, "`port_in_redirect on|off;` Default: on.", |c, s, _| once(&mut c.port_in_redirect, s, s.flag(0)?)),
-        Directive::new("msie_padding", A, Args::Flag, "`msie_padding on|off;` Default: on.", |c, s, _| once(&mut c.msie_padding, s, s.flag(0)?)),
-        Directive::new("msie_refresh", A, Args::Flag, "`msie_refresh on|off;` Default: off.", |c, s, _| once(&mut c.msie_refresh, s, s.flag(0)?)),
-        Directive::new("chunked_transfer_encoding", A, Args::Flag, "`chunked_transfer_encoding on|off;` Default: on.", |c, s, _| once(&mut c.chunked_transfer_encoding, s, s.flag(0)?)),
-        Directive::new("etag", A, Args::Flag, "`etag on|off;` Whether static files have an ETag. Default: on.", |c, s, _| once(&mut c.etag, s, s.flag(0)?)),
-        Directive::new("if_modified_since", A, Args::Exactly(1), "`if_modified_since off|exact|before;` Default: exact.", |c, s, _| {
-            let v = s.one_of(0, &[("off", IfModifiedSince::Off), ("exact", IfModifiedSince::Exact), ("before", IfModifiedSince::Before)])?;
-            once(&mut c.if_modified_since, s, v)
-        }),
-        Directive::new("max_ranges", A, Args::Exactly(1), "`max_ranges number;` Default: without limit.", |c, s, _| once(&mut c.max_ranges, s, Some(s.number(0)?))),
-        Directive::new("satisfy", A, Args::Exactly(1), "`satisfy all|any;` Default: all.", |c, s, _| once(&mut c.satisfy, s, s.one_of(0, &[("all", Satisfy::All), ("any", Satisfy::Any)])?)),
-        Directive::new("internal", Place::LOCATION, Args::None, "`internal;` Only internal redirects come here; others get 404.", |c, _, _| {
-            c.internal = true;
-            Ok(())
-        }),
-        Directive::new("limit_rate", AIF, Args::Exactly(1), "`limit_rate rate;` Bytes a second for each response. Default: 0.", |c, s, b| {
-            let t = size_template(s, b)?;
-            once(&mut c.limit_rate, s, t)
-        }),
-        Directive::new("limit_rate_after", AIF, Args::Exactly(1), "`limit_rate_after size;` Bytes sent before the rate holds. Default: 0.", |c, s, b| {
-            let t = size_template(s, b)?;
-            once(&mut c.limit_rate_after, s, t)
-        }),
-        Directive::new("resolver", A, Args::AtLeast(1), "`resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off];` Name servers for names in variables.", |c, s, _| {
-            let conf = resolver(s)?;
-            once(&mut c.resolver, s, conf)
-        }),
-        Directive::new("resolver_timeout", A, Args::Exactly(1), "`resolver_timeout time;` Default: 30s.", |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?)),
-        Directive::new("disable_symlinks", A, Args::Between(1, 2), "`disable_symlinks off|on|if_not_owner [from=part];` Default: off.", |c, s, b| {
-            let mode = s.one_of(0, &[("off", 0u8), ("on", 1), ("if_not_owner", 2)])?;
-            let from = match s.arg(1).strip_prefix(b"from=") {
-                Some(f) => Some(b.template_of(s, f)?),
-                None if s.len() > 1 => return Err(s.invalid_parameter(1)),
-                None => None,
-            };
-            once(&mut c.disable_symlinks, s, (mode, from))
-        }),
-        Directive::new("auth_delay", A, Args::Exactly(1), "`auth_delay time;` Slows down requests that are answered 401. Default: 0s.", |c, s, _| once(&mut c.auth_delay, s, s.msec(0)?)),
-        Directive::new("gzip_vary", A, Args::Flag, "`gzip_vary on|off;` Whether responses that depend on Accept-Encoding say so in Vary. Default: off.", gzip::vary),
-        Directive::new("gzip_http_version", A, Args::Exactly(1), "`gzip_http_version 1.0|1.1;` The lowest version to which responses are compressed. Default: 1.1.", gzip::http_version),
-        Directive::new("gzip_proxied", A, Args::AtLeast(1), "`gzip_proxied off|expired|no-cache|no-store|private|no_last_modified|no_etag|auth|any …;` Which responses to proxies are compressed. Default: off.", gzip::proxied),
-        Directive::new("gzip_disable", A, Args::AtLeast(1), "`gzip_disable regex …|msie6;` User agents to which nothing is compressed.", gzip::disable),
-        Directive::new("uninitialized_variable_warn", A.or(Place::SERVER_IF).or(Place::LOCATION_IF), Args::Flag, "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.", |c, s, _| {
-            once(&mut c.uninitialized_variable_warn, s, s.flag(0)?)
-        }),
-        Directive::inert("sendfile", AIF, Args::Flag, "Files are sent by sendfile where that is possible."),
-        Directive::inert("sendfile_max_chunk", A, Args::Exactly(1), "A fast client never holds up a thread."),
-        Directive::new("post_action", Place::ANY_HTTP_IF, Args::Exactly(1), "`post_action uri|@name;` Where a request goes on once it has been answered; what comes of that is not sent. Default: none.", |c, s, _| once(&mut c.post_action, s, s.arg(0).into())),
-        Directive::new("subrequest_output_buffer_size", A, Args::Exactly(1), "`subrequest_output_buffer_size size;` How much of a response may be put in a variable (`include` with `set`). Default: 4k.", |c, s, _| once(&mut c.subrequest_output_buffer_size, s, s.size(0)?)),
-        Directive::inert("aio", A, Args::Exactly(1), "File reads need no asynchronous operations."),
-        Directive::inert("aio_write", A, Args::Flag, "File writes need no asynchronous operations."),
+                once(&mut c.keepalive_disable, s, v)
+            },
+        ),
+        Directive::new(
+            "lingering_close",
+            A,
+            Args::Exactly(1),
+            "`lingering_close off|on|always;` Default: on.",
+            |c, s, _| {
+                once(
+                    &mut c.lingering_close,
+                    s,
+                    s.one_of(
+                        0,
+                        &[
+                            ("off", Lingering::Off),
+                            ("on", Lingering::On),
+                            ("always", Lingering::Always),
+                        ],
+                    )?,
+                )
+            },
+        ),
+        Directive::new(
+            "lingering_time",
+            A,
+            Args::Exactly(1),
+            "`lingering_time time;` Default: 30s.",
+            |c, s, _| once(&mut c.lingering_time, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "lingering_timeout",
+            A,
+            Args::Exactly(1),
+            "`lingering_timeout time;` Default: 5s.",
+            |c, s, _| once(&mut c.lingering_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "reset_timedout_connection",
+            A,
+            Args::Flag,
+            "`reset_timedout_connection on|off;` Whether connections that time out are reset. Default: off.",
+            |c, s, _| once(&mut c.reset_timedout_connection, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "tcp_nodelay",
+            A,
+            Args::Flag,
+            "`tcp_nodelay on|off;` Default: on.",
+            |c, s, _| once(&mut c.tcp_nodelay, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "server_tokens",
+            A,
+            Args::Exactly(1),
+            "`server_tokens on|off|build;` How much the Server header tells. Default: on.",
+            |c, s, _| {
+                once(
+                    &mut c.server_tokens,
+                    s,
+                    s.one_of(
+                        0,
+                        &[
+                            ("on", Tokens::On),
+                            ("off", Tokens::Off),
+                            ("build", Tokens::Build),
+                        ],
+                    )?,
+                )
+            },
+        ),
+        Directive::new(
+            "absolute_redirect",
+            A,
+            Args::Flag,
+            "`absolute_redirect on|off;` Whether redirects name scheme and host. Default: on.",
+            |c, s, _| once(&mut c.absolute_redirect, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "server_name_in_redirect",
+            A,
+            Args::Flag,
+            "`server_name_in_redirect on|off;` Default: off.",
+            |c, s, _| once(&mut c.server_name_in_redirect, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "port_in_redirect",
+            A,
+            Args::Flag,
+            "`port_in_redirect on|off;` Default: on.",
+            |c, s, _| once(&mut c.port_in_redirect, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "msie_padding",
+            A,
+            Args::Flag,
+            "`msie_padding on|off;` Default: on.",
+            |c, s, _| once(&mut c.msie_padding, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "msie_refresh",
+            A,
+            Args::Flag,
+            "`msie_refresh on|off;` Default: off.",
+            |c, s, _| once(&mut c.msie_refresh, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "chunked_transfer_encoding",
+            A,
+            Args::Flag,
+            "`chunked_transfer_encoding on|off;` Default: on.",
+            |c, s, _| once(&mut c.chunked_transfer_encoding, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "etag",
+            A,
+            Args::Flag,
+            "`etag on|off;` Whether static files have an ETag. Default: on.",
+            |c, s, _| once(&mut c.etag, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "if_modified_since",
+            A,
+            Args::Exactly(1),
+            "`if_modified_since off|exact|before;` Default: exact.",
+            |c, s, _| {
+                let v = s.one_of(
+                    0,
+                    &[
+                        ("off", IfModifiedSince::Off),
+                        ("exact", IfModifiedSince::Exact),
+                        ("before", IfModifiedSince::Before),
+                    ],
+                )?;
+                once(&mut c.if_modified_since, s, v)
+            },
+        ),
+        Directive::new(
+            "max_ranges",
+            A,
+            Args::Exactly(1),
+            "`max_ranges number;` Default: without limit.",
+            |c, s, _| once(&mut c.max_ranges, s, Some(s.number(0)?)),
+        ),
+        Directive::new(
+            "satisfy",
+            A,
+            Args::Exactly(1),
+            "`satisfy all|any;` Default: all.",
+            |c, s, _| {
+                once(
+                    &mut c.satisfy,
+                    s,
+                    s.one_of(0, &[("all", Satisfy::All), ("any", Satisfy::Any)])?,
+                )
+            },
+        ),
+        Directive::new(
+            "internal",
+            Place::LOCATION,
+            Args::None,
+            "`internal;` Only internal redirects come here; others get 404.",
+            |c, _, _| {
+                c.internal = true;
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "limit_rate",
+            AIF,
+            Args::Exactly(1),
+            "`limit_rate rate;` Bytes a second for each response. Default: 0.",
+            |c, s, b| {
+                let t = size_template(s, b)?;
+                once(&mut c.limit_rate, s, t)
+            },
+        ),
+        Directive::new(
+            "limit_rate_after",
+            AIF,
+            Args::Exactly(1),
+            "`limit_rate_after size;` Bytes sent before the rate holds. Default: 0.",
+            |c, s, b| {
+                let t = size_template(s, b)?;
+                once(&mut c.limit_rate_after, s, t)
+            },
+        ),
+        Directive::new(
+            "resolver",
+            A,
+            Args::AtLeast(1),
+            "`resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off];` Name servers for names in variables.",
+            |c, s, _| {
+                let conf = resolver(s)?;
+                once(&mut c.resolver, s, conf)
+            },
+        ),
+        Directive::new(
+            "resolver_timeout",
+            A,
+            Args::Exactly(1),
+            "`resolver_timeout time;` Default: 30s.",
+            |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "disable_symlinks",
+            A,
+            Args::Between(1, 2),
+            "`disable_symlinks off|on|if_not_owner [from=part];` Default: off.",
+            |c, s, b| {
+                let mode = s.one_of(0, &[("off", 0u8), ("on", 1), ("if_not_owner", 2)])?;
+                let from = match s.arg(1).strip_prefix(b"from=") {
+                    Some(f) => Some(b.template_of(s, f)?),
+                    None if s.len() > 1 => return Err(s.invalid_parameter(1)),
+                    None => None,
+                };
+                once(&mut c.disable_symlinks, s, (mode, from))
+            },
+        ),
+        Directive::new(
+            "auth_delay",
+            A,
+            Args::Exactly(1),
+            "`auth_delay time;` Slows down requests that are answered 401. Default: 0s.",
+            |c, s, _| once(&mut c.auth_delay, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "gzip_vary",
+            A,
+            Args::Flag,
+            "`gzip_vary on|off;` Whether responses that depend on Accept-Encoding say so in Vary. Default: off.",
+            gzip::vary,
+        ),
+        Directive::new(
+            "gzip_http_version",
+            A,
+            Args::Exactly(1),
+            "`gzip_http_version 1.0|1.1;` The lowest version to which responses are compressed. Default: 1.1.",
+            gzip::http_version,
+        ),
+        Directive::new(
+            "gzip_proxied",
+            A,
+            Args::AtLeast(1),
+            "`gzip_proxied off|expired|no-cache|no-store|private|no_last_modified|no_etag|auth|any …;` Which responses to proxies are compressed. Default: off.",
+            gzip::proxied,
+        ),
+        Directive::new(
+            "gzip_disable",
+            A,
+            Args::AtLeast(1),
+            "`gzip_disable regex …|msie6;` User agents to which nothing is compressed.",
+            gzip::disable,
+        ),
+        Directive::new(
+            "uninitialized_variable_warn",
+            A.or(Place::SERVER_IF).or(Place::LOCATION_IF),
+            Args::Flag,
+            "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.",
+            |c, s, _| once(&mut c.uninitialized_variable_warn, s, s.flag(0)?),
+        ),
+        Directive::inert(
+            "sendfile",
+            AIF,
+            Args::Flag,
+            "Files are sent by sendfile where that is possible.",
+        ),
+        Directive::inert(
+            "sendfile_max_chunk",
+            A,
+            Args::Exactly(1),
+            "A fast client never holds up a thread.",
+        ),
+        Directive::new(
+            "post_action",
+            Place::ANY_HTTP_IF,
+            Args::Exactly(1),
+            "`post_action uri|@name;` Where a request goes on once it has been answered; what comes of that is not sent. Default: none.",
+            |c, s, _| once(&mut c.post_action, s, s.arg(0).into()),
+        ),
+        Directive::new(
+            "subrequest_output_buffer_size",
+            A,
+            Args::Exactly(1),
+            "`subrequest_output_buffer_size size;` How much of a response may be put in a variable (`include` with `set`). Default: 4k.",
+            |c, s, _| once(&mut c.subrequest_output_buffer_size, s, s.size(0)?),
+        ),
+        Directive::inert(
+            "aio",
+            A,
+            Args::Exactly(1),
+            "File reads need no asynchronous operations.",
+        ),
+        Directive::inert(
+            "aio_write",
+            A,
+            Args::Flag,
+            "File writes need no asynchronous operations.",
+        ),
         Directive::inert("read_ahead", A, Args::Exactly(1), "The kernel reads ahead."),
-        Directive::inert("directio", A, Args::Exactly(1), "Files are read through the page cache."),
-        Directive::inert("directio_alignment", A, Args::Exactly(1), "Files are read through the page cache."),
-        Directive::inert("tcp_nopush", A, Args::Flag, "Head and body leave in one packet anyway."),
-        Directive::inert("postpone_output", A, Args::Exactly(1), "Small responses are always sent in one piece."),
-        Directive::inert("output_buffers", A, Args::Exactly(2), "Buffers are sized as needed."),
+        Directive::inert(
+            "directio",
+            A,
+            Args::Exactly(1),
+            "Files are read through the page cache.",
+        ),
+        Directive::inert(
+            "directio_alignment",
+            A,
+            Args::Exactly(1),
+            "Files are read through the page cache.",
+        ),
+        Directive::inert(
+            "tcp_nopush",
+            A,
+            Args::Flag,
+            "Head and body leave in one packet anyway.",
+        ),
+        Directive::inert(
+            "postpone_output",
+            A,
+            Args::Exactly(1),
+            "Small responses are always sent in one piece.",
+        ),
+        Directive::inert(
+            "output_buffers",
+            A,
+            Args::Exactly(2),
+            "Buffers are sized as needed.",
+        ),
         Directive::inert("send_lowat", A, Args::Exactly(1), "Only for kqueue."),
-        Directive::inert("open_file_cache", A, Args::Between(1, 2), "Files are opened for each request, so that changes show at once."),
-        Directive::inert("open_file_cache_valid", A, Args::Exactly(1), "There is no cache of open files."),
-        Directive::inert("open_file_cache_min_uses", A, Args::Exactly(1), "There is no cache of open files."),
-        Directive::inert("open_file_cache_errors", A, Args::Flag, "There is no cache of open files."),
-        Directive::inert("types_hash_max_size", A, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("types_hash_bucket_size", A, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("server_names_hash_max_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("server_names_hash_bucket_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("variables_hash_max_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("variables_hash_bucket_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("map_hash_max_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("map_hash_bucket_size", Place::HTTP, Args::Exactly(1), "Hash tables size themselves."),
-        Directive::inert("connection_pool_size", Place::HTTP.or(Place::SERVER), Args::Exactly(1), "There are no memory pools."),
-        Directive::inert("request_pool_size", Place::HTTP.or(Place::SERVER), Args::Exactly(1), "There are no memory pools."),
+        Directive::inert(
+            "open_file_cache",
+            A,
+            Args::Between(1, 2),
+            "Files are opened for each request, so that changes show at once.",
+        ),
+        Directive::inert(
+            "open_file_cache_valid",
+            A,
+            Args::Exactly(1),
+            "There is no cache of open files.",
+        ),
+        Directive::inert(
+            "open_file_cache_min_uses",
+            A,
+            Args::Exactly(1),
+            "There is no cache of open files.",
+        ),
+        Directive::inert(
+            "open_file_cache_errors",
+            A,
+            Args::Flag,
+            "There is no cache of open files.",
+        ),
+        Directive::inert(
+            "types_hash_max_size",
+            A,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "types_hash_bucket_size",
+            A,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "server_names_hash_max_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "server_names_hash_bucket_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "variables_hash_max_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "variables_hash_bucket_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "map_hash_max_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "map_hash_bucket_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "Hash tables size themselves.",
+        ),
+        Directive::inert(
+            "connection_pool_size",
+            Place::HTTP.or(Place::SERVER),
+            Args::Exactly(1),
+            "There are no memory pools.",
+        ),
+        Directive::inert(
+            "request_pool_size",
+            Place::HTTP.or(Place::SERVER),
+            Args::Exactly(1),
+            "There are no memory pools.",
+        ),
     ];
     const VARIABLES: &'static [Variable] = crate::engine::variables::VARIABLES;
 
@@ -240,7 +717,10 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
             _ => return Err(s.invalid_value(i)),
         }
     }
-    Ok(Arc::new(TempPath { path: b.prefixed(s.str(0)?), levels }))
+    Ok(Arc::new(TempPath {
+        path: b.prefixed(s.str(0)?),
+        levels,
+    }))
 }
 
 /// `resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off] [status_zone=zone]`.
@@ -261,16 +741,24 @@ fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
             },
             Some(("ipv4", v)) => conf.ipv4 = switch(v)?,
             Some(("ipv6", v)) => conf.ipv6 = switch(v)?,
-            Some(("status_zone", _)) => return Err(s.error_at(i, "the \"status_zone\" parameter is not supported")),
+            Some(("status_zone", _)) => {
+                return Err(s.error_at(i, "the \"status_zone\" parameter is not supported"));
+            }
             _ => match parse_server(s.arg(i), 53) {
                 Ok(Address::Inet(a)) => match a.ip {
                     Some(ip) => conf.servers.push(std::net::SocketAddr::new(ip, a.port)),
                     None => match crate::upstream::resolve_at_load(&a.host, a.port) {
                         Ok(list) => conf.servers.extend(list),
-                        Err(_) => return Err(s.error_at(i, format!("host not found in resolver \"{word}\""))),
+                        Err(_) => {
+                            return Err(
+                                s.error_at(i, format!("host not found in resolver \"{word}\""))
+                            );
+                        }
                     },
                 },
-                Ok(Address::Unix(_)) => return Err(s.error_at(i, format!("no port in resolver \"{word}\""))),
+                Ok(Address::Unix(_)) => {
+                    return Err(s.error_at(i, format!("no port in resolver \"{word}\"")));
+                }
                 Err(e) => return Err(s.error_at(i, format!("{e} in resolver \"{word}\""))),
             },
         }
@@ -285,7 +773,8 @@ fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
 }
 
 fn types(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
-    let mut table: HashMap<Box<[u8]>, Arc<[u8]>> = c.types.take().map(|t| (*t).clone()).unwrap_or_default();
+    let mut table: HashMap<Box<[u8]>, Arc<[u8]>> =
+        c.types.take().map(|t| (*t).clone()).unwrap_or_default();
     for item in s.items() {
         if item.is_empty() {
             return Err(item.invalid_number_of_arguments());
@@ -296,7 +785,10 @@ fn types(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
             if let Some(old) = table.insert(ext.clone(), kind.clone()) {
                 let text = format!(
                     "duplicate extension \"{}\", content type: \"{}\", previous content type: \"{}\"",
-                    String::from_utf8_lossy(&ext), String::from_utf8_lossy(&kind), String::from_utf8_lossy(&old));
+                    String::from_utf8_lossy(&ext),
+                    String::from_utf8_lossy(&kind),
+                    String::from_utf8_lossy(&old)
+                );
                 b.warn(item.warn(text));
             }
         }

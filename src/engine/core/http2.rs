@@ -3,7 +3,9 @@
 use super::once;
 use crate::config::Result;
 use crate::inherit;
-use crate::module::{Args, Build, Conf, Directive, Hooks, Http2Conf, Module, Place, Statement, Val, Variable};
+use crate::module::{
+    Args, Build, Conf, Directive, Hooks, Http2Conf, Module, Place, Statement, Val, Variable,
+};
 use std::sync::Arc;
 
 /// HTTP/2 towards clients.
@@ -28,9 +30,15 @@ impl Http2Written {
         let d = Http2Conf::default();
         Http2Conf {
             enable: self.enable.unwrap_or(d.enable),
-            max_concurrent_streams: self.max_concurrent_streams.map_or(d.max_concurrent_streams, |n| n.min(u32::MAX.into()) as u32),
-            preread_size: self.preread_size.map_or(d.preread_size, |n| n.min(MAX_WINDOW) as u32),
-            chunk_size: self.chunk_size.map_or(d.chunk_size, |n| n.min(MAX_FRAME) as usize),
+            max_concurrent_streams: self
+                .max_concurrent_streams
+                .map_or(d.max_concurrent_streams, |n| n.min(u32::MAX.into()) as u32),
+            preread_size: self
+                .preread_size
+                .map_or(d.preread_size, |n| n.min(MAX_WINDOW) as u32),
+            chunk_size: self
+                .chunk_size
+                .map_or(d.chunk_size, |n| n.min(MAX_FRAME) as usize),
         }
     }
 }
@@ -56,50 +64,145 @@ impl Module for Http2 {
     const NAME: &'static str = "http_v2";
     type Conf = Http2Written;
     const DIRECTIVES: &'static [Directive<Http2Written>] = &[
-        Directive::new("http2", HS, Args::Flag, "`http2 on|off;` HTTP/2, by ALPN over TLS and by its preface without. Default: off.", |c, s, _| once(&mut c.enable, s, s.flag(0)?)),
-        Directive::new("http2_max_concurrent_streams", HS, Args::Exactly(1), "`http2_max_concurrent_streams number;` Requests at once on a connection. Default: 128.", |c, s, _| once(&mut c.max_concurrent_streams, s, s.number(0)?)),
-        Directive::new("http2_body_preread_size", HS, Args::Exactly(1), "`http2_body_preread_size size;` How much of a body may come before it is asked for. Default: 64k.", |c, s, _| {
-            let size = s.size(0)?;
-            if size > MAX_WINDOW {
-                return Err(s.error_at(0, format!("the maximum body preread buffer size is {MAX_WINDOW}")));
-            }
-            once(&mut c.preread_size, s, size)
-        }),
-        Directive::new("http2_chunk_size", HSL, Args::Exactly(1), "`http2_chunk_size size;` The largest DATA frame sent; the server's value counts. Default: 8k.", |c, s, _| {
-            let size = s.size(0)?;
-            if size == 0 {
-                return Err(s.error_at(0, "the http2 chunk size cannot be zero"));
-            }
-            once(&mut c.chunk_size, s, size)
-        }),
-        Directive::new("http2_recv_buffer_size", Place::HTTP, Args::Exactly(1), "`http2_recv_buffer_size size;` Read buffer of a worker; buffers here grow as needed. Default: 256k.", |c, s, _| {
-            let size = s.size(0)?;
-            if size <= STATE_BUFFER {
-                return Err(s.error_at(0, "value is too small"));
-            }
-            once(&mut c.recv_buffer_size, s, size)
-        }),
-        Directive::new("http2_pool_size", HS, Args::Exactly(1), "`http2_pool_size size;` Checked; memory is not allocated in pools here. Default: 4k.", pool_size),
-        Directive::new("http2_streams_index_size", HS, Args::Exactly(1), "`http2_streams_index_size number;` Checked; streams are found by hashing. Default: 32.", |c, s, _| {
-            let n = s.number(0)?;
-            if !n.is_power_of_two() {
-                return Err(s.error_at(0, "must be a power of two"));
-            }
-            once(&mut c.streams_index_size, s, n)
-        }),
-        Directive::new("http2_max_concurrent_pushes", HS, Args::Exactly(1), "`http2_max_concurrent_pushes number;` Obsolete: warned of and ignored.", obsolete),
-        Directive::new("http2_push_preload", HSL, Args::Flag, "`http2_push_preload on | off;` Obsolete: warned of and ignored.", obsolete),
-        Directive::new("http2_push", HSL, Args::Exactly(1), "`http2_push uri | off;` Obsolete: warned of and ignored.", obsolete),
-        Directive::new("http2_max_requests", HS, Args::Exactly(1), "`http2_max_requests number;` Obsolete, ignored: see `keepalive_requests`.", obsolete),
-        Directive::new("http2_max_field_size", HS, Args::Exactly(1), "`http2_max_field_size size;` Obsolete, ignored: see `large_client_header_buffers`.", obsolete),
-        Directive::new("http2_max_header_size", HS, Args::Exactly(1), "`http2_max_header_size size;` Obsolete, ignored: see `large_client_header_buffers`.", obsolete),
-        Directive::new("http2_recv_timeout", HS, Args::Exactly(1), "`http2_recv_timeout time;` Obsolete, ignored: see `client_header_timeout`.", obsolete),
-        Directive::new("http2_idle_timeout", HS, Args::Exactly(1), "`http2_idle_timeout time;` Obsolete, ignored: see `keepalive_timeout`.", obsolete),
+        Directive::new(
+            "http2",
+            HS,
+            Args::Flag,
+            "`http2 on|off;` HTTP/2, by ALPN over TLS and by its preface without. Default: off.",
+            |c, s, _| once(&mut c.enable, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "http2_max_concurrent_streams",
+            HS,
+            Args::Exactly(1),
+            "`http2_max_concurrent_streams number;` Requests at once on a connection. Default: 128.",
+            |c, s, _| once(&mut c.max_concurrent_streams, s, s.number(0)?),
+        ),
+        Directive::new(
+            "http2_body_preread_size",
+            HS,
+            Args::Exactly(1),
+            "`http2_body_preread_size size;` How much of a body may come before it is asked for. Default: 64k.",
+            |c, s, _| {
+                let size = s.size(0)?;
+                if size > MAX_WINDOW {
+                    return Err(s.error_at(
+                        0,
+                        format!("the maximum body preread buffer size is {MAX_WINDOW}"),
+                    ));
+                }
+                once(&mut c.preread_size, s, size)
+            },
+        ),
+        Directive::new(
+            "http2_chunk_size",
+            HSL,
+            Args::Exactly(1),
+            "`http2_chunk_size size;` The largest DATA frame sent; the server's value counts. Default: 8k.",
+            |c, s, _| {
+                let size = s.size(0)?;
+                if size == 0 {
+                    return Err(s.error_at(0, "the http2 chunk size cannot be zero"));
+                }
+                once(&mut c.chunk_size, s, size)
+            },
+        ),
+        Directive::new(
+            "http2_recv_buffer_size",
+            Place::HTTP,
+            Args::Exactly(1),
+            "`http2_recv_buffer_size size;` Read buffer of a worker; buffers here grow as needed. Default: 256k.",
+            |c, s, _| {
+                let size = s.size(0)?;
+                if size <= STATE_BUFFER {
+                    return Err(s.error_at(0, "value is too small"));
+                }
+                once(&mut c.recv_buffer_size, s, size)
+            },
+        ),
+        Directive::new(
+            "http2_pool_size",
+            HS,
+            Args::Exactly(1),
+            "`http2_pool_size size;` Checked; memory is not allocated in pools here. Default: 4k.",
+            pool_size,
+        ),
+        Directive::new(
+            "http2_streams_index_size",
+            HS,
+            Args::Exactly(1),
+            "`http2_streams_index_size number;` Checked; streams are found by hashing. Default: 32.",
+            |c, s, _| {
+                let n = s.number(0)?;
+                if !n.is_power_of_two() {
+                    return Err(s.error_at(0, "must be a power of two"));
+                }
+                once(&mut c.streams_index_size, s, n)
+            },
+        ),
+        Directive::new(
+            "http2_max_concurrent_pushes",
+            HS,
+            Args::Exactly(1),
+            "`http2_max_concurrent_pushes number;` Obsolete: warned of and ignored.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_push_preload",
+            HSL,
+            Args::Flag,
+            "`http2_push_preload on | off;` Obsolete: warned of and ignored.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_push",
+            HSL,
+            Args::Exactly(1),
+            "`http2_push uri | off;` Obsolete: warned of and ignored.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_max_requests",
+            HS,
+            Args::Exactly(1),
+            "`http2_max_requests number;` Obsolete, ignored: see `keepalive_requests`.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_max_field_size",
+            HS,
+            Args::Exactly(1),
+            "`http2_max_field_size size;` Obsolete, ignored: see `large_client_header_buffers`.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_max_header_size",
+            HS,
+            Args::Exactly(1),
+            "`http2_max_header_size size;` Obsolete, ignored: see `large_client_header_buffers`.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_recv_timeout",
+            HS,
+            Args::Exactly(1),
+            "`http2_recv_timeout time;` Obsolete, ignored: see `client_header_timeout`.",
+            obsolete,
+        ),
+        Directive::new(
+            "http2_idle_timeout",
+            HS,
+            Args::Exactly(1),
+            "`http2_idle_timeout time;` Obsolete, ignored: see `keepalive_timeout`.",
+            obsolete,
+        ),
     ];
-    const VARIABLES: &'static [Variable] = &[Variable::new("http2", |r, _| match (r.head.http_major_minor.0, r.conn().tls.get()) {
-        (2, Some(_)) => Val::Bytes(b"h2"),
-        (2, None) => Val::Bytes(b"h2c"),
-        _ => Val::Bytes(b""),
+    const VARIABLES: &'static [Variable] = &[Variable::new("http2", |r, _| {
+        match (r.head.http_major_minor.0, r.conn().tls.get()) {
+            (2, Some(_)) => Val::Bytes(b"h2"),
+            (2, None) => Val::Bytes(b"h2c"),
+            _ => Val::Bytes(b""),
+        }
     })];
 
     fn attach(_conf: &Arc<Http2Written>, _on: &mut Hooks) -> Result<()> {
@@ -115,7 +218,10 @@ fn pool_size(c: &mut Http2Written, s: &Statement, _b: &mut Build) -> Result<()> 
         return Err(s.error_at(0, format!("the pool size must be no less than {MIN}")));
     }
     if size % ALIGNMENT != 0 {
-        return Err(s.error_at(0, format!("the pool size must be a multiple of {ALIGNMENT}")));
+        return Err(s.error_at(
+            0,
+            format!("the pool size must be a multiple of {ALIGNMENT}"),
+        ));
     }
     once(&mut c.pool_size, s, size)
 }
@@ -131,6 +237,9 @@ fn obsolete(_c: &mut Http2Written, s: &Statement, b: &mut Build) -> Result<()> {
             return Ok(());
         }
     };
-    b.warn(s.warn(format!("the \"{}\" directive is obsolete, use the \"{successor}\" directive instead", s.name())));
+    b.warn(s.warn(format!(
+        "the \"{}\" directive is obsolete, use the \"{successor}\" directive instead",
+        s.name()
+    )));
     Ok(())
 }

@@ -34,14 +34,26 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
             let ips: Vec<IpAddr> = match inet.ip {
                 Some(ip) => vec![ip],
                 None => crate::upstream::resolve_at_load(&inet.host, 0)
-                    .map_err(|_| s.error_at(0, format!("host not found in \"{shown}\" of the \"listen\" directive")))?
+                    .map_err(|_| {
+                        s.error_at(
+                            0,
+                            format!("host not found in \"{shown}\" of the \"listen\" directive"),
+                        )
+                    })?
                     .into_iter()
                     .map(|a| a.ip())
                     .collect(),
             };
-            inet.ports().flat_map(|p| ips.iter().map(move |ip| ListenAddr::Inet(SocketAddr::new(*ip, p)))).collect()
+            inet.ports()
+                .flat_map(|p| {
+                    ips.iter()
+                        .map(move |ip| ListenAddr::Inet(SocketAddr::new(*ip, p)))
+                })
+                .collect()
         }
-        Err(e) => return Err(s.error_at(0, format!("{e} in \"{shown}\" of the \"listen\" directive"))),
+        Err(e) => {
+            return Err(s.error_at(0, format!("{e} in \"{shown}\" of the \"listen\" directive")));
+        }
     };
     let mut spec = ListenSpec {
         addr: ListenAddr::Unix(Default::default()),
@@ -53,12 +65,20 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
         proxy_protocol: false,
         at: s.error(""),
     };
-    let v6 = addrs.iter().any(|a| matches!(a, ListenAddr::Inet(a) if a.is_ipv6()));
+    let v6 = addrs
+        .iter()
+        .any(|a| matches!(a, ListenAddr::Inet(a) if a.is_ipv6()));
     let unix = addrs.iter().any(|a| matches!(a, ListenAddr::Unix(_)));
     for i in 1..s.len() {
         let word = s.str(i)?;
-        let (name, value) = word.split_once('=').map_or((word, None), |(n, v)| (n, Some(v)));
-        let size = |v: &str| value::parse_size(v.as_bytes()).filter(|n| *n > 0).map(|n| n as usize);
+        let (name, value) = word
+            .split_once('=')
+            .map_or((word, None), |(n, v)| (n, Some(v)));
+        let size = |v: &str| {
+            value::parse_size(v.as_bytes())
+                .filter(|n| *n > 0)
+                .map(|n| n as usize)
+        };
         match (name, value) {
             ("default_server" | "default", None) => spec.default_server = true,
             ("ssl", None) => spec.ssl = true,
@@ -74,7 +94,10 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
             }
             ("reuseport", None) => {
                 if unix {
-                    return Err(s.error_at(i, "reuseport is not supported for UNIX-domain sockets".to_owned()));
+                    return Err(s.error_at(
+                        i,
+                        "reuseport is not supported for UNIX-domain sockets".to_owned(),
+                    ));
                 }
                 spec.options.reuseport = true;
                 spec.set = true;
@@ -87,15 +110,20 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
                 _ => return Err(s.error_at(i, format!("invalid backlog \"{v}\""))),
             },
             ("rcvbuf", Some(v)) => {
-                spec.options.rcvbuf = Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid rcvbuf \"{v}\"")))?);
+                spec.options.rcvbuf =
+                    Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid rcvbuf \"{v}\"")))?);
                 spec.set = true;
             }
             ("sndbuf", Some(v)) => {
-                spec.options.sndbuf = Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid sndbuf \"{v}\"")))?);
+                spec.options.sndbuf =
+                    Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid sndbuf \"{v}\"")))?);
                 spec.set = true;
             }
             ("fastopen", Some(v)) => {
-                spec.options.fastopen = Some(v.parse().map_err(|_| s.error_at(i, format!("invalid fastopen \"{v}\"")))?);
+                spec.options.fastopen = Some(
+                    v.parse()
+                        .map_err(|_| s.error_at(i, format!("invalid fastopen \"{v}\"")))?,
+                );
                 spec.set = true;
             }
             ("ipv6only", Some(v)) => {
@@ -105,16 +133,33 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
                     _ => return Err(s.error_at(i, format!("invalid ipv6only flags \"{v}\""))),
                 };
                 if !v6 {
-                    return Err(s.error_at(i, format!("ipv6only is not supported on addr \"{shown}\"")));
+                    return Err(
+                        s.error_at(i, format!("ipv6only is not supported on addr \"{shown}\""))
+                    );
                 }
                 spec.set = true;
             }
             ("so_keepalive", Some(v)) => {
-                spec.options.keepalive = Some(so_keepalive(v).ok_or_else(|| s.error_at(i, format!("invalid so_keepalive value: \"{v}\"")))?);
+                spec.options.keepalive = Some(so_keepalive(v).ok_or_else(|| {
+                    s.error_at(i, format!("invalid so_keepalive value: \"{v}\""))
+                })?);
                 spec.set = true;
             }
-            ("quic", None) => return Err(s.error_at(i, "the \"quic\" parameter is not supported: HTTP/3 is not built in")),
-            ("setfib" | "accept_filter", _) => return Err(s.error_at(i, format!("{name} \"{}\" is not supported on this platform, ignored", value.unwrap_or_default()))),
+            ("quic", None) => {
+                return Err(s.error_at(
+                    i,
+                    "the \"quic\" parameter is not supported: HTTP/3 is not built in",
+                ));
+            }
+            ("setfib" | "accept_filter", _) => {
+                return Err(s.error_at(
+                    i,
+                    format!(
+                        "{name} \"{}\" is not supported on this platform, ignored",
+                        value.unwrap_or_default()
+                    ),
+                ));
+            }
             ("multipath", None) => return Err(s.error_at(i, "multipath is not supported")),
             _ => return Err(s.error_at(i, format!("invalid parameter \"{word}\""))),
         }
@@ -123,14 +168,24 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
         if list.iter().any(|l| l.addr == a) {
             return Err(s.error(format!("a duplicate listen {shown}")));
         }
-        list.push(ListenSpec { addr: a, ..spec.clone() });
+        list.push(ListenSpec {
+            addr: a,
+            ..spec.clone()
+        });
     }
     Ok(())
 }
 
 /// `on`, `off` or `[idle]:[interval]:[count]`.
 fn so_keepalive(v: &str) -> Option<KeepaliveOption> {
-    let plain = |on| Some(KeepaliveOption { on, idle: None, interval: None, count: None });
+    let plain = |on| {
+        Some(KeepaliveOption {
+            on,
+            idle: None,
+            interval: None,
+            count: None,
+        })
+    };
     match v {
         "on" => return plain(true),
         "off" => return plain(false),
@@ -139,7 +194,9 @@ fn so_keepalive(v: &str) -> Option<KeepaliveOption> {
     let mut parts = v.split(':');
     let time = |p: Option<&str>| match p {
         None | Some("") => Some(None),
-        Some(p) => value::parse_time_sec(p.as_bytes()).filter(|n| *n > 0).map(|n| Some(n as u32)),
+        Some(p) => value::parse_time_sec(p.as_bytes())
+            .filter(|n| *n > 0)
+            .map(|n| Some(n as u32)),
     };
     let (idle, interval) = (time(parts.next())?, time(parts.next())?);
     let count = match parts.next() {
@@ -149,5 +206,10 @@ fn so_keepalive(v: &str) -> Option<KeepaliveOption> {
     if parts.next().is_some() || (idle.is_none() && interval.is_none() && count.is_none()) {
         return None;
     }
-    Some(KeepaliveOption { on: true, idle, interval, count })
+    Some(KeepaliveOption {
+        on: true,
+        idle,
+        interval,
+        count,
+    })
 }

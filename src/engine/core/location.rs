@@ -23,26 +23,45 @@ pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Re
         let text = String::from_utf8_lossy(name.text()).into_owned();
         match parent {
             LocationName::Exact(_) => {
-                return Err(s.error(format!("location \"{text}\" cannot be inside the exact location \"{parent_text}\"")));
+                return Err(s.error(format!(
+                    "location \"{text}\" cannot be inside the exact location \"{parent_text}\""
+                )));
             }
             LocationName::Named(_) => {
-                return Err(s.error(format!("location \"{text}\" cannot be inside the named location \"{parent_text}\"")));
+                return Err(s.error(format!(
+                    "location \"{text}\" cannot be inside the named location \"{parent_text}\""
+                )));
             }
             _ if matches!(name, LocationName::Named(_)) => {
-                return Err(s.error(format!("named location \"{text}\" can be on the server level only")));
+                return Err(s.error(format!(
+                    "named location \"{text}\" can be on the server level only"
+                )));
             }
-            LocationName::Prefix(p, _) if !matches!(name, LocationName::Pattern(_)) && !name.text().starts_with(p) => {
-                return Err(s.error(format!("location \"{text}\" is outside location \"{parent_text}\"")));
+            LocationName::Prefix(p, _)
+                if !matches!(name, LocationName::Pattern(_)) && !name.text().starts_with(p) =>
+            {
+                return Err(s.error(format!(
+                    "location \"{text}\" is outside location \"{parent_text}\""
+                )));
             }
             _ => {}
         }
     }
-    let duplicate = b.shared::<Locations>().list.iter().filter(|(_, o)| *o == outer).map(|(id, _)| *id).collect::<Vec<_>>();
+    let duplicate = b
+        .shared::<Locations>()
+        .list
+        .iter()
+        .filter(|(_, o)| *o == outer)
+        .map(|(id, _)| *id)
+        .collect::<Vec<_>>();
     for id in duplicate {
         if let BlockKind::Location(other) = b.kind_of(id)
             && same(other, &name)
         {
-            return Err(s.error(format!("duplicate location \"{}\"", String::from_utf8_lossy(name.text()))));
+            return Err(s.error(format!(
+                "duplicate location \"{}\"",
+                String::from_utf8_lossy(name.text())
+            )));
         }
     }
     let id = b.enter(s, Place::LOCATION, BlockKind::Location(name))?;
@@ -52,7 +71,8 @@ pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Re
 
 fn same(a: &LocationName, b: &LocationName) -> bool {
     match (a, b) {
-        (LocationName::Exact(x), LocationName::Exact(y)) | (LocationName::Named(x), LocationName::Named(y)) => x == y,
+        (LocationName::Exact(x), LocationName::Exact(y))
+        | (LocationName::Named(x), LocationName::Named(y)) => x == y,
         (LocationName::Prefix(x, _), LocationName::Prefix(y, _)) => x == y,
         _ => false,
     }
@@ -68,7 +88,10 @@ fn name(s: &Statement, b: &mut Build) -> Result<LocationName> {
             b"^~" => Ok(LocationName::Prefix(text.into(), true)),
             b"~" => Ok(LocationName::Pattern(b.pattern(s, &text, false)?)),
             b"~*" => Ok(LocationName::Pattern(b.pattern(s, &text, true)?)),
-            _ => Err(s.error(format!("invalid location modifier \"{}\"", String::from_utf8_lossy(first)))),
+            _ => Err(s.error(format!(
+                "invalid location modifier \"{}\"",
+                String::from_utf8_lossy(first)
+            ))),
         };
     }
     Ok(match first {
@@ -83,14 +106,21 @@ fn name(s: &Statement, b: &mut Build) -> Result<LocationName> {
 
 pub(super) fn limit_except(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
     let outer = b.block();
-    if b.shared::<Locations>().limits.iter().any(|(_, o)| *o == outer) {
+    if b.shared::<Locations>()
+        .limits
+        .iter()
+        .any(|(_, o)| *o == outer)
+    {
         return Err(s.duplicate());
     }
     let mut methods = 0u32;
     for i in 0..s.len() {
         let m = Method::of(&s.arg(i).to_ascii_uppercase());
         if m == Method::Unknown {
-            return Err(s.error_at(i, format!("invalid method \"{}\"", String::from_utf8_lossy(s.arg(i)))));
+            return Err(s.error_at(
+                i,
+                format!("invalid method \"{}\"", String::from_utf8_lossy(s.arg(i))),
+            ));
         }
         methods |= m.bit();
         // who may GET may HEAD
@@ -125,10 +155,21 @@ fn set_root(c: &mut HttpWritten, s: &Statement, b: &mut Build, alias: bool) -> R
             if old.alias { "alias" } else { "root" }
         )));
     }
-    for bad in ["$document_root", "${document_root}", "$realpath_root", "${realpath_root}"] {
+    for bad in [
+        "$document_root",
+        "${document_root}",
+        "$realpath_root",
+        "${realpath_root}",
+    ] {
         if s.str(0)?.contains(bad) {
             let name = bad.trim_matches(|ch| "${}".contains(ch));
-            return Err(s.error_at(0, format!("the ${name} variable cannot be used in the \"{}\" directive", s.name())));
+            return Err(s.error_at(
+                0,
+                format!(
+                    "the ${name} variable cannot be used in the \"{}\" directive",
+                    s.name()
+                ),
+            ));
         }
     }
     let mut text = s.arg(0).to_vec();
@@ -150,5 +191,13 @@ fn set_root(c: &mut HttpWritten, s: &Statement, b: &mut Build, alias: bool) -> R
         BlockKind::Location(name) => name.text().len(),
         _ => 0,
     };
-    once(&mut c.root, s, Root { path, alias, replaces })
+    once(
+        &mut c.root,
+        s,
+        Root {
+            path,
+            alias,
+            replaces,
+        },
+    )
 }

@@ -50,82 +50,235 @@ impl Module for Core {
     const NAME: &'static str = "core";
     type Conf = CoreWritten;
     const DIRECTIVES: &'static [Directive<CoreWritten>] = &[
-        Directive::new("user", M, Args::Between(1, 2), "`user name [group];` The user that requests are served as. Default: nobody nogroup.", |c, s, b| {
-            if c.user.is_some() {
-                return Err(s.duplicate());
-            }
-            if !nix::unistd::geteuid().is_root() {
-                b.warn(s.warn("the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored"));
-                return Ok(());
-            }
-            let user = s.str(0)?;
-            if nix::unistd::User::from_name(user).ok().flatten().is_none() {
-                return Err(s.error(format!("getpwnam(\"{user}\") failed")));
-            }
-            let group = (s.len() > 1).then(|| s.str(1).map(str::to_owned)).transpose()?;
-            let name = group.as_deref().unwrap_or(user);
-            if nix::unistd::Group::from_name(name).ok().flatten().is_none() {
-                return Err(s.error(format!("getgrnam(\"{name}\") failed")));
-            }
-            once(&mut c.user, s, (user.to_owned(), group))
-        }),
-        Directive::new("worker_processes", M, Args::Exactly(1), "`worker_processes number|auto;` How many threads serve. Default: 1.", |c, s, _| {
-            let n = match s.arg(0) {
-                b"auto" => 0,
-                _ => match s.number(0) {
-                    Ok(n) if n > 0 => n as usize,
-                    _ => return Err(s.error_at(0, "invalid number of worker processes".to_owned())),
-                },
-            };
-            once(&mut c.worker_processes, s, n)
-        }),
-        Directive::new("worker_rlimit_nofile", M, Args::Exactly(1), "`worker_rlimit_nofile number;` Limit of open files.", |c, s, _| once(&mut c.worker_rlimit_nofile, s, s.number(0)?)),
-        Directive::new("worker_priority", M, Args::Exactly(1), "`worker_priority number;` Scheduling priority (nice), -20 to 20. Default: 0.", |c, s, _| {
-            match s.str(0)?.parse::<i32>() {
+        Directive::new(
+            "user",
+            M,
+            Args::Between(1, 2),
+            "`user name [group];` The user that requests are served as. Default: nobody nogroup.",
+            |c, s, b| {
+                if c.user.is_some() {
+                    return Err(s.duplicate());
+                }
+                if !nix::unistd::geteuid().is_root() {
+                    b.warn(s.warn("the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored"));
+                    return Ok(());
+                }
+                let user = s.str(0)?;
+                if nix::unistd::User::from_name(user).ok().flatten().is_none() {
+                    return Err(s.error(format!("getpwnam(\"{user}\") failed")));
+                }
+                let group = (s.len() > 1)
+                    .then(|| s.str(1).map(str::to_owned))
+                    .transpose()?;
+                let name = group.as_deref().unwrap_or(user);
+                if nix::unistd::Group::from_name(name).ok().flatten().is_none() {
+                    return Err(s.error(format!("getgrnam(\"{name}\") failed")));
+                }
+                once(&mut c.user, s, (user.to_owned(), group))
+            },
+        ),
+        Directive::new(
+            "worker_processes",
+            M,
+            Args::Exactly(1),
+            "`worker_processes number|auto;` How many threads serve. Default: 1.",
+            |c, s, _| {
+                let n = match s.arg(0) {
+                    b"auto" => 0,
+                    _ => match s.number(0) {
+                        Ok(n) if n > 0 => n as usize,
+                        _ => {
+                            return Err(
+                                s.error_at(0, "invalid number of worker processes".to_owned())
+                            );
+                        }
+                    },
+                };
+                once(&mut c.worker_processes, s, n)
+            },
+        ),
+        Directive::new(
+            "worker_rlimit_nofile",
+            M,
+            Args::Exactly(1),
+            "`worker_rlimit_nofile number;` Limit of open files.",
+            |c, s, _| once(&mut c.worker_rlimit_nofile, s, s.number(0)?),
+        ),
+        Directive::new(
+            "worker_priority",
+            M,
+            Args::Exactly(1),
+            "`worker_priority number;` Scheduling priority (nice), -20 to 20. Default: 0.",
+            |c, s, _| match s.str(0)?.parse::<i32>() {
                 Ok(n) => once(&mut c.worker_priority, s, n),
                 Err(_) => Err(s.error_at(0, "invalid number")),
-            }
-        }),
-        Directive::new("worker_shutdown_timeout", M, Args::Exactly(1), "`worker_shutdown_timeout time;` How long a graceful stop waits for connections. Default: without limit.", |c, s, _| once(&mut c.worker_shutdown_timeout, s, s.msec(0)?)),
-        Directive::new("working_directory", M, Args::Exactly(1), "`working_directory folder;` The folder in which the process runs.", |c, s, _| once(&mut c.working_directory, s, s.str(0)?.to_owned())),
-        Directive::new("pid", M, Args::Exactly(1), "`pid file;` Where the process id is written. Default: logs/nginx.pid.", |c, s, _| once(&mut c.pid, s, s.str(0)?.to_owned())),
-        Directive::new("daemon", M, Args::Flag, "`daemon on|off;` Whether the process leaves the terminal. Default: on.", |c, s, _| once(&mut c.daemon, s, s.flag(0)?)),
-        Directive::new("master_process", M, Args::Flag, "`master_process on|off;` For debugging. Default: on.", |c, s, _| once(&mut c.master_process, s, s.flag(0)?)),
-        Directive::new("env", M, Args::Exactly(1), "`env name[=value];` A variable of the environment that is kept or set.", |c, s, _| {
-            let (name, value) = match s.str(0)?.split_once('=') {
-                Some((n, v)) => (n.to_owned(), Some(v.to_owned())),
-                None => (s.str(0)?.to_owned(), None),
-            };
-            c.env.push((name, value));
-            Ok(())
-        }),
-        Directive::new("events", M, Args::Block(0, 0), "`events { … }` Settings of connection processing.", |c, s, b| {
-            if std::mem::replace(&mut c.events, true) {
-                return Err(s.duplicate());
-            }
-            b.enter(s, Place::EVENTS, BlockKind::Events).map(drop)
-        }),
-        Directive::new("http", M, Args::Block(0, 0), "`http { … }` The HTTP servers.", |c, s, b| {
-            if std::mem::replace(&mut c.http, true) {
-                return Err(s.duplicate());
-            }
-            b.enter(s, Place::HTTP, BlockKind::Http).map(drop)
-        }),
-        Directive::new("worker_connections", E, Args::Exactly(1), "`worker_connections number;` How many connections a thread holds at once. Default: 512.", |c, s, _| once(&mut c.worker_connections, s, s.number(0)? as usize)),
-        Directive::new("load_module", M, Args::Exactly(1), "`load_module file;` Accepted for modules whose features are built in; others are refused.", load_module),
-        Directive::inert("worker_cpu_affinity", M, Args::AtLeast(1), "The kernel places the threads."),
-        Directive::inert("worker_rlimit_core", M, Args::Exactly(1), "Memory-safe code leaves no core files to size."),
-        Directive::inert("pcre_jit", M, Args::Flag, "Patterns are always compiled to machine code where PCRE can."),
-        Directive::inert("timer_resolution", M, Args::Exactly(1), "The clock is read from memory; there is nothing to save."),
-        Directive::inert("lock_file", M, Args::Exactly(1), "Threads need no lock file."),
-        Directive::inert("thread_pool", M, Args::Between(2, 3), "File reads need no thread pool."),
-        Directive::inert("debug_points", M, Args::Exactly(1), "For debugging nginx itself."),
-        Directive::inert("use", E, Args::Exactly(1), "The connection method is epoll."),
-        Directive::inert("multi_accept", E, Args::Flag, "Every ready connection is accepted."),
-        Directive::inert("accept_mutex", E, Args::Flag, "Threads share the listening sockets without a mutex."),
-        Directive::inert("accept_mutex_delay", E, Args::Exactly(1), "There is no accept mutex."),
-        Directive::inert("worker_aio_requests", E, Args::Exactly(1), "No asynchronous file operations are used."),
-        Directive::inert("debug_connection", E, Args::Exactly(1), "There is no debug build."),
+            },
+        ),
+        Directive::new(
+            "worker_shutdown_timeout",
+            M,
+            Args::Exactly(1),
+            "`worker_shutdown_timeout time;` How long a graceful stop waits for connections. Default: without limit.",
+            |c, s, _| once(&mut c.worker_shutdown_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "working_directory",
+            M,
+            Args::Exactly(1),
+            "`working_directory folder;` The folder in which the process runs.",
+            |c, s, _| once(&mut c.working_directory, s, s.str(0)?.to_owned()),
+        ),
+        Directive::new(
+            "pid",
+            M,
+            Args::Exactly(1),
+            "`pid file;` Where the process id is written. Default: logs/nginx.pid.",
+            |c, s, _| once(&mut c.pid, s, s.str(0)?.to_owned()),
+        ),
+        Directive::new(
+            "daemon",
+            M,
+            Args::Flag,
+            "`daemon on|off;` Whether the process leaves the terminal. Default: on.",
+            |c, s, _| once(&mut c.daemon, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "master_process",
+            M,
+            Args::Flag,
+            "`master_process on|off;` For debugging. Default: on.",
+            |c, s, _| once(&mut c.master_process, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "env",
+            M,
+            Args::Exactly(1),
+            "`env name[=value];` A variable of the environment that is kept or set.",
+            |c, s, _| {
+                let (name, value) = match s.str(0)?.split_once('=') {
+                    Some((n, v)) => (n.to_owned(), Some(v.to_owned())),
+                    None => (s.str(0)?.to_owned(), None),
+                };
+                c.env.push((name, value));
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "events",
+            M,
+            Args::Block(0, 0),
+            "`events { … }` Settings of connection processing.",
+            |c, s, b| {
+                if std::mem::replace(&mut c.events, true) {
+                    return Err(s.duplicate());
+                }
+                b.enter(s, Place::EVENTS, BlockKind::Events).map(drop)
+            },
+        ),
+        Directive::new(
+            "http",
+            M,
+            Args::Block(0, 0),
+            "`http { … }` The HTTP servers.",
+            |c, s, b| {
+                if std::mem::replace(&mut c.http, true) {
+                    return Err(s.duplicate());
+                }
+                b.enter(s, Place::HTTP, BlockKind::Http).map(drop)
+            },
+        ),
+        Directive::new(
+            "worker_connections",
+            E,
+            Args::Exactly(1),
+            "`worker_connections number;` How many connections a thread holds at once. Default: 512.",
+            |c, s, _| once(&mut c.worker_connections, s, s.number(0)? as usize),
+        ),
+        Directive::new(
+            "load_module",
+            M,
+            Args::Exactly(1),
+            "`load_module file;` Accepted for modules whose features are built in; others are refused.",
+            load_module,
+        ),
+        Directive::inert(
+            "worker_cpu_affinity",
+            M,
+            Args::AtLeast(1),
+            "The kernel places the threads.",
+        ),
+        Directive::inert(
+            "worker_rlimit_core",
+            M,
+            Args::Exactly(1),
+            "Memory-safe code leaves no core files to size.",
+        ),
+        Directive::inert(
+            "pcre_jit",
+            M,
+            Args::Flag,
+            "Patterns are always compiled to machine code where PCRE can.",
+        ),
+        Directive::inert(
+            "timer_resolution",
+            M,
+            Args::Exactly(1),
+            "The clock is read from memory; there is nothing to save.",
+        ),
+        Directive::inert(
+            "lock_file",
+            M,
+            Args::Exactly(1),
+            "Threads need no lock file.",
+        ),
+        Directive::inert(
+            "thread_pool",
+            M,
+            Args::Between(2, 3),
+            "File reads need no thread pool.",
+        ),
+        Directive::inert(
+            "debug_points",
+            M,
+            Args::Exactly(1),
+            "For debugging nginx itself.",
+        ),
+        Directive::inert(
+            "use",
+            E,
+            Args::Exactly(1),
+            "The connection method is epoll.",
+        ),
+        Directive::inert(
+            "multi_accept",
+            E,
+            Args::Flag,
+            "Every ready connection is accepted.",
+        ),
+        Directive::inert(
+            "accept_mutex",
+            E,
+            Args::Flag,
+            "Threads share the listening sockets without a mutex.",
+        ),
+        Directive::inert(
+            "accept_mutex_delay",
+            E,
+            Args::Exactly(1),
+            "There is no accept mutex.",
+        ),
+        Directive::inert(
+            "worker_aio_requests",
+            E,
+            Args::Exactly(1),
+            "No asynchronous file operations are used.",
+        ),
+        Directive::inert(
+            "debug_connection",
+            E,
+            Args::Exactly(1),
+            "There is no debug build.",
+        ),
     ];
 
     fn attach(_conf: &Arc<CoreWritten>, _on: &mut Hooks) -> Result<()> {
@@ -135,10 +288,14 @@ impl Module for Core {
 
 fn load_module(_c: &mut CoreWritten, s: &Statement, b: &mut Build) -> Result<()> {
     let file = s.str(0)?.rsplit('/').next().unwrap_or_default();
-    let name = file.trim_end_matches(".so").trim_end_matches("_module").trim_start_matches("ngx_");
+    let name = file
+        .trim_end_matches(".so")
+        .trim_end_matches("_module")
+        .trim_start_matches("ngx_");
     let known = b.registry.modules().any(|m| m.name() == name);
     if known {
-        b.notices.push(format!("\"load_module {file}\": the module is built in"));
+        b.notices
+            .push(format!("\"load_module {file}\": the module is built in"));
         return Ok(());
     }
     Err(s.error(format!("dlopen() \"{}\" failed: modules of nginx cannot be loaded, and none of this name is built in", b.prefixed(s.str(0)?).display())))

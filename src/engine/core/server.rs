@@ -4,7 +4,9 @@ use super::listen::{self, ListenSpec};
 use super::once;
 use crate::config::Result;
 use crate::inherit;
-use crate::module::{Args, BlockId, Build, Conf, Directive, Hooks, Module, Pattern, Place, Statement};
+use crate::module::{
+    Args, BlockId, Build, Conf, Directive, Hooks, Module, Pattern, Place, Statement,
+};
 use std::sync::Arc;
 
 /// Virtual servers.
@@ -62,21 +64,75 @@ impl Module for HttpServer {
     const NAME: &'static str = "http_server";
     type Conf = ServerWritten;
     const DIRECTIVES: &'static [Directive<ServerWritten>] = &[
-        Directive::new("listen", Place::SERVER, Args::AtLeast(1), "`listen address[:port] [default_server] [ssl] [http2] [proxy_protocol] [backlog=n] [rcvbuf=size] [sndbuf=size] [deferred] [reuseport] [ipv6only=on|off] [so_keepalive=…];` Default: *:80, or *:8000 without rights.", |c, s, b| listen::listen(&mut c.listens, s, b)),
-        Directive::new("server_name", Place::SERVER, Args::AtLeast(1), "`server_name name …;` Exact names, `*.name`, `name.*`, `~regex`. Default: \"\".", server_name),
-        Directive::new("client_header_buffer_size", HS, Args::Exactly(1), "`client_header_buffer_size size;` Default: 1k.", |c, s, _| once(&mut c.client_header_buffer_size, s, s.size(0)?)),
-        Directive::new("large_client_header_buffers", HS, Args::Exactly(2), "`large_client_header_buffers number size;` A line of the head fits in one buffer. Default: 4 8k.", |c, s, _| {
-            let v = (s.number(0)?, s.size(1)?);
-            if v.0 == 0 || v.1 == 0 {
-                return Err(s.invalid_value(if v.0 == 0 { 0 } else { 1 }));
-            }
-            once(&mut c.large_client_header_buffers, s, v)
-        }),
-        Directive::new("client_header_timeout", HS, Args::Exactly(1), "`client_header_timeout time;` For the whole head. Default: 60s.", |c, s, _| once(&mut c.client_header_timeout, s, s.msec(0)?)),
-        Directive::new("ignore_invalid_headers", HS, Args::Flag, "`ignore_invalid_headers on|off;` Default: on.", |c, s, _| once(&mut c.ignore_invalid_headers, s, s.flag(0)?)),
-        Directive::new("underscores_in_headers", HS, Args::Flag, "`underscores_in_headers on|off;` Default: off.", |c, s, _| once(&mut c.underscores_in_headers, s, s.flag(0)?)),
-        Directive::new("merge_slashes", HS, Args::Flag, "`merge_slashes on|off;` Default: on.", |c, s, _| once(&mut c.merge_slashes, s, s.flag(0)?)),
-        Directive::new("max_headers", HS, Args::Exactly(1), "`max_headers number;` Default: 1000.", |c, s, _| once(&mut c.max_headers, s, s.number(0)?)),
+        Directive::new(
+            "listen",
+            Place::SERVER,
+            Args::AtLeast(1),
+            "`listen address[:port] [default_server] [ssl] [http2] [proxy_protocol] [backlog=n] [rcvbuf=size] [sndbuf=size] [deferred] [reuseport] [ipv6only=on|off] [so_keepalive=…];` Default: *:80, or *:8000 without rights.",
+            |c, s, b| listen::listen(&mut c.listens, s, b),
+        ),
+        Directive::new(
+            "server_name",
+            Place::SERVER,
+            Args::AtLeast(1),
+            "`server_name name …;` Exact names, `*.name`, `name.*`, `~regex`. Default: \"\".",
+            server_name,
+        ),
+        Directive::new(
+            "client_header_buffer_size",
+            HS,
+            Args::Exactly(1),
+            "`client_header_buffer_size size;` Default: 1k.",
+            |c, s, _| once(&mut c.client_header_buffer_size, s, s.size(0)?),
+        ),
+        Directive::new(
+            "large_client_header_buffers",
+            HS,
+            Args::Exactly(2),
+            "`large_client_header_buffers number size;` A line of the head fits in one buffer. Default: 4 8k.",
+            |c, s, _| {
+                let v = (s.number(0)?, s.size(1)?);
+                if v.0 == 0 || v.1 == 0 {
+                    return Err(s.invalid_value(if v.0 == 0 { 0 } else { 1 }));
+                }
+                once(&mut c.large_client_header_buffers, s, v)
+            },
+        ),
+        Directive::new(
+            "client_header_timeout",
+            HS,
+            Args::Exactly(1),
+            "`client_header_timeout time;` For the whole head. Default: 60s.",
+            |c, s, _| once(&mut c.client_header_timeout, s, s.msec(0)?),
+        ),
+        Directive::new(
+            "ignore_invalid_headers",
+            HS,
+            Args::Flag,
+            "`ignore_invalid_headers on|off;` Default: on.",
+            |c, s, _| once(&mut c.ignore_invalid_headers, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "underscores_in_headers",
+            HS,
+            Args::Flag,
+            "`underscores_in_headers on|off;` Default: off.",
+            |c, s, _| once(&mut c.underscores_in_headers, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "merge_slashes",
+            HS,
+            Args::Flag,
+            "`merge_slashes on|off;` Default: on.",
+            |c, s, _| once(&mut c.merge_slashes, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "max_headers",
+            HS,
+            Args::Exactly(1),
+            "`max_headers number;` Default: 1000.",
+            |c, s, _| once(&mut c.max_headers, s, s.number(0)?),
+        ),
     ];
 
     fn attach(_conf: &Arc<ServerWritten>, _on: &mut Hooks) -> Result<()> {
@@ -102,13 +158,23 @@ fn server_name(c: &mut ServerWritten, s: &Statement, b: &mut Build) -> Result<()
         if text.contains(&b'/') {
             b.warn(s.warn_at(i, format!("server name \"{shown}\" has suspicious symbols")));
         }
-        let text = if text == b"$hostname" { hostname() } else { text.to_ascii_lowercase() };
+        let text = if text == b"$hostname" {
+            hostname()
+        } else {
+            text.to_ascii_lowercase()
+        };
         let invalid = || s.error_at(i, format!("invalid server name or wildcard \"{shown}\""));
         let name = match &*text {
-            [b'*', b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => ServerName::Leading(text[1..].into()),
-            [b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => ServerName::Both(text.clone().into()),
+            [b'*', b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => {
+                ServerName::Leading(text[1..].into())
+            }
+            [b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => {
+                ServerName::Both(text.clone().into())
+            }
             [b'.'] | [b'*'] | [b'*', b'.'] | [b'.', b'*'] => return Err(invalid()),
-            [head @ .., b'.', b'*'] if !head.is_empty() && !head.contains(&b'*') && !head.starts_with(b".") => {
+            [head @ .., b'.', b'*']
+                if !head.is_empty() && !head.contains(&b'*') && !head.starts_with(b".") =>
+            {
                 ServerName::Trailing(text[..text.len() - 1].into())
             }
             t if t.contains(&b'*') => return Err(invalid()),
@@ -121,5 +187,7 @@ fn server_name(c: &mut ServerWritten, s: &Statement, b: &mut Build) -> Result<()
 
 /// The machine's name, in lower case (`$hostname`).
 pub fn hostname() -> Vec<u8> {
-    std::fs::read("/proc/sys/kernel/hostname").map(|h| h.trim_ascii().to_ascii_lowercase()).unwrap_or_default()
+    std::fs::read("/proc/sys/kernel/hostname")
+        .map(|h| h.trim_ascii().to_ascii_lowercase())
+        .unwrap_or_default()
 }

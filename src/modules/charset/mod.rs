@@ -44,30 +44,70 @@ impl Conf for CharsetConf {
 }
 
 const A: Place = Place::ANY_HTTP_IF;
-const TYPES: [&str; 6] =
-    ["text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml"];
+const TYPES: [&str; 6] = [
+    "text/html",
+    "text/xml",
+    "text/plain",
+    "text/vnd.wap.wml",
+    "application/javascript",
+    "application/rss+xml",
+];
 
 impl Module for Charset {
     const NAME: &'static str = "http_charset_filter";
     type Conf = CharsetConf;
     const DIRECTIVES: &'static [Directive<CharsetConf>] = &[
-        Directive::new("charset", A, Args::Exactly(1), "`charset charset|off;` The charset of responses, named in Content-Type; may be a variable. Default: off.", |c, s, b| {
-            if c.charset.is_some() {
-                return Err(s.duplicate());
-            }
-            c.charset = Some(if s.arg(0) == b"off" { Named::Off } else { named(s, b) });
-            Ok(())
-        }),
-        Directive::new("source_charset", A, Args::Exactly(1), "`source_charset charset;` The charset that responses come in; they are recoded where `charset` is another.", |c, s, b| {
-            if c.source.is_some() {
-                return Err(s.duplicate());
-            }
-            c.source = Some(named(s, b));
-            Ok(())
-        }),
-        Directive::new("override_charset", A, Args::Flag, "`override_charset on|off;` Whether responses of origins that name a charset are recoded too. Default: off.", |c, s, _| once(&mut c.override_charset, s, s.flag(0)?)),
-        Directive::new("charset_types", Place::ANY_HTTP, Args::AtLeast(1), "`charset_types type …;` Media types that the charset is named for; `*` is any. Default: text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
-        Directive::new("charset_map", Place::HTTP, Args::Block(2, 2), "`charset_map charset1 charset2 { hex hex; … }` A table between two charsets; `utf-8` is the second.", |_, s, b| b.shared::<Charsets>().map(s)),
+        Directive::new(
+            "charset",
+            A,
+            Args::Exactly(1),
+            "`charset charset|off;` The charset of responses, named in Content-Type; may be a variable. Default: off.",
+            |c, s, b| {
+                if c.charset.is_some() {
+                    return Err(s.duplicate());
+                }
+                c.charset = Some(if s.arg(0) == b"off" {
+                    Named::Off
+                } else {
+                    named(s, b)
+                });
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "source_charset",
+            A,
+            Args::Exactly(1),
+            "`source_charset charset;` The charset that responses come in; they are recoded where `charset` is another.",
+            |c, s, b| {
+                if c.source.is_some() {
+                    return Err(s.duplicate());
+                }
+                c.source = Some(named(s, b));
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "override_charset",
+            A,
+            Args::Flag,
+            "`override_charset on|off;` Whether responses of origins that name a charset are recoded too. Default: off.",
+            |c, s, _| once(&mut c.override_charset, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "charset_types",
+            Place::ANY_HTTP,
+            Args::AtLeast(1),
+            "`charset_types type …;` Media types that the charset is named for; `*` is any. Default: text/html text/xml text/plain text/vnd.wap.wml application/javascript application/rss+xml.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
+        Directive::new(
+            "charset_map",
+            Place::HTTP,
+            Args::Block(2, 2),
+            "`charset_map charset1 charset2 { hex hex; … }` A table between two charsets; `utf-8` is the second.",
+            |_, s, b| b.shared::<Charsets>().map(s),
+        ),
     ];
 
     fn configured(b: &mut Build) -> Result<()> {
@@ -82,14 +122,19 @@ impl Module for Charset {
     }
 
     fn attach(conf: &Arc<CharsetConf>, on: &mut Hooks) -> Result<()> {
-        let Some(charsets) = &conf.charsets else { return Ok(()) };
+        let Some(charsets) = &conf.charsets else {
+            return Ok(());
+        };
         if let (Some(Named::Charset(to)), Some(Named::Charset(from))) = (conf.charset, conf.source)
             && from != to
             && charsets.table(from, to).is_none()
         {
             return Err(Diag::plain(no_map(charsets.name(from), charsets.name(to))));
         }
-        on.response(Filter { conf: conf.clone(), charsets: charsets.clone() });
+        on.response(Filter {
+            conf: conf.clone(),
+            charsets: charsets.clone(),
+        });
         Ok(())
     }
 }
@@ -103,12 +148,20 @@ fn named(s: &Statement, b: &mut Build) -> Named {
 
 fn no_map(from: &[u8], to: &[u8]) -> String {
     let text = String::from_utf8_lossy;
-    format!("no \"charset_map\" between the charsets \"{}\" and \"{}\"", text(from), text(to))
+    format!(
+        "no \"charset_map\" between the charsets \"{}\" and \"{}\"",
+        text(from),
+        text(to)
+    )
 }
 
 /// What nginx is doing meanwhile, for the log.
 fn doing(r: &Request) -> &'static str {
-    if r.upstream.states.is_empty() { "" } else { " while reading response header from upstream" }
+    if r.upstream.states.is_empty() {
+        ""
+    } else {
+        " while reading response header from upstream"
+    }
 }
 
 struct Filter {
@@ -127,9 +180,15 @@ impl HeadFilter for Filter {
             Source::Charset(id, name) => (id, name),
         };
         let (Some(from_id), Some(to_id)) = (from, to) else {
-            let same = from == to && from_name.get(..to_name.len()).is_some_and(|n| n.eq_ignore_ascii_case(&to_name));
+            let same = from == to
+                && from_name
+                    .get(..to_name.len())
+                    .is_some_and(|n| n.eq_ignore_ascii_case(&to_name));
             if !same {
-                r.error(Level::Error, format_args!("{}{}", no_map(&from_name, &to_name), doing(r)));
+                r.error(
+                    Level::Error,
+                    format_args!("{}{}", no_map(&from_name, &to_name), doing(r)),
+                );
             } else if r.out.charset_name().is_empty() || !r.out.charset.is_empty() {
                 name_it(r, &to_name);
             }
@@ -140,11 +199,18 @@ impl HeadFilter for Filter {
             name_it(r, &to_name);
             return None;
         }
-        if r.out.headers.get_id(Known::ContentEncoding).is_some_and(|v| !v.is_empty()) {
+        if r.out
+            .headers
+            .get_id(Known::ContentEncoding)
+            .is_some_and(|v| !v.is_empty())
+        {
             return None;
         }
         let Some(table) = self.charsets.table(from_id, to_id) else {
-            r.error(Level::Error, format_args!("{}{}", no_map(&from_name, &to_name), doing(r)));
+            r.error(
+                Level::Error,
+                format_args!("{}{}", no_map(&from_name, &to_name), doing(r)),
+            );
             return None;
         };
         r.out.cut_charset();
@@ -178,12 +244,22 @@ impl Filter {
             let name = r.out.override_charset.clone();
             let id = self.charsets.find(&name);
             if id.is_none() && !r.subrequest {
-                r.error(Level::Error, format_args!("unknown charset \"{}\" to override{}", String::from_utf8_lossy(&name), doing(r)));
+                r.error(
+                    Level::Error,
+                    format_args!(
+                        "unknown charset \"{}\" to override{}",
+                        String::from_utf8_lossy(&name),
+                        doing(r)
+                    ),
+                );
                 return None;
             }
             return Some((id, name.into()));
         }
-        let charset = self.conf.charset.filter(|c| *c != Named::Off && !r.subrequest)?;
+        let charset = self
+            .conf
+            .charset
+            .filter(|c| *c != Named::Off && !r.subrequest)?;
         let wanted = if r.out.charset_name().is_empty() {
             MediaTypes::or_defaults(&self.conf.types, &TYPES, &r.out)
         } else {
@@ -210,7 +286,10 @@ impl Filter {
             Named::Charset(id) => Source::Charset(Some(id), self.charsets.name(id).into()),
             Named::Variable(v) => match r.var(v) {
                 Val::None => Source::Off,
-                v => Source::Charset(self.charsets.find(v.as_bytes()), v.as_bytes().to_vec().into()),
+                v => Source::Charset(
+                    self.charsets.find(v.as_bytes()),
+                    v.as_bytes().to_vec().into(),
+                ),
             },
         }
     }
@@ -230,7 +309,13 @@ fn name_it(r: &mut Request, name: &[u8]) {
 struct Recode(Recoder);
 
 impl BodyFilter for Recode {
-    fn chunk(&mut self, _r: &mut Request, data: &[u8], _last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        _r: &mut Request,
+        data: &[u8],
+        _last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         self.0.recode(data, out);
         Ok(())
     }

@@ -37,7 +37,10 @@ pub struct Recoder {
 impl Recoder {
     /// For a new text.
     pub fn new(table: Arc<Recoding>) -> Recoder {
-        Recoder { table, saved: Vec::new() }
+        Recoder {
+            table,
+            saved: Vec::new(),
+        }
     }
 
     /// Appends the recoded text to `out`; an incomplete character waits for the next call.
@@ -53,7 +56,9 @@ impl Recoder {
             Recoding::FromUtf8(pages) => {
                 let mut rest = data;
                 while !self.saved.is_empty() {
-                    let Some((first, more)) = rest.split_first() else { return };
+                    let Some((first, more)) = rest.split_first() else {
+                        return;
+                    };
                     self.saved.push(*first);
                     rest = more;
                     while !self.saved.is_empty()
@@ -90,7 +95,9 @@ enum Decoded {
 
 /// Appends the first character of `data`: its byte, a character reference where the charset has none, or `?`.
 fn one(pages: &Pages, data: &[u8], out: &mut Vec<u8>) -> Decoded {
-    let Some((character, used)) = decode(data) else { return Decoded::Incomplete };
+    let Some((character, used)) = decode(data) else {
+        return Decoded::Incomplete;
+    };
     match character {
         None => out.push(b'?'),
         Some(c @ 0..0x80) => out.push(c as u8),
@@ -152,9 +159,15 @@ mod tests {
     fn utf_8_becomes_bytes_and_references() {
         assert_eq!(from_utf8(&["aЖb".as_bytes()]), b"a\x80b");
         assert_eq!(from_utf8(&["Я€𝄞".as_bytes()]), b"&#1071;&#8364;&#119070;");
-        assert_eq!(from_utf8(&[b"\x80\xff\xc0\xd0A\xe0\x80\x80\xf7\xbf\xbf\xbf!"]), b"??????!");
+        assert_eq!(
+            from_utf8(&[b"\x80\xff\xc0\xd0A\xe0\x80\x80\xf7\xbf\xbf\xbf!"]),
+            b"??????!"
+        );
         assert_eq!(from_utf8(&[b"a\xd0", b"", b"\x96b"]), b"a\x80b");
-        assert_eq!(from_utf8(&[b"\xf0\x9d", b"\x84", b"\x9ec\xe2\x82"]), b"&#119070;c");
+        assert_eq!(
+            from_utf8(&[b"\xf0\x9d", b"\x84", b"\x9ec\xe2\x82"]),
+            b"&#119070;c"
+        );
     }
 
     #[test]

@@ -31,12 +31,18 @@ impl Charsets {
 
     /// The number of a charset, by its name in any case.
     pub fn find(&self, name: &[u8]) -> Option<Id> {
-        self.names.iter().position(|n| n.eq_ignore_ascii_case(name)).map(|i| i as Id)
+        self.names
+            .iter()
+            .position(|n| n.eq_ignore_ascii_case(name))
+            .map(|i| i as Id)
     }
 
     /// A charset's name as first written.
     pub fn name(&self, id: Id) -> &[u8] {
-        self.names.get(usize::from(id)).map(|n| &**n).unwrap_or_default()
+        self.names
+            .get(usize::from(id))
+            .map(|n| &**n)
+            .unwrap_or_default()
     }
 
     /// How a charset is recoded to another.
@@ -50,15 +56,25 @@ impl Charsets {
         let (from, to) = (self.add(s.arg(0)), self.add(s.arg(1)));
         let (a, b) = (text(s.arg(0)), text(s.arg(1)));
         if from == to {
-            return Err(s.error(format!("\"charset_map\" between the same charsets \"{a}\" and \"{b}\"")));
+            return Err(s.error(format!(
+                "\"charset_map\" between the same charsets \"{a}\" and \"{b}\""
+            )));
         }
         if is_utf8(s.arg(0)) {
-            return Err(s.error("\"charset_map\" with \"utf-8\" charset should be given in the second column"));
+            return Err(s.error(
+                "\"charset_map\" with \"utf-8\" charset should be given in the second column",
+            ));
         }
         if self.tables.contains_key(&(from, to)) {
-            return Err(s.error(format!("duplicate \"charset_map\" between \"{a}\" and \"{b}\"")));
+            return Err(s.error(format!(
+                "duplicate \"charset_map\" between \"{a}\" and \"{b}\""
+            )));
         }
-        let (there, back) = if is_utf8(s.arg(1)) { utf8_map(s)? } else { byte_map(s)? };
+        let (there, back) = if is_utf8(s.arg(1)) {
+            utf8_map(s)?
+        } else {
+            byte_map(s)?
+        };
         self.tables.insert((from, to), Arc::new(there));
         self.tables.insert((to, from), Arc::new(back));
         Ok(())
@@ -80,7 +96,10 @@ fn lines(s: &Statement) -> impl Iterator<Item = Result<(u8, &Statement)>> {
         }
         match byte(&item.name.text) {
             Some(b) => Ok((b, item)),
-            None => Err(item.error(format!("invalid value \"{}\"", String::from_utf8_lossy(&item.name.text)))),
+            None => Err(item.error(format!(
+                "invalid value \"{}\"",
+                String::from_utf8_lossy(&item.name.text)
+            ))),
         }
     })
 }
@@ -128,7 +147,11 @@ fn utf8_map(s: &Statement) -> Result<(Recoding, Recoding)> {
 fn encoded(hex: &[u8]) -> Option<Encoded> {
     let mut bytes = [0; 3];
     for (i, pair) in hex.chunks(2).enumerate() {
-        *bytes.get_mut(i)? = if pair.len() == 2 { byte(pair)? } else { return None };
+        *bytes.get_mut(i)? = if pair.len() == 2 {
+            byte(pair)?
+        } else {
+            return None;
+        };
     }
     Some(((hex.len() / 2) as u8, bytes))
 }
@@ -138,7 +161,10 @@ fn byte(hex: &[u8]) -> Option<u8> {
     if hex.is_empty() {
         return None;
     }
-    hex.iter().try_fold(0u8, |n, c| n.checked_mul(16)?.checked_add((*c as char).to_digit(16)? as u8))
+    hex.iter().try_fold(0u8, |n, c| {
+        n.checked_mul(16)?
+            .checked_add((*c as char).to_digit(16)? as u8)
+    })
 }
 
 #[cfg(test)]
@@ -169,24 +195,54 @@ mod tests {
         assert_eq!(recoded(&c, b"b", b"a", b"aX\xf0\xf1"), b"aY\x9f?");
         assert_eq!(recoded(&c, b"A", b"B", b"aY\x9f"), b"aX\xf0");
         let c = read("charset_map koi8-r utf-8 { F6 D096; 88 e282ac; }").unwrap();
-        assert_eq!(recoded(&c, b"KOI8-R", b"UTF-8", b"a\xf6\x88\xff"), "aЖ€?".as_bytes());
-        assert_eq!(recoded(&c, b"utf-8", b"koi8-r", "aЖ€Я".as_bytes()), b"a\xf6\x88&#1071;");
+        assert_eq!(
+            recoded(&c, b"KOI8-R", b"UTF-8", b"a\xf6\x88\xff"),
+            "aЖ€?".as_bytes()
+        );
+        assert_eq!(
+            recoded(&c, b"utf-8", b"koi8-r", "aЖ€Я".as_bytes()),
+            b"a\xf6\x88&#1071;"
+        );
     }
 
     #[test]
     fn faults_are_told_in_nginxs_words() {
         for (text, want) in [
-            ("charset_map a A { }", "\"charset_map\" between the same charsets \"a\" and \"A\" in f:1"),
-            ("charset_map utf-8 A { }", "\"charset_map\" with \"utf-8\" charset should be given in the second column in f:1"),
-            ("charset_map a b { } charset_map b a { }", "duplicate \"charset_map\" between \"b\" and \"a\" in f:1"),
-            ("charset_map a b { 1 2 3; }", "invalid parameters number in f:1"),
+            (
+                "charset_map a A { }",
+                "\"charset_map\" between the same charsets \"a\" and \"A\" in f:1",
+            ),
+            (
+                "charset_map utf-8 A { }",
+                "\"charset_map\" with \"utf-8\" charset should be given in the second column in f:1",
+            ),
+            (
+                "charset_map a b { } charset_map b a { }",
+                "duplicate \"charset_map\" between \"b\" and \"a\" in f:1",
+            ),
+            (
+                "charset_map a b { 1 2 3; }",
+                "invalid parameters number in f:1",
+            ),
             ("charset_map a b { 1x 2; }", "invalid value \"1x\" in f:1"),
             ("charset_map a b { 100 2; }", "invalid value \"100\" in f:1"),
             ("charset_map a b { 1 2f0; }", "invalid value \"2f0\" in f:1"),
-            ("charset_map a utf-8 { 80 41; }", "invalid value \"41\" in f:1"),
-            ("charset_map a utf-8 { 80 e282a; }", "invalid value \"e282a\" in f:1"),
-            ("charset_map a utf-8 { 80 e282; }", "invalid value \"e282\" in f:1"),
-            ("charset_map a utf-8 { 80 f09d849e; }", "invalid value \"f09d849e\" in f:1"),
+            (
+                "charset_map a utf-8 { 80 41; }",
+                "invalid value \"41\" in f:1",
+            ),
+            (
+                "charset_map a utf-8 { 80 e282a; }",
+                "invalid value \"e282a\" in f:1",
+            ),
+            (
+                "charset_map a utf-8 { 80 e282; }",
+                "invalid value \"e282\" in f:1",
+            ),
+            (
+                "charset_map a utf-8 { 80 f09d849e; }",
+                "invalid value \"f09d849e\" in f:1",
+            ),
         ] {
             assert_eq!(read(text).unwrap_err(), want, "{text}");
         }

@@ -74,20 +74,86 @@ impl Params {
 }
 
 const COMMANDS: &[Known] = &[
-    Known { name: "include", does: Page::include, params: &["virtual", "file", "wait", "set", "stub"], mandatory: 0, within: Branch::Outside },
-    Known { name: "echo", does: Page::echo, params: &["var", "default", "encoding"], mandatory: 1, within: Branch::Outside },
-    Known { name: "config", does: Page::config, params: &["errmsg", "timefmt"], mandatory: 0, within: Branch::Outside },
-    Known { name: "set", does: Page::set, params: &["var", "value"], mandatory: 2, within: Branch::Outside },
-    Known { name: "if", does: Page::begin_if, params: &["expr"], mandatory: 1, within: Branch::Outside },
-    Known { name: "elif", does: Page::test, params: &["expr"], mandatory: 1, within: Branch::If },
-    Known { name: "else", does: Page::otherwise, params: &[], mandatory: 0, within: Branch::If },
-    Known { name: "endif", does: Page::end_if, params: &[], mandatory: 0, within: Branch::Else },
-    Known { name: "block", does: Page::begin_block, params: &["name"], mandatory: 1, within: Branch::Outside },
-    Known { name: "endblock", does: Page::end_block, params: &[], mandatory: 0, within: Branch::Outside },
+    Known {
+        name: "include",
+        does: Page::include,
+        params: &["virtual", "file", "wait", "set", "stub"],
+        mandatory: 0,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "echo",
+        does: Page::echo,
+        params: &["var", "default", "encoding"],
+        mandatory: 1,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "config",
+        does: Page::config,
+        params: &["errmsg", "timefmt"],
+        mandatory: 0,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "set",
+        does: Page::set,
+        params: &["var", "value"],
+        mandatory: 2,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "if",
+        does: Page::begin_if,
+        params: &["expr"],
+        mandatory: 1,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "elif",
+        does: Page::test,
+        params: &["expr"],
+        mandatory: 1,
+        within: Branch::If,
+    },
+    Known {
+        name: "else",
+        does: Page::otherwise,
+        params: &[],
+        mandatory: 0,
+        within: Branch::If,
+    },
+    Known {
+        name: "endif",
+        does: Page::end_if,
+        params: &[],
+        mandatory: 0,
+        within: Branch::Else,
+    },
+    Known {
+        name: "block",
+        does: Page::begin_block,
+        params: &["name"],
+        mandatory: 1,
+        within: Branch::Outside,
+    },
+    Known {
+        name: "endblock",
+        does: Page::end_block,
+        params: &[],
+        mandatory: 0,
+        within: Branch::Outside,
+    },
 ];
 
 impl BodyFilter for Page {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         self.waits = false;
         let mut rest = std::mem::take(&mut self.rest);
         let data = if rest.is_empty() {
@@ -173,7 +239,11 @@ impl Page {
         let command = std::mem::take(&mut self.parser.command);
         let name = String::from_utf8_lossy(&command.name);
         let Some(known) = COMMANDS.iter().find(|k| k.name == name) else {
-            return if self.output { Err(failed(r, format_args!("invalid SSI command: \"{name}\""))) } else { Ok(()) };
+            return if self.output {
+                Err(failed(r, format_args!("invalid SSI command: \"{name}\"")))
+            } else {
+                Ok(())
+            };
         };
         if !self.output && known.name != "endblock" {
             if self.block {
@@ -186,42 +256,74 @@ impl Page {
                 return Ok(());
             }
         }
-        if known.within != Branch::Outside && (self.branch == Branch::Outside || self.branch > known.within) {
-            return Err(failed(r, format_args!("invalid context of SSI command: \"{name}\"")));
+        if known.within != Branch::Outside
+            && (self.branch == Branch::Outside || self.branch > known.within)
+        {
+            return Err(failed(
+                r,
+                format_args!("invalid context of SSI command: \"{name}\""),
+            ));
         }
         if command.params.len() > MAX_PARAMS {
-            return Err(failed(r, format_args!("too many SSI command parameters: \"{name}\"")));
+            return Err(failed(
+                r,
+                format_args!("too many SSI command parameters: \"{name}\""),
+            ));
         }
         let mut params = Params::default();
         for (key, value) in command.params {
             let key = String::from_utf8_lossy(&key);
             let at = known.params.iter().position(|p| *p == key);
             let Some(slot) = at.and_then(|i| params.0.get_mut(i)) else {
-                return Err(failed(r, format_args!("invalid parameter name: \"{key}\" in \"{name}\" SSI command")));
+                return Err(failed(
+                    r,
+                    format_args!("invalid parameter name: \"{key}\" in \"{name}\" SSI command"),
+                ));
             };
             if slot.is_some() {
-                return Err(failed(r, format_args!("duplicate \"{key}\" parameter in \"{name}\" SSI command")));
+                return Err(failed(
+                    r,
+                    format_args!("duplicate \"{key}\" parameter in \"{name}\" SSI command"),
+                ));
             }
             *slot = Some(value);
         }
         for (i, key) in known.params.iter().enumerate().take(known.mandatory) {
             if params.get(i).is_none() {
-                return Err(failed(r, format_args!("mandatory \"{key}\" parameter is absent in \"{name}\" SSI command")));
+                return Err(failed(
+                    r,
+                    format_args!(
+                        "mandatory \"{key}\" parameter is absent in \"{name}\" SSI command"
+                    ),
+                ));
             }
         }
         (known.does)(self, r, &params, out)
     }
 
     #[expect(clippy::ptr_arg, reason = "all commands have the same form")]
-    fn include(&mut self, r: &mut Request, params: &Params, out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn include(
+        &mut self,
+        r: &mut Request,
+        params: &Params,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         let show = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
         let [uri, file, wait, set, stub] = std::array::from_fn(|i| params.get(i));
         let target = match (uri, file) {
             (Some(uri), Some(file)) => {
                 let (uri, file) = (show(uri), show(file));
-                return Err(failed(r, format_args!("inclusion may be either virtual=\"{uri}\" or file=\"{file}\"")));
+                return Err(failed(
+                    r,
+                    format_args!("inclusion may be either virtual=\"{uri}\" or file=\"{file}\""),
+                ));
             }
-            (None, None) => return Err(failed(r, format_args!("no parameter in \"include\" SSI command"))),
+            (None, None) => {
+                return Err(failed(
+                    r,
+                    format_args!("no parameter in \"include\" SSI command"),
+                ));
+            }
             (Some(target), None) | (None, Some(target)) => target,
         };
         if set.is_some() && stub.is_some() {
@@ -230,18 +332,27 @@ impl Page {
         }
         let waits = match (wait, file) {
             (Some(_), Some(file)) => {
-                return Err(failed(r, format_args!("\"wait\" cannot be used with file=\"{}\"", show(file))));
+                return Err(failed(
+                    r,
+                    format_args!("\"wait\" cannot be used with file=\"{}\"", show(file)),
+                ));
             }
             (Some(w), None) if w.eq_ignore_ascii_case(b"no") => false,
             (Some(w), None) if w.eq_ignore_ascii_case(b"yes") => true,
             (Some(w), None) => {
-                return Err(failed(r, format_args!("invalid value \"{}\" in the \"wait\" parameter", show(w))));
+                return Err(failed(
+                    r,
+                    format_args!("invalid value \"{}\" in the \"wait\" parameter", show(w)),
+                ));
             }
             (None, file) => file.is_some(),
         };
         let target = expand(r, target, true)?;
         let Ok(safe) = uri::parse_unsafe(&target) else {
-            return Err(failed(r, format_args!("unsafe URI \"{}\" was detected", show(&target))));
+            return Err(failed(
+                r,
+                format_args!("unsafe URI \"{}\" was detected", show(&target)),
+            ));
         };
         let mut ask = Include {
             at: out.len(),
@@ -251,12 +362,18 @@ impl Page {
         };
         if let Some(stub) = stub {
             let Some(text) = Memory::of(r).and_then(|m| m.block(stub)) else {
-                return Err(failed(r, format_args!("\"stub\"=\"{}\" for \"include\" not found", show(stub))));
+                return Err(failed(
+                    r,
+                    format_args!("\"stub\"=\"{}\" for \"include\" not found", show(stub)),
+                ));
             };
             ask.stub = Some(text);
         }
         if r.depth >= DEPTH {
-            return Err(failed(r, format_args!("subrequests cycle while processing \"{}\"", show(&ask.uri))));
+            return Err(failed(
+                r,
+                format_args!("subrequests cycle while processing \"{}\"", show(&ask.uri)),
+            ));
         }
         if let Some(set) = set {
             let name = set.to_ascii_lowercase();
@@ -288,7 +405,10 @@ impl Page {
             Some(b"entity") => self.encoding = Encoding::Entity,
             Some(other) => {
                 let other = String::from_utf8_lossy(other);
-                complain(r, format_args!("unknown encoding \"{other}\" in the \"echo\" command"));
+                complain(
+                    r,
+                    format_args!("unknown encoding \"{other}\" in the \"echo\" command"),
+                );
             }
             None => {}
         }
@@ -300,7 +420,12 @@ impl Page {
         Ok(())
     }
 
-    fn config(&mut self, r: &mut Request, params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn config(
+        &mut self,
+        r: &mut Request,
+        params: &Params,
+        _out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         if let Some(text) = params.get(0) {
             self.error_text = text.to_vec();
         }
@@ -318,9 +443,17 @@ impl Page {
         Ok(())
     }
 
-    fn begin_if(&mut self, r: &mut Request, params: &Params, out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn begin_if(
+        &mut self,
+        r: &mut Request,
+        params: &Params,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         if self.branch != Branch::Outside {
-            return Err(failed(r, format_args!("the \"if\" command inside the \"if\" command")));
+            return Err(failed(
+                r,
+                format_args!("the \"if\" command inside the \"if\" command"),
+            ));
         }
         self.test(r, params, out)
     }
@@ -336,20 +469,35 @@ impl Page {
         Ok(())
     }
 
-    fn otherwise(&mut self, _r: &mut Request, _params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn otherwise(
+        &mut self,
+        _r: &mut Request,
+        _params: &Params,
+        _out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         self.output = !self.chosen;
         self.branch = Branch::Else;
         Ok(())
     }
 
-    fn end_if(&mut self, _r: &mut Request, _params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn end_if(
+        &mut self,
+        _r: &mut Request,
+        _params: &Params,
+        _out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         self.output = true;
         self.chosen = false;
         self.branch = Branch::Outside;
         Ok(())
     }
 
-    fn begin_block(&mut self, r: &mut Request, params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn begin_block(
+        &mut self,
+        r: &mut Request,
+        params: &Params,
+        _out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         if let Some(memory) = Memory::of(r) {
             memory.begin_block(params.must(0));
         }
@@ -358,7 +506,12 @@ impl Page {
         Ok(())
     }
 
-    fn end_block(&mut self, _r: &mut Request, _params: &Params, _out: &mut Vec<u8>) -> Result<(), Failed> {
+    fn end_block(
+        &mut self,
+        _r: &mut Request,
+        _params: &Params,
+        _out: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         self.output = true;
         self.block = false;
         Ok(())

@@ -47,25 +47,67 @@ impl Module for Ssi {
     const NAME: &'static str = "http_ssi_filter";
     type Conf = SsiConf;
     const DIRECTIVES: &'static [Directive<SsiConf>] = &[
-        Directive::new("ssi", Place::ANY_HTTP_IF, Args::Flag, "`ssi on|off;` Carries out the commands of server-side includes in responses. Default: off.", |c, s, b| {
-            if c.time_format.is_none() {
-                c.time_format = Some(match b.shared::<Option<Slot<TimeFormat>>>() {
-                    Some(slot) => *slot,
-                    None => {
-                        let slot = b.slot();
-                        *b.shared::<Option<Slot<TimeFormat>>>() = Some(slot);
-                        slot
-                    }
-                });
-            }
-            once(&mut c.on, s, s.flag(0)?)
-        }),
-        Directive::new("ssi_silent_errors", A, Args::Flag, "`ssi_silent_errors on|off;` Whether a page does not show that a command failed. Default: off.", |c, s, _| once(&mut c.silent_errors, s, s.flag(0)?)),
-        Directive::new("ssi_ignore_recycled_buffers", A, Args::Flag, "`ssi_ignore_recycled_buffers on|off;` Read and not used: buffers are not recycled. Default: off.", |c, s, _| once(&mut c.ignore_recycled, s, s.flag(0)?)),
-        Directive::new("ssi_min_file_chunk", A, Args::Exactly(1), "`ssi_min_file_chunk size;` Read and not used: text between commands is sent from memory. Default: 1k.", |c, s, _| once(&mut c.min_file_chunk, s, s.size(0)?)),
-        Directive::new("ssi_value_length", A, Args::Exactly(1), "`ssi_value_length length;` The longest value of a parameter. Default: 255.", |c, s, _| once(&mut c.value_len, s, s.size(0)?)),
-        Directive::new("ssi_types", A, Args::AtLeast(1), "`ssi_types type …;` Media types in which commands are carried out besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
-        Directive::new("ssi_last_modified", A, Args::Flag, "`ssi_last_modified on|off;` Whether Last-Modified and a weak ETag stay. Default: off.", |c, s, _| once(&mut c.last_modified, s, s.flag(0)?)),
+        Directive::new(
+            "ssi",
+            Place::ANY_HTTP_IF,
+            Args::Flag,
+            "`ssi on|off;` Carries out the commands of server-side includes in responses. Default: off.",
+            |c, s, b| {
+                if c.time_format.is_none() {
+                    c.time_format = Some(match b.shared::<Option<Slot<TimeFormat>>>() {
+                        Some(slot) => *slot,
+                        None => {
+                            let slot = b.slot();
+                            *b.shared::<Option<Slot<TimeFormat>>>() = Some(slot);
+                            slot
+                        }
+                    });
+                }
+                once(&mut c.on, s, s.flag(0)?)
+            },
+        ),
+        Directive::new(
+            "ssi_silent_errors",
+            A,
+            Args::Flag,
+            "`ssi_silent_errors on|off;` Whether a page does not show that a command failed. Default: off.",
+            |c, s, _| once(&mut c.silent_errors, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssi_ignore_recycled_buffers",
+            A,
+            Args::Flag,
+            "`ssi_ignore_recycled_buffers on|off;` Read and not used: buffers are not recycled. Default: off.",
+            |c, s, _| once(&mut c.ignore_recycled, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssi_min_file_chunk",
+            A,
+            Args::Exactly(1),
+            "`ssi_min_file_chunk size;` Read and not used: text between commands is sent from memory. Default: 1k.",
+            |c, s, _| once(&mut c.min_file_chunk, s, s.size(0)?),
+        ),
+        Directive::new(
+            "ssi_value_length",
+            A,
+            Args::Exactly(1),
+            "`ssi_value_length length;` The longest value of a parameter. Default: 255.",
+            |c, s, _| once(&mut c.value_len, s, s.size(0)?),
+        ),
+        Directive::new(
+            "ssi_types",
+            A,
+            Args::AtLeast(1),
+            "`ssi_types type …;` Media types in which commands are carried out besides text/html; `*` is any. Default: text/html.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
+        Directive::new(
+            "ssi_last_modified",
+            A,
+            Args::Flag,
+            "`ssi_last_modified on|off;` Whether Last-Modified and a weak ETag stay. Default: off.",
+            |c, s, _| once(&mut c.last_modified, s, s.flag(0)?),
+        ),
     ];
     const VARIABLES: &'static [Variable] = &[
         Variable::new("date_local", |r, _| date(r, TimeZone::system())),
@@ -86,7 +128,9 @@ struct Filter(Arc<SsiConf>);
 impl HeadFilter for Filter {
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
         let conf = &self.0;
-        if r.out.content_length == Some(0) || !MediaTypes::or_defaults(&conf.types, &["text/html"], &r.out) {
+        if r.out.content_length == Some(0)
+            || !MediaTypes::or_defaults(&conf.types, &["text/html"], &r.out)
+        {
             return None;
         }
         if !r.subrequest {
@@ -100,7 +144,11 @@ impl HeadFilter for Filter {
         }
         text::Memory::ensure(r);
         let value_len = conf.value_len.unwrap_or(255) as usize;
-        Some(Box::new(filter::Page::new(value_len, conf.silent_errors == Some(true), conf.time_format)))
+        Some(Box::new(filter::Page::new(
+            value_len,
+            conf.silent_errors == Some(true),
+            conf.time_format,
+        )))
     }
 }
 
@@ -122,7 +170,9 @@ fn format_time(at: Timestamp, zone: TimeZone, format: &[u8]) -> Option<Vec<u8>> 
         format = format.replace("%Z", "GMT");
     }
     let time = BrokenDownTime::from(&at.to_zoned(zone));
-    let text = time.to_string_with_config(&Config::new().lenient(true), format).ok()?;
+    let text = time
+        .to_string_with_config(&Config::new().lenient(true), format)
+        .ok()?;
     (!text.is_empty()).then(|| text.into_bytes())
 }
 
@@ -133,8 +183,14 @@ mod tests {
     #[test]
     fn dates_are_the_c_librarys() {
         let at = Timestamp::from_second(1_795_341_600).unwrap_or_default();
-        let f = |format: &str| format_time(at, TimeZone::UTC, format.as_bytes()).map(|t| String::from_utf8_lossy(&t).into_owned());
-        assert_eq!(f("%A, %d-%b-%Y %H:%M:%S %Z").as_deref(), Some("Sunday, 22-Nov-2026 10:00:00 GMT"));
+        let f = |format: &str| {
+            format_time(at, TimeZone::UTC, format.as_bytes())
+                .map(|t| String::from_utf8_lossy(&t).into_owned())
+        };
+        assert_eq!(
+            f("%A, %d-%b-%Y %H:%M:%S %Z").as_deref(),
+            Some("Sunday, 22-Nov-2026 10:00:00 GMT")
+        );
         assert_eq!(f("%s").as_deref(), Some("1795341600"));
         assert_eq!(f("%e %I %p %y %%").as_deref(), Some("22 10 AM 26 %"));
         assert_eq!(f(""), None);

@@ -64,7 +64,12 @@ enum State {
 impl Parser {
     /// Values longer than `value_len` are faults.
     pub fn new(value_len: usize) -> Parser {
-        Parser { state: State::Text, command: Command::default(), value_len, quote: 0 }
+        Parser {
+            state: State::Text,
+            command: Command::default(),
+            value_len,
+            quote: 0,
+        }
     }
 
     /// Reads `data` from `at` on, up to the end of a command or of the piece; text is appended to `out`.
@@ -84,7 +89,11 @@ impl Parser {
                     }
                 }
                 State::Tag(n) if TAG.get(n) == Some(&c) => {
-                    self.state = if n + 1 == TAG.len() { State::BeforeCommand } else { State::Tag(n + 1) };
+                    self.state = if n + 1 == TAG.len() {
+                        State::BeforeCommand
+                    } else {
+                        State::Tag(n + 1)
+                    };
                 }
                 State::Tag(n) => {
                     out.extend_from_slice(TAG.get(..n).unwrap_or_default());
@@ -104,7 +113,9 @@ impl Parser {
                     self.state = State::Text;
                     return Found::Broken;
                 }
-                State::Skip(n) => self.state = State::Skip(if c == b'-' && n < 2 { n + 1 } else { 0 }),
+                State::Skip(n) => {
+                    self.state = State::Skip(if c == b'-' && n < 2 { n + 1 } else { 0 })
+                }
                 _ => {
                     if let Some(fault) = self.inside(c) {
                         return Found::Fault(fault);
@@ -128,7 +139,12 @@ impl Parser {
         let blank = matches!(c, b' ' | b'\r' | b'\n' | b'\t');
         let shown = char::from(c);
         let command = String::from_utf8_lossy(&self.command.name);
-        let (key, value) = self.command.params.last().map(|(k, v)| (k.as_slice(), v.as_slice())).unwrap_or_default();
+        let (key, value) = self
+            .command
+            .params
+            .last()
+            .map(|(k, v)| (k.as_slice(), v.as_slice()))
+            .unwrap_or_default();
         let (key_text, value_text) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
         let fault = match self.state {
             State::BeforeCommand if blank => return None,
@@ -182,7 +198,9 @@ impl Parser {
             }
             State::BeforeEqual | State::BeforeValue if blank => return None,
             State::Param | State::BeforeEqual => {
-                format!("unexpected \"{shown}\" symbol after \"{key_text}\" parameter in \"{command}\" SSI command")
+                format!(
+                    "unexpected \"{shown}\" symbol after \"{key_text}\" parameter in \"{command}\" SSI command"
+                )
             }
             State::BeforeValue if matches!(c, b'"' | b'\'') => {
                 self.quote = c;
@@ -198,13 +216,19 @@ impl Parser {
             }
             State::Value | State::Escaped => {
                 if value.len() < self.value_len {
-                    self.state = if c == b'\\' && self.state == State::Value { State::Escaped } else { State::Value };
+                    self.state = if c == b'\\' && self.state == State::Value {
+                        State::Escaped
+                    } else {
+                        State::Value
+                    };
                     if let Some((_, value)) = self.command.params.last_mut() {
                         value.push(c);
                     }
                     return None;
                 }
-                format!("too long \"{value_text}{shown}...\" value of \"{key_text}\" parameter in \"{command}\" SSI command")
+                format!(
+                    "too long \"{value_text}{shown}...\" value of \"{key_text}\" parameter in \"{command}\" SSI command"
+                )
             }
             State::AfterValue if blank => {
                 self.state = State::BeforeParam;
@@ -219,7 +243,11 @@ impl Parser {
             ),
             _ => format!("unexpected \"{shown}\" symbol in \"{command}\" SSI command"),
         };
-        let dash = c == b'-' && matches!(self.state, State::Param | State::BeforeEqual | State::BeforeValue);
+        let dash = c == b'-'
+            && matches!(
+                self.state,
+                State::Param | State::BeforeEqual | State::BeforeValue
+            );
         self.state = State::Skip(usize::from(dash));
         Some(fault)
     }
@@ -278,30 +306,68 @@ mod tests {
     #[test]
     fn commands_are_found() {
         for (text, want) in [
-            ("plain < text <!- <!-- x --> <", "plain < text <!- <!-- x --> <"),
+            (
+                "plain < text <!- <!-- x --> <",
+                "plain < text <!- <!-- x --> <",
+            ),
             ("a<!--#echo var=\"x\" -->b", "a[echo var=x]b"),
-            ("<<!--# set var='x'  value = \"y\\\"z\"--><!--#endif-->", "<[set var=x value=y\\\"z][endif]"),
+            (
+                "<<!--# set var='x'  value = \"y\\\"z\"--><!--#endif-->",
+                "<[set var=x value=y\\\"z][endif]",
+            ),
             ("<!--<!--#a --><!--", "<!--[a]<!--"),
             ("<!--#a b=\"-->\" -->", "[a b=-->]"),
         ] {
-            assert_eq!(read(&[text.as_bytes()]), (want.to_owned(), vec![]), "{text}");
+            assert_eq!(
+                read(&[text.as_bytes()]),
+                (want.to_owned(), vec![]),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn faults_have_nginxs_words() {
         for (text, want) in [
-            ("x<!--#a b-->y", "unexpected \"-\" symbol after \"b\" parameter in \"a\" SSI command"),
-            ("x<!--#a b c-->y", "unexpected \"c\" symbol after \"b\" parameter in \"a\" SSI command"),
-            ("x<!--#a b=c-->y", "unexpected \"c\" symbol before value of \"b\" parameter in \"a\" SSI command"),
-            ("x<!--#a b=\"c\"d-->y", "unexpected \"d\" symbol after \"c\" value of \"b\" parameter in \"a\" SSI command"),
-            ("x<!--#a -x-->y", "unexpected \"x\" symbol in \"a\" SSI command"),
-            ("x<!--#a b=\"123456789\" -->y", "too long \"123456789...\" value of \"b\" parameter in \"a\" SSI command"),
+            (
+                "x<!--#a b-->y",
+                "unexpected \"-\" symbol after \"b\" parameter in \"a\" SSI command",
+            ),
+            (
+                "x<!--#a b c-->y",
+                "unexpected \"c\" symbol after \"b\" parameter in \"a\" SSI command",
+            ),
+            (
+                "x<!--#a b=c-->y",
+                "unexpected \"c\" symbol before value of \"b\" parameter in \"a\" SSI command",
+            ),
+            (
+                "x<!--#a b=\"c\"d-->y",
+                "unexpected \"d\" symbol after \"c\" value of \"b\" parameter in \"a\" SSI command",
+            ),
+            (
+                "x<!--#a -x-->y",
+                "unexpected \"x\" symbol in \"a\" SSI command",
+            ),
+            (
+                "x<!--#a b=\"123456789\" -->y",
+                "too long \"123456789...\" value of \"b\" parameter in \"a\" SSI command",
+            ),
         ] {
-            assert_eq!(read(&[text.as_bytes()]), ("x!y".to_owned(), vec![want.to_owned()]), "{text}");
+            assert_eq!(
+                read(&[text.as_bytes()]),
+                ("x!y".to_owned(), vec![want.to_owned()]),
+                "{text}"
+            );
         }
         let long = format!("<!--#{}-->", "a".repeat(33));
-        assert_eq!(read(&[long.as_bytes()]).1, [format!("the \"{}...\" SSI command is too long", "a".repeat(33))]);
+        assert_eq!(
+            read(&[long.as_bytes()]).1,
+            [format!(
+                "the \"{}...\" SSI command is too long",
+                "a".repeat(33)
+            )]
+        );
     }
 
     proptest! {

@@ -38,7 +38,10 @@ impl Memory {
         {
             return Some(value.clone());
         }
-        held.vars.iter().find(|(n, _)| **n == *name).map(|(_, v)| v.clone())
+        held.vars
+            .iter()
+            .find(|(n, _)| **n == *name)
+            .map(|(_, v)| v.clone())
     }
 
     /// Sets a variable; `name` is in lower case.
@@ -76,7 +79,12 @@ impl Memory {
 
     /// The text of a block.
     pub fn block(&self, name: &[u8]) -> Option<Vec<u8>> {
-        self.0.lock().blocks.iter().find(|(n, _)| n == name).map(|(_, text)| text.clone())
+        self.0
+            .lock()
+            .blocks
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, text)| text.clone())
     }
 }
 
@@ -92,7 +100,10 @@ pub fn failed(r: &Request, why: Arguments<'_>) -> Failed {
 
 /// Logs what is wrong with a page.
 pub fn complain(r: &Request, why: Arguments<'_>) {
-    r.error(Level::Error, format_args!("{why} while sending response to client"));
+    r.error(
+        Level::Error,
+        format_args!("{why} while sending response to client"),
+    );
 }
 
 /// The value of a variable of the page or of the request; `None` if there is none.
@@ -119,7 +130,15 @@ pub fn expand(r: &Request, text: &[u8], relative: bool) -> Result<Vec<u8>, Faile
         rest = match rest.strip_prefix(b"$") {
             None => literal(rest, &mut out),
             Some(after) => {
-                let invalid = || failed(r, format_args!("invalid variable name in \"{}\"", String::from_utf8_lossy(text)));
+                let invalid = || {
+                    failed(
+                        r,
+                        format_args!(
+                            "invalid variable name in \"{}\"",
+                            String::from_utf8_lossy(text)
+                        ),
+                    )
+                };
                 if after.is_empty() || after == b"{" {
                     return Err(invalid());
                 }
@@ -129,7 +148,12 @@ pub fn expand(r: &Request, text: &[u8], relative: bool) -> Result<Vec<u8>, Faile
                         (name, [b'}', after @ ..]) => (name, after),
                         (name, _) => {
                             let name = String::from_utf8_lossy(name);
-                            return Err(failed(r, format_args!("the closing bracket in \"{name}\" variable is missing")));
+                            return Err(failed(
+                                r,
+                                format_args!(
+                                    "the closing bracket in \"{name}\" variable is missing"
+                                ),
+                            ));
                         }
                     },
                 };
@@ -143,7 +167,10 @@ pub fn expand(r: &Request, text: &[u8], relative: bool) -> Result<Vec<u8>, Faile
     }
     if relative && out.first() != Some(&b'/') {
         let folder = r.uri.iter().rposition(|c| *c == b'/').map_or(0, |i| i + 1);
-        out.splice(0..0, r.uri.get(..folder).unwrap_or_default().iter().copied());
+        out.splice(
+            0..0,
+            r.uri.get(..folder).unwrap_or_default().iter().copied(),
+        );
     }
     Ok(out)
 }
@@ -168,7 +195,10 @@ fn literal<'t>(text: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
 }
 
 fn split_name(text: &[u8]) -> (&[u8], &[u8]) {
-    let n = text.iter().position(|c| !c.is_ascii_alphanumeric() && *c != b'_').unwrap_or(text.len());
+    let n = text
+        .iter()
+        .position(|c| !c.is_ascii_alphanumeric() && *c != b'_')
+        .unwrap_or(text.len());
     text.split_at_checked(n).unwrap_or((text, b""))
 }
 
@@ -177,7 +207,8 @@ fn split_name(text: &[u8]) -> (&[u8], &[u8]) {
 /// # Errors
 /// An expression that is none.
 pub fn holds(r: &Request, expr: &[u8]) -> Result<bool, Failed> {
-    let of_left = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'$' | b'{' | b'}' | b'_' | b'"' | b'\'');
+    let of_left =
+        |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'$' | b'{' | b'}' | b'_' | b'"' | b'\'');
     let n = expr.iter().position(|c| !of_left(c)).unwrap_or(expr.len());
     let (left, rest) = expr.split_at_checked(n).unwrap_or((expr, b""));
     let left = expand(r, &left.to_ascii_lowercase(), false)?;
@@ -185,7 +216,15 @@ pub fn holds(r: &Request, expr: &[u8]) -> Result<bool, Failed> {
     if rest.is_empty() {
         return Ok(!left.is_empty());
     }
-    let invalid = |r: &Request| Err(failed(r, format_args!("invalid expression in \"{}\"", String::from_utf8_lossy(expr))));
+    let invalid = |r: &Request| {
+        Err(failed(
+            r,
+            format_args!(
+                "invalid expression in \"{}\"",
+                String::from_utf8_lossy(expr)
+            ),
+        ))
+    };
     let (equal, right) = match rest {
         [b'=', right @ ..] => (true, skip_spaces(right)),
         [b'!', b'=', right @ ..] => (false, skip_spaces(right)),
@@ -216,8 +255,14 @@ fn matches(r: &Request, pattern: &[u8], subject: &[u8]) -> Result<bool, Failed> 
         let reason = reason.rsplit(": ").next().unwrap_or(&reason);
         let at = e.offset().and_then(|o| text.get(o..)).unwrap_or_default();
         match at {
-            "" => failed(r, format_args!("pcre2_compile() failed: {reason} in \"{text}\"")),
-            at => failed(r, format_args!("pcre2_compile() failed: {reason} in \"{text}\" at \"{at}\"")),
+            "" => failed(
+                r,
+                format_args!("pcre2_compile() failed: {reason} in \"{text}\""),
+            ),
+            at => failed(
+                r,
+                format_args!("pcre2_compile() failed: {reason} in \"{text}\" at \"{at}\""),
+            ),
         }
     })?;
     let groups = match regex.captures(subject) {
@@ -225,11 +270,19 @@ fn matches(r: &Request, pattern: &[u8], subject: &[u8]) -> Result<bool, Failed> 
         Ok(None) => return Ok(false),
         Err(e) => {
             let (code, subject) = (e.code(), String::from_utf8_lossy(subject));
-            r.error(Level::Alert, format_args!("pcre2_match() failed: {code} on \"{subject}\" using \"{text}\""));
+            r.error(
+                Level::Alert,
+                format_args!("pcre2_match() failed: {code} on \"{subject}\" using \"{text}\""),
+            );
             return Err(Failed);
         }
     };
-    let value = |i: usize| groups.get(i).map(|m| m.as_bytes().to_vec()).unwrap_or_default();
+    let value = |i: usize| {
+        groups
+            .get(i)
+            .map(|m| m.as_bytes().to_vec())
+            .unwrap_or_default()
+    };
     if let Some(memory) = Memory::of(r) {
         memory.captured((0..groups.len()).map(value).collect());
         for (i, name) in regex.capture_names().iter().enumerate() {
@@ -250,9 +303,15 @@ mod tests {
         let unescaped = |t: &str| {
             let mut out = Vec::new();
             let rest = literal(t.as_bytes(), &mut out);
-            (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(rest).into_owned())
+            (
+                String::from_utf8_lossy(&out).into_owned(),
+                String::from_utf8_lossy(rest).into_owned(),
+            )
         };
-        assert_eq!(unescaped(r#"a\"b\'c\\d\$e\f"#), (r#"a"b'c\d$e\f"#.into(), String::new()));
+        assert_eq!(
+            unescaped(r#"a\"b\'c\\d\$e\f"#),
+            (r#"a"b'c\d$e\f"#.into(), String::new())
+        );
         assert_eq!(unescaped("a$b"), ("a".into(), "$b".into()));
     }
 
@@ -268,6 +327,9 @@ mod tests {
         m.set(b"1", b"var".to_vec());
         assert_eq!(m.get(b"1").as_deref(), Some(&b"var"[..]));
         m.captured(vec![b"all".to_vec(), b"one".to_vec()]);
-        assert_eq!((m.get(b"1").as_deref(), m.get(b"2")), (Some(&b"one"[..]), None));
+        assert_eq!(
+            (m.get(b"1").as_deref(), m.get(b"2")),
+            (Some(&b"one"[..]), None)
+        );
     }
 }

@@ -8,7 +8,10 @@ use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
 use openssl::hash::{MessageDigest, hash};
-use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode, SslVerifyMode};
+use openssl::ssl::{
+    SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
+    SslVerifyMode,
+};
 use openssl::x509::X509;
 use std::sync::Arc;
 
@@ -24,13 +27,20 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
         ..TlsServer::default()
     };
     if c.early_data == Some(true) && (c.certificates.is_some() || out.reject) {
-        b.warn(warning("\"ssl_early_data\" is not supported on this platform, ignored"));
+        b.warn(warning(
+            "\"ssl_early_data\" is not supported on this platform, ignored",
+        ));
     }
     if let Some(list) = &c.certificates {
         let keys = c.keys.as_ref().map_or(0, Vec::len);
         if keys < list.len() {
-            let last = list.last().map(|n| String::from_utf8_lossy(&n.text).into_owned()).unwrap_or_default();
-            return Err(Diag::plain(format!("no \"ssl_certificate_key\" is defined for certificate \"{last}\"")));
+            let last = list
+                .last()
+                .map(|n| String::from_utf8_lossy(&n.text).into_owned())
+                .unwrap_or_default();
+            return Err(Diag::plain(format!(
+                "no \"ssl_certificate_key\" is defined for certificate \"{last}\""
+            )));
         }
     } else if !out.reject {
         return Ok(out);
@@ -38,7 +48,10 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
     error::clear();
     let mut ctx = base(c)?;
     let loaded = certificates(c, &mut ctx, &mut out, b)?;
-    let leaves: Vec<X509> = loaded.iter().filter_map(|(_, chain)| chain.first().cloned()).collect();
+    let leaves: Vec<X509> = loaded
+        .iter()
+        .filter_map(|(_, chain)| chain.first().cloned())
+        .collect();
     if let Some(size) = c.buffer_size.filter(|n| (512..16_384).contains(n)) {
         ffi::set_record_size(&mut ctx, size as usize);
     }
@@ -46,14 +59,18 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
     verification(c, &mut ctx, &mut authorities, out.verify, b)?;
     if let Some(file) = c.dhparam.as_deref().filter(|f| !f.is_empty()) {
         let path = b.conf_prefixed(file);
-        ffi::set_dh(&mut ctx, &path).map_err(|call| failed(format!("{call}(\"{}\") failed", path.display())))?;
+        ffi::set_dh(&mut ctx, &path)
+            .map_err(|call| failed(format!("{call}(\"{}\") failed", path.display())))?;
     }
     if c.ech_files.is_some() {
-        b.warn(warning("\"ssl_ech_file\" is not supported on this platform, ignored"));
+        b.warn(warning(
+            "\"ssl_ech_file\" is not supported on this platform, ignored",
+        ));
     }
     let curve = c.curve.as_deref().unwrap_or("auto");
     if curve != "auto" {
-        ctx.set_groups_list(curve).map_err(|e| stack(format!("SSL_CTX_set1_curves_list(\"{curve}\") failed"), &e))?;
+        ctx.set_groups_list(curve)
+            .map_err(|e| stack(format!("SSL_CTX_set1_curves_list(\"{curve}\") failed"), &e))?;
     }
     sessions(c, &mut ctx, &mut out, &leaves, &authorities, b)?;
     if c.stapling == Some(true) {
@@ -84,7 +101,8 @@ fn stack(text: impl Into<String>, e: &openssl::error::ErrorStack) -> Box<Diag> {
 
 /// A context with options, protocols, ciphers and callbacks.
 fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
-    let mut ctx = SslContext::builder(SslMethod::tls_server()).map_err(|e| stack("SSL_CTX_new() failed", &e))?;
+    let mut ctx = SslContext::builder(SslMethod::tls_server())
+        .map_err(|e| stack("SSL_CTX_new() failed", &e))?;
     let protocols = c.protocols.unwrap_or(DEFAULT_PROTOCOLS);
     let versions = [
         (1 << 1, SslOptions::NO_SSLV3),
@@ -120,7 +138,8 @@ fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
     accept::install(&mut ctx);
     accept::verify_later(&mut ctx, SslVerifyMode::NONE);
     let ciphers = c.ciphers.as_deref().unwrap_or("HIGH:!aNULL:!MD5");
-    ctx.set_cipher_list(ciphers).map_err(|e| stack(format!("SSL_CTX_set_cipher_list(\"{ciphers}\") failed"), &e))?;
+    ctx.set_cipher_list(ciphers)
+        .map_err(|e| stack(format!("SSL_CTX_set_cipher_list(\"{ciphers}\") failed"), &e))?;
     if c.prefer_server_ciphers == Some(true) {
         ctx.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
     }
@@ -133,13 +152,22 @@ const IGNORE_UNEXPECTED_EOF: u64 = 1 << 7;
 const NO_ANTI_REPLAY: u64 = 1 << 24;
 
 /// Loads the certificates, or leaves those with variables to the handshake.
-fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b: &mut Build) -> ConfResult<Vec<(String, Chain)>> {
-    let (Some(list), Some(keys)) = (&c.certificates, &c.keys) else { return Ok(Vec::new()) };
+fn certificates(
+    c: &SslConf,
+    ctx: &mut SslContextBuilder,
+    out: &mut TlsServer,
+    b: &mut Build,
+) -> ConfResult<Vec<(String, Chain)>> {
+    let (Some(list), Some(keys)) = (&c.certificates, &c.keys) else {
+        return Ok(Vec::new());
+    };
     let pairs = list.iter().zip(keys);
     let dynamic = |n: &Named| n.template.as_literal().is_none();
     if pairs.clone().any(|(c, k)| dynamic(c) || dynamic(k)) {
         out.dynamic = Some(DynamicCertificates {
-            pairs: pairs.map(|(c, k)| (c.template.clone(), k.template.clone())).collect(),
+            pairs: pairs
+                .map(|(c, k)| (c.template.clone(), k.template.clone()))
+                .collect(),
             base: b.conf_prefixed(""),
             passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
             cache: c.cache.clone().flatten(),
@@ -150,50 +178,89 @@ fn certificates(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, b
     let base = b.conf_prefixed("");
     let mut loaded = Vec::with_capacity(list.len());
     for (certificate, key) in pairs {
-        let (certificate, key) = (Name::parse(&certificate.text, &base), Name::parse(&key.text, &base));
+        let (certificate, key) = (
+            Name::parse(&certificate.text, &base),
+            Name::parse(&key.text, &base),
+        );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
         let loader = b.shared::<Loader>();
         let mut chain = loader.chain(&certificate).map_err(Diag::plain)?;
         let mut pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
-        if chain.first().and_then(|leaf| leaf.public_key().ok()).is_some_and(|public| !public.public_eq(&pkey)) {
+        if chain
+            .first()
+            .and_then(|leaf| leaf.public_key().ok())
+            .is_some_and(|public| !public.public_eq(&pkey))
+        {
             // files that were replaced one after the other get a second look
             loader.forget(&certificate, &key);
             chain = loader.chain(&certificate).map_err(Diag::plain)?;
             pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
         }
-        let Some((leaf, rest)) = chain.split_first() else { continue };
-        ctx.set_certificate(leaf).map_err(|e| stack(format!("SSL_CTX_use_certificate(\"{}\") failed", certificate.shown()), &e))?;
+        let Some((leaf, rest)) = chain.split_first() else {
+            continue;
+        };
+        ctx.set_certificate(leaf).map_err(|e| {
+            stack(
+                format!(
+                    "SSL_CTX_use_certificate(\"{}\") failed",
+                    certificate.shown()
+                ),
+                &e,
+            )
+        })?;
         for c in rest {
             if !ffi::add_chain(ctx, c) {
-                return Err(failed(format!("SSL_CTX_set0_chain(\"{}\") failed", certificate.shown())));
+                return Err(failed(format!(
+                    "SSL_CTX_set0_chain(\"{}\") failed",
+                    certificate.shown()
+                )));
             }
         }
-        ctx.set_private_key(&pkey).map_err(|e| stack(format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()), &e))?;
+        ctx.set_private_key(&pkey).map_err(|e| {
+            stack(
+                format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()),
+                &e,
+            )
+        })?;
         loaded.push((certificate.shown(), chain.clone()));
     }
     if c.compression == Some(true) {
-        b.warn(warning("\"ssl_certificate_compression\" is not supported on this platform, ignored"));
+        b.warn(warning(
+            "\"ssl_certificate_compression\" is not supported on this platform, ignored",
+        ));
     }
     Ok(loaded)
 }
 
 /// Clients' certificates: authorities, depth and revocation.
-fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>, verify: VerifyClient, b: &mut Build) -> ConfResult<()> {
+fn verification(
+    c: &SslConf,
+    ctx: &mut SslContextBuilder,
+    names: &mut Vec<X509>,
+    verify: VerifyClient,
+    b: &mut Build,
+) -> ConfResult<()> {
     let (client, trusted) = (given(&c.client_certificate), given(&c.trusted_certificate));
     let depth = u32::try_from(c.verify_depth.unwrap_or(1)).unwrap_or(u32::MAX >> 1);
     if verify != VerifyClient::Off {
         if verify != VerifyClient::OptionalNoCa && client.is_none() && trusted.is_none() {
-            return Err(Diag::plain("no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client"));
+            return Err(Diag::plain(
+                "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
+            ));
         }
         accept::verify_later(ctx, SslVerifyMode::PEER);
         if let Some(file) = client {
             let list = trust(ctx, file, b)?;
             for cert in list.iter() {
                 let der = cert.subject_name().to_der().unwrap_or_default();
-                if names.iter().any(|n: &X509| n.subject_name().to_der().is_ok_and(|d| d == der)) {
+                if names
+                    .iter()
+                    .any(|n: &X509| n.subject_name().to_der().is_ok_and(|d| d == der))
+                {
                     continue;
                 }
-                ctx.add_client_ca(cert).map_err(|e| stack(format!("SSL_CTX_add_client_CA(\"{file}\") failed"), &e))?;
+                ctx.add_client_ca(cert)
+                    .map_err(|e| stack(format!("SSL_CTX_add_client_CA(\"{file}\") failed"), &e))?;
                 names.push(cert.clone());
             }
         }
@@ -205,7 +272,9 @@ fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>,
     if let Some(file) = given(&c.crl) {
         let path = b.conf_prefixed(file);
         ffi::add_crls(ctx, ffi::Source::Path(&path)).map_err(|call| match call {
-            "X509_STORE_add_crl() failed" => failed(format!("X509_STORE_add_crl(\"{}\") failed", path.display())),
+            "X509_STORE_add_crl() failed" => {
+                failed(format!("X509_STORE_add_crl(\"{}\") failed", path.display()))
+            }
             call => failed(format!("cannot load CRL \"{}\": {call}", path.display())),
         })?;
     }
@@ -215,19 +284,36 @@ fn verification(c: &SslConf, ctx: &mut SslContextBuilder, names: &mut Vec<X509>,
 /// Adds the certificates of a file to the context's store.
 fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<Chain> {
     let path = b.conf_prefixed(file);
-    let list = b.shared::<Loader>().authorities(&path).map_err(Diag::plain)?;
+    let list = b
+        .shared::<Loader>()
+        .authorities(&path)
+        .map_err(Diag::plain)?;
     for cert in list.iter() {
-        ctx.cert_store_mut().add_cert(cert.clone()).map_err(|e| stack(format!("X509_STORE_add_cert(\"{}\") failed", path.display()), &e))?;
+        ctx.cert_store_mut().add_cert(cert.clone()).map_err(|e| {
+            stack(
+                format!("X509_STORE_add_cert(\"{}\") failed", path.display()),
+                &e,
+            )
+        })?;
     }
     Ok(list)
 }
 
 /// Caches of sessions, and tickets.
-fn sessions(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, leaves: &[X509], authorities: &[X509], b: &mut Build) -> ConfResult<()> {
+fn sessions(
+    c: &SslConf,
+    ctx: &mut SslContextBuilder,
+    out: &mut TlsServer,
+    leaves: &[X509],
+    authorities: &[X509],
+    b: &mut Build,
+) -> ConfResult<()> {
     let timeout = c.session_timeout.unwrap_or(300);
     ffi::set_timeout(ctx, timeout);
-    let id = session_context(c, leaves, authorities).map_err(|e| stack("EVP_DigestFinal_ex() failed", &e))?;
-    ctx.set_session_id_context(&id).map_err(|e| stack("SSL_CTX_set_session_id_context() failed", &e))?;
+    let id = session_context(c, leaves, authorities)
+        .map_err(|e| stack("EVP_DigestFinal_ex() failed", &e))?;
+    ctx.set_session_id_context(&id)
+        .map_err(|e| stack("SSL_CTX_set_session_id_context() failed", &e))?;
     match c.builtin.unwrap_or(Builtin::None) {
         Builtin::Off => {
             ctx.set_session_cache_mode(SslSessionCacheMode::OFF);
@@ -235,7 +321,9 @@ fn sessions(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, leave
         Builtin::None => {
             // clients are told that sessions can be reused, but none is kept
             ctx.set_session_cache_mode(
-                SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_AUTO_CLEAR | SslSessionCacheMode::NO_INTERNAL_STORE,
+                SslSessionCacheMode::SERVER
+                    | SslSessionCacheMode::NO_AUTO_CLEAR
+                    | SslSessionCacheMode::NO_INTERNAL_STORE,
             );
             ctx.set_session_cache_size(1);
         }
@@ -258,8 +346,18 @@ fn sessions(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, leave
     }
     let uses_zone = !matches!(c.builtin, None | Some(Builtin::Off | Builtin::None));
     out.tickets = match &c.ticket_keys {
-        Some(files) => Some(Tickets::Files(files.iter().map(|f| ticket_key(f, b)).collect::<ConfResult<Vec<_>>>()?.into())),
-        None => c.zone.clone().filter(|_| uses_zone).map(|z| Tickets::Zone(z, timeout)),
+        Some(files) => Some(Tickets::Files(
+            files
+                .iter()
+                .map(|f| ticket_key(f, b))
+                .collect::<ConfResult<Vec<_>>>()?
+                .into(),
+        )),
+        None => c
+            .zone
+            .clone()
+            .filter(|_| uses_zone)
+            .map(|z| Tickets::Zone(z, timeout)),
     };
     if out.tickets.is_some() {
         ffi::set_ticket_callback(ctx);
@@ -268,14 +366,23 @@ fn sessions(c: &SslConf, ctx: &mut SslContextBuilder, out: &mut TlsServer, leave
 }
 
 /// What sessions must have in common: the certificates and the authorities of clients.
-fn session_context(c: &SslConf, leaves: &[X509], authorities: &[X509]) -> Result<Vec<u8>, openssl::error::ErrorStack> {
+fn session_context(
+    c: &SslConf,
+    leaves: &[X509],
+    authorities: &[X509],
+) -> Result<Vec<u8>, openssl::error::ErrorStack> {
     let sha1 = MessageDigest::sha1();
     let mut all = b"HTTP".to_vec();
     for cert in leaves {
         all.extend_from_slice(&cert.digest(sha1)?);
     }
     if leaves.is_empty() {
-        all.extend(c.certificates.iter().flatten().flat_map(|n| n.text.iter().copied()));
+        all.extend(
+            c.certificates
+                .iter()
+                .flatten()
+                .flat_map(|n| n.text.iter().copied()),
+        );
     }
     for cert in authorities {
         all.extend_from_slice(&hash(sha1, &cert.subject_name().to_der()?)?);
@@ -285,31 +392,69 @@ fn session_context(c: &SslConf, leaves: &[X509], authorities: &[X509]) -> Result
 
 fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
     let path = b.conf_prefixed(file);
-    let text = std::fs::read(&path).map_err(|e| Diag::plain(format!("open() \"{}\" failed{}", path.display(), crate::log::Errno::of(&e))))?;
-    TicketKey::from_file(&text).ok_or_else(|| Diag::plain(format!("\"{}\" must be 48 or 80 bytes", path.display())))
+    let text = std::fs::read(&path).map_err(|e| {
+        Diag::plain(format!(
+            "open() \"{}\" failed{}",
+            path.display(),
+            crate::log::Errno::of(&e)
+        ))
+    })?;
+    TicketKey::from_file(&text)
+        .ok_or_else(|| Diag::plain(format!("\"{}\" must be 48 or 80 bytes", path.display())))
 }
 
 /// `ssl_stapling`: a file, or the responders of the certificates.
-fn stapling(c: &SslConf, ctx: &mut SslContextBuilder, loaded: &[(String, Chain)], b: &mut Build) -> ConfResult<()> {
+fn stapling(
+    c: &SslConf,
+    ctx: &mut SslContextBuilder,
+    loaded: &[(String, Chain)],
+    b: &mut Build,
+) -> ConfResult<()> {
     if c.compression == Some(true) {
-        return Err(Diag::plain("\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\""));
+        return Err(Diag::plain(
+            "\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\"",
+        ));
     }
     let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
     if let Some(file) = given(&c.stapling_file) {
         let path = b.conf_prefixed(file);
-        let der = std::fs::read(&path).map_err(|e| Diag::plain(format!("BIO_new_file(\"{}\") failed{}", path.display(), crate::log::Errno::of(&e))))?;
-        openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| stack(format!("d2i_OCSP_RESPONSE_bio(\"{}\") failed", path.display()), &e))?;
-        return ctx.set_status_callback(move |ssl| ssl.set_ocsp_status(&der).map(|()| true)).map_err(refused);
+        let der = std::fs::read(&path).map_err(|e| {
+            Diag::plain(format!(
+                "BIO_new_file(\"{}\") failed{}",
+                path.display(),
+                crate::log::Errno::of(&e)
+            ))
+        })?;
+        openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| {
+            stack(
+                format!("d2i_OCSP_RESPONSE_bio(\"{}\") failed", path.display()),
+                &e,
+            )
+        })?;
+        return ctx
+            .set_status_callback(move |ssl| ssl.set_ocsp_status(&der).map(|()| true))
+            .map_err(refused);
     }
     let mut trusted = Vec::new();
-    let client = given(&c.client_certificate).filter(|_| c.verify.is_some_and(|v| v != VerifyClient::Off));
+    let client =
+        given(&c.client_certificate).filter(|_| c.verify.is_some_and(|v| v != VerifyClient::Off));
     for file in client.into_iter().chain(given(&c.trusted_certificate)) {
         let path = b.conf_prefixed(file);
-        trusted.extend_from_slice(&b.shared::<Loader>().authorities(&path).map_err(Diag::plain)?);
+        trusted.extend_from_slice(
+            &b.shared::<Loader>()
+                .authorities(&path)
+                .map_err(Diag::plain)?,
+        );
     }
     let mut staples = Vec::new();
     for (name, chain) in loaded {
-        match Staple::new(name, chain, &trusted, given(&c.stapling_responder), c.stapling_verify == Some(true)) {
+        match Staple::new(
+            name,
+            chain,
+            &trusted,
+            given(&c.stapling_responder),
+            c.stapling_verify == Some(true),
+        ) {
             Ok(s) => staples.push(Arc::new(s)),
             Err(why) => b.warn(warning(format!("\"ssl_stapling\" ignored, {why}"))),
         }

@@ -6,8 +6,8 @@ mod variables;
 pub use context::server;
 
 use crate::config::{Diag, value};
-use crate::module::*;
 use crate::module::once;
+use crate::module::*;
 use crate::tls::load::Cache;
 use crate::tls::session::Zone;
 use std::collections::HashMap;
@@ -105,8 +105,14 @@ const HS: Place = Place::HTTP.or(Place::SERVER);
 const ONE: Args = Args::Exactly(1);
 
 /// `ssl_protocols`, as bits.
-const PROTOCOLS: &[(&str, u32)] =
-    &[("SSLv2", 1), ("SSLv3", 1 << 1), ("TLSv1", 1 << 2), ("TLSv1.1", 1 << 3), ("TLSv1.2", 1 << 4), ("TLSv1.3", 1 << 5)];
+const PROTOCOLS: &[(&str, u32)] = &[
+    ("SSLv2", 1),
+    ("SSLv3", 1 << 1),
+    ("TLSv1", 1 << 2),
+    ("TLSv1.1", 1 << 3),
+    ("TLSv1.2", 1 << 4),
+    ("TLSv1.3", 1 << 5),
+];
 /// TLSv1.2 and TLSv1.3.
 const DEFAULT_PROTOCOLS: u32 = (1 << 4) | (1 << 5);
 
@@ -121,54 +127,256 @@ impl Module for Ssl {
     const NAME: &'static str = "http_ssl";
     type Conf = SslConf;
     const DIRECTIVES: &'static [Directive<SslConf>] = &[
-        Directive::new("ssl_certificate", HS, ONE, "`ssl_certificate file|data:text;` A certificate with its chain (PEM); may be given for several kinds of keys, and may contain variables.", |c, s, b| named(&mut c.certificates, s, b)),
-        Directive::new("ssl_certificate_key", HS, ONE, "`ssl_certificate_key file|data:text;` The key (PEM) of the certificate in the same place of the list. `engine:` and `store:` are not supported.", |c, s, b| named(&mut c.keys, s, b)),
-        Directive::new("ssl_certificate_cache", HS, Args::Between(1, 3), "`ssl_certificate_cache off|max=N [inactive=time] [valid=time];` Keeps certificates whose names have variables. Default: off.", certificate_cache),
-        Directive::new("ssl_ech_file", HS, ONE, "`ssl_ech_file file;` Accepted with a warning: OpenSSL 3.6 has no encrypted hello.", |c, _, _| {
-            c.ech_files = Some(());
-            Ok(())
-        }),
-        Directive::new("ssl_password_file", HS, ONE, "`ssl_password_file file;` Passwords of keys, one a line.", password_file),
-        Directive::new("ssl_certificate_compression", HS, Args::Flag, "`ssl_certificate_compression on|off;` Accepted with a warning: OpenSSL is built without compression. Default: off.", |c, s, _| once(&mut c.compression, s, s.flag(0)?)),
-        Directive::new("ssl_dhparam", HS, ONE, "`ssl_dhparam file;` Parameters (PEM) for DHE ciphers.", |c, s, _| text(&mut c.dhparam, s)),
-        Directive::new("ssl_ecdh_curve", HS, ONE, "`ssl_ecdh_curve curve[:curve …];` Default: auto, OpenSSL's own list.", |c, s, _| text(&mut c.curve, s)),
-        Directive::new("ssl_protocols", HS, Args::AtLeast(1), "`ssl_protocols protocol …;` Default: TLSv1.2 TLSv1.3.", protocols),
-        Directive::new("ssl_ciphers", HS, ONE, "`ssl_ciphers list;` In OpenSSL's form, for TLS 1.2 and older. Default: HIGH:!aNULL:!MD5.", |c, s, _| text(&mut c.ciphers, s)),
-        Directive::new("ssl_buffer_size", HS, ONE, "`ssl_buffer_size size;` The size of the records that are sent, from 512 bytes to 16k. Default: 16k.", |c, s, _| once(&mut c.buffer_size, s, s.size(0)?)),
-        Directive::new("ssl_verify_client", HS, ONE, "`ssl_verify_client on|off|optional|optional_no_ca;` Default: off.", |c, s, _| once(&mut c.verify, s, s.one_of(0, VERIFY)?)),
-        Directive::new("ssl_verify_depth", HS, ONE, "`ssl_verify_depth number;` Default: 1.", |c, s, _| once(&mut c.verify_depth, s, s.number(0)?)),
-        Directive::new("ssl_client_certificate", HS, ONE, "`ssl_client_certificate file;` Authorities (PEM) of clients' certificates; their names are sent to clients.", |c, s, _| text(&mut c.client_certificate, s)),
-        Directive::new("ssl_trusted_certificate", HS, ONE, "`ssl_trusted_certificate file;` Authorities (PEM) whose names are not sent.", |c, s, _| text(&mut c.trusted_certificate, s)),
-        Directive::new("ssl_prefer_server_ciphers", HS, Args::Flag, "`ssl_prefer_server_ciphers on|off;` Default: off.", |c, s, _| once(&mut c.prefer_server_ciphers, s, s.flag(0)?)),
-        Directive::new("ssl_session_cache", HS, Args::Between(1, 2), "`ssl_session_cache off|none|[builtin[:size]] [shared:name:size];` A shared zone lives on through reloads. Default: none.", session_cache),
-        Directive::new("ssl_session_tickets", HS, Args::Flag, "`ssl_session_tickets on|off;` Default: on.", |c, s, _| once(&mut c.session_tickets, s, s.flag(0)?)),
-        Directive::new("ssl_session_ticket_key", HS, ONE, "`ssl_session_ticket_key file;` 48 or 80 random bytes; the first of several files encrypts.", |c, s, _| {
-            c.ticket_keys.get_or_insert_default().push(s.str(0)?.to_owned());
-            Ok(())
-        }),
-        Directive::new("ssl_session_timeout", HS, ONE, "`ssl_session_timeout time;` Default: 5m.", |c, s, _| once(&mut c.session_timeout, s, s.sec(0)?)),
-        Directive::new("ssl_crl", HS, ONE, "`ssl_crl file;` Revoked certificates (PEM).", |c, s, _| text(&mut c.crl, s)),
-        Directive::new("ssl_ocsp", HS, ONE, "`ssl_ocsp off;` Checking clients' certificates by OCSP is not supported. Default: off.", |c, s, _| {
-            let ocsp = s.one_of(0, &[("off", 0), ("on", 1), ("leaf", 2)])?;
-            if ocsp != 0 {
-                return Err(s.error("\"ssl_ocsp\" is not supported on this platform"));
-            }
-            once(&mut c.ocsp, s, ocsp)
-        }),
-        Directive::new("ssl_ocsp_responder", HS, ONE, "`ssl_ocsp_responder url;` Has no effect while `ssl_ocsp` is off.", |c, s, _| once(&mut c.ocsp_responder, s, ())),
-        Directive::new("ssl_ocsp_cache", HS, ONE, "`ssl_ocsp_cache off|shared:name:size;` Has no effect while `ssl_ocsp` is off.", ocsp_cache),
-        Directive::new("ssl_stapling", HS, Args::Flag, "`ssl_stapling on|off;` Sends OCSP responses: that of `ssl_stapling_file`, or those that the certificates' responders give. Default: off.", |c, s, _| once(&mut c.stapling, s, s.flag(0)?)),
-        Directive::new("ssl_stapling_file", HS, ONE, "`ssl_stapling_file file;` An OCSP response (DER).", |c, s, _| text(&mut c.stapling_file, s)),
-        Directive::new("ssl_stapling_responder", HS, ONE, "`ssl_stapling_responder url;` Asked in place of the responder that a certificate names. Its name is resolved when the configuration is read.", |c, s, _| text(&mut c.stapling_responder, s)),
-        Directive::new("ssl_stapling_verify", HS, Args::Flag, "`ssl_stapling_verify on|off;` Verifies the responses of responders. Default: off.", |c, s, _| once(&mut c.stapling_verify, s, s.flag(0)?)),
-        Directive::new("ssl_early_data", HS, Args::Flag, "`ssl_early_data on|off;` Accepted with a warning: early data is never taken. Default: off.", |c, s, _| once(&mut c.early_data, s, s.flag(0)?)),
-        Directive::new("ssl_conf_command", HS, Args::Exactly(2), "`ssl_conf_command name value;` Any command of OpenSSL's SSL_CONF_cmd.", |c, s, _| {
-            c.commands.get_or_insert_default().push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));
-            Ok(())
-        }),
-        Directive::new("ssl_object_cache_inheritable", Place::MAIN, Args::Flag, "`ssl_object_cache_inheritable on|off;` A reload takes over certificates and keys whose files have not changed. Default: on.", |c, s, _| once(&mut c.inheritable, s, s.flag(0)?)),
-        Directive::new("ssl_engine", Place::MAIN, ONE, "`ssl_engine device;` Not supported.", |_, s, _| Err(s.error("\"ssl_engine\" directive is not supported"))),
-        Directive::new("ssl_reject_handshake", HS, Args::Flag, "`ssl_reject_handshake on|off;` Refuses handshakes in this server. Default: off.", |c, s, _| once(&mut c.reject_handshake, s, s.flag(0)?)),
+        Directive::new(
+            "ssl_certificate",
+            HS,
+            ONE,
+            "`ssl_certificate file|data:text;` A certificate with its chain (PEM); may be given for several kinds of keys, and may contain variables.",
+            |c, s, b| named(&mut c.certificates, s, b),
+        ),
+        Directive::new(
+            "ssl_certificate_key",
+            HS,
+            ONE,
+            "`ssl_certificate_key file|data:text;` The key (PEM) of the certificate in the same place of the list. `engine:` and `store:` are not supported.",
+            |c, s, b| named(&mut c.keys, s, b),
+        ),
+        Directive::new(
+            "ssl_certificate_cache",
+            HS,
+            Args::Between(1, 3),
+            "`ssl_certificate_cache off|max=N [inactive=time] [valid=time];` Keeps certificates whose names have variables. Default: off.",
+            certificate_cache,
+        ),
+        Directive::new(
+            "ssl_ech_file",
+            HS,
+            ONE,
+            "`ssl_ech_file file;` Accepted with a warning: OpenSSL 3.6 has no encrypted hello.",
+            |c, _, _| {
+                c.ech_files = Some(());
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "ssl_password_file",
+            HS,
+            ONE,
+            "`ssl_password_file file;` Passwords of keys, one a line.",
+            password_file,
+        ),
+        Directive::new(
+            "ssl_certificate_compression",
+            HS,
+            Args::Flag,
+            "`ssl_certificate_compression on|off;` Accepted with a warning: OpenSSL is built without compression. Default: off.",
+            |c, s, _| once(&mut c.compression, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_dhparam",
+            HS,
+            ONE,
+            "`ssl_dhparam file;` Parameters (PEM) for DHE ciphers.",
+            |c, s, _| text(&mut c.dhparam, s),
+        ),
+        Directive::new(
+            "ssl_ecdh_curve",
+            HS,
+            ONE,
+            "`ssl_ecdh_curve curve[:curve …];` Default: auto, OpenSSL's own list.",
+            |c, s, _| text(&mut c.curve, s),
+        ),
+        Directive::new(
+            "ssl_protocols",
+            HS,
+            Args::AtLeast(1),
+            "`ssl_protocols protocol …;` Default: TLSv1.2 TLSv1.3.",
+            protocols,
+        ),
+        Directive::new(
+            "ssl_ciphers",
+            HS,
+            ONE,
+            "`ssl_ciphers list;` In OpenSSL's form, for TLS 1.2 and older. Default: HIGH:!aNULL:!MD5.",
+            |c, s, _| text(&mut c.ciphers, s),
+        ),
+        Directive::new(
+            "ssl_buffer_size",
+            HS,
+            ONE,
+            "`ssl_buffer_size size;` The size of the records that are sent, from 512 bytes to 16k. Default: 16k.",
+            |c, s, _| once(&mut c.buffer_size, s, s.size(0)?),
+        ),
+        Directive::new(
+            "ssl_verify_client",
+            HS,
+            ONE,
+            "`ssl_verify_client on|off|optional|optional_no_ca;` Default: off.",
+            |c, s, _| once(&mut c.verify, s, s.one_of(0, VERIFY)?),
+        ),
+        Directive::new(
+            "ssl_verify_depth",
+            HS,
+            ONE,
+            "`ssl_verify_depth number;` Default: 1.",
+            |c, s, _| once(&mut c.verify_depth, s, s.number(0)?),
+        ),
+        Directive::new(
+            "ssl_client_certificate",
+            HS,
+            ONE,
+            "`ssl_client_certificate file;` Authorities (PEM) of clients' certificates; their names are sent to clients.",
+            |c, s, _| text(&mut c.client_certificate, s),
+        ),
+        Directive::new(
+            "ssl_trusted_certificate",
+            HS,
+            ONE,
+            "`ssl_trusted_certificate file;` Authorities (PEM) whose names are not sent.",
+            |c, s, _| text(&mut c.trusted_certificate, s),
+        ),
+        Directive::new(
+            "ssl_prefer_server_ciphers",
+            HS,
+            Args::Flag,
+            "`ssl_prefer_server_ciphers on|off;` Default: off.",
+            |c, s, _| once(&mut c.prefer_server_ciphers, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_session_cache",
+            HS,
+            Args::Between(1, 2),
+            "`ssl_session_cache off|none|[builtin[:size]] [shared:name:size];` A shared zone lives on through reloads. Default: none.",
+            session_cache,
+        ),
+        Directive::new(
+            "ssl_session_tickets",
+            HS,
+            Args::Flag,
+            "`ssl_session_tickets on|off;` Default: on.",
+            |c, s, _| once(&mut c.session_tickets, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_session_ticket_key",
+            HS,
+            ONE,
+            "`ssl_session_ticket_key file;` 48 or 80 random bytes; the first of several files encrypts.",
+            |c, s, _| {
+                c.ticket_keys
+                    .get_or_insert_default()
+                    .push(s.str(0)?.to_owned());
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "ssl_session_timeout",
+            HS,
+            ONE,
+            "`ssl_session_timeout time;` Default: 5m.",
+            |c, s, _| once(&mut c.session_timeout, s, s.sec(0)?),
+        ),
+        Directive::new(
+            "ssl_crl",
+            HS,
+            ONE,
+            "`ssl_crl file;` Revoked certificates (PEM).",
+            |c, s, _| text(&mut c.crl, s),
+        ),
+        Directive::new(
+            "ssl_ocsp",
+            HS,
+            ONE,
+            "`ssl_ocsp off;` Checking clients' certificates by OCSP is not supported. Default: off.",
+            |c, s, _| {
+                let ocsp = s.one_of(0, &[("off", 0), ("on", 1), ("leaf", 2)])?;
+                if ocsp != 0 {
+                    return Err(s.error("\"ssl_ocsp\" is not supported on this platform"));
+                }
+                once(&mut c.ocsp, s, ocsp)
+            },
+        ),
+        Directive::new(
+            "ssl_ocsp_responder",
+            HS,
+            ONE,
+            "`ssl_ocsp_responder url;` Has no effect while `ssl_ocsp` is off.",
+            |c, s, _| once(&mut c.ocsp_responder, s, ()),
+        ),
+        Directive::new(
+            "ssl_ocsp_cache",
+            HS,
+            ONE,
+            "`ssl_ocsp_cache off|shared:name:size;` Has no effect while `ssl_ocsp` is off.",
+            ocsp_cache,
+        ),
+        Directive::new(
+            "ssl_stapling",
+            HS,
+            Args::Flag,
+            "`ssl_stapling on|off;` Sends OCSP responses: that of `ssl_stapling_file`, or those that the certificates' responders give. Default: off.",
+            |c, s, _| once(&mut c.stapling, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_stapling_file",
+            HS,
+            ONE,
+            "`ssl_stapling_file file;` An OCSP response (DER).",
+            |c, s, _| text(&mut c.stapling_file, s),
+        ),
+        Directive::new(
+            "ssl_stapling_responder",
+            HS,
+            ONE,
+            "`ssl_stapling_responder url;` Asked in place of the responder that a certificate names. Its name is resolved when the configuration is read.",
+            |c, s, _| text(&mut c.stapling_responder, s),
+        ),
+        Directive::new(
+            "ssl_stapling_verify",
+            HS,
+            Args::Flag,
+            "`ssl_stapling_verify on|off;` Verifies the responses of responders. Default: off.",
+            |c, s, _| once(&mut c.stapling_verify, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_early_data",
+            HS,
+            Args::Flag,
+            "`ssl_early_data on|off;` Accepted with a warning: early data is never taken. Default: off.",
+            |c, s, _| once(&mut c.early_data, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_conf_command",
+            HS,
+            Args::Exactly(2),
+            "`ssl_conf_command name value;` Any command of OpenSSL's SSL_CONF_cmd.",
+            |c, s, _| {
+                c.commands
+                    .get_or_insert_default()
+                    .push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));
+                Ok(())
+            },
+        ),
+        Directive::new(
+            "ssl_object_cache_inheritable",
+            Place::MAIN,
+            Args::Flag,
+            "`ssl_object_cache_inheritable on|off;` A reload takes over certificates and keys whose files have not changed. Default: on.",
+            |c, s, _| once(&mut c.inheritable, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "ssl_engine",
+            Place::MAIN,
+            ONE,
+            "`ssl_engine device;` Not supported.",
+            |_, s, _| Err(s.error("\"ssl_engine\" directive is not supported")),
+        ),
+        Directive::new(
+            "ssl_reject_handshake",
+            HS,
+            Args::Flag,
+            "`ssl_reject_handshake on|off;` Refuses handshakes in this server. Default: off.",
+            |c, s, _| once(&mut c.reject_handshake, s, s.flag(0)?),
+        ),
     ];
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
 
@@ -182,7 +390,10 @@ fn text(slot: &mut Option<String>, s: &Statement) -> ConfResult<()> {
 }
 
 fn named(list: &mut Option<Vec<Named>>, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    let named = Named { text: s.arg(0).to_vec(), template: b.template(s, 0)? };
+    let named = Named {
+        text: s.arg(0).to_vec(),
+        template: b.template(s, 0)?,
+    };
     list.get_or_insert_default().push(named);
     Ok(())
 }
@@ -190,12 +401,18 @@ fn named(list: &mut Option<Vec<Named>>, s: &Statement, b: &mut Build) -> ConfRes
 fn protocols(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     for i in 0..s.len() {
         let word = s.arg(i);
-        let Some((_, bit)) = PROTOCOLS.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word)) else {
+        let Some((_, bit)) = PROTOCOLS
+            .iter()
+            .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word))
+        else {
             return Err(s.invalid_value(i));
         };
         let bits = c.protocols.get_or_insert(0);
         if *bits & bit != 0 {
-            b.warn(s.warn_at(i, format!("duplicate value \"{}\"", String::from_utf8_lossy(word))));
+            b.warn(s.warn_at(
+                i,
+                format!("duplicate value \"{}\"", String::from_utf8_lossy(word)),
+            ));
         }
         *bits |= bit;
     }
@@ -225,7 +442,13 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
     if !off && max == 0 {
         return Err(s.error("\"ssl_certificate_cache\" must have the \"max\" parameter"));
     }
-    let cache = || Arc::new(Cache::new(max as usize, Duration::from_secs(valid), Duration::from_secs(inactive)));
+    let cache = || {
+        Arc::new(Cache::new(
+            max as usize,
+            Duration::from_secs(valid),
+            Duration::from_secs(inactive),
+        ))
+    };
     c.cache = Some((!off).then(cache));
     Ok(())
 }
@@ -236,8 +459,13 @@ fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()
         let errno = crate::log::Errno::of(&e);
         s.error_at(0, format!("open() \"{}\" failed{errno}", path.display()))
     })?;
-    let lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-    let list = lines.filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect();
+    let lines = text
+        .split(|c| *c == b'\n')
+        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    let list = lines
+        .filter(|l| !l.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
     once(&mut c.passwords, s, Arc::new(list))
 }
 
@@ -290,7 +518,8 @@ fn zone(word: &str) -> Option<(&str, usize)> {
 fn ocsp_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
     let word = s.str(0)?;
     if word != "off" {
-        let (_, size) = zone(word).ok_or_else(|| s.error_at(0, format!("invalid OCSP cache \"{word}\"")))?;
+        let (_, size) =
+            zone(word).ok_or_else(|| s.error_at(0, format!("invalid OCSP cache \"{word}\"")))?;
         if size < 8 * PAGE {
             return Err(s.error_at(0, format!("OCSP cache \"{word}\" is too small")));
         }
@@ -310,7 +539,13 @@ mod tests {
     #[test]
     fn zones() {
         assert_eq!(zone("shared:SSL:1m"), Some(("SSL", 1 << 20)));
-        for bad in ["shared:SSL", "shared::1m", "shared:SSL:x", "share:SSL:1m", "shared:SSL:"] {
+        for bad in [
+            "shared:SSL",
+            "shared::1m",
+            "shared:SSL:x",
+            "share:SSL:1m",
+            "shared:SSL:",
+        ] {
             assert_eq!(zone(bad), None, "{bad}");
         }
     }

@@ -43,17 +43,50 @@ impl Module for SubFilter {
     const NAME: &'static str = "http_sub_filter";
     type Conf = SubConf;
     const DIRECTIVES: &'static [Directive<SubConf>] = &[
-        Directive::new("sub_filter", A, Args::Exactly(2), "`sub_filter string replacement;` Replaces a text, in any case; both may have variables.", pair),
-        Directive::new("sub_filter_types", A, Args::AtLeast(1), "`sub_filter_types type …;` Media types in which texts are replaced besides text/html; `*` is any. Default: text/html.", |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b)),
-        Directive::new("sub_filter_once", A, Args::Flag, "`sub_filter_once on|off;` Whether each text is replaced only once. Default: on.", |c, s, _| once(&mut c.once, s, s.flag(0)?)),
-        Directive::new("sub_filter_last_modified", A, Args::Flag, "`sub_filter_last_modified on|off;` Whether Last-Modified and a weak ETag stay. Default: off.", |c, s, _| once(&mut c.last_modified, s, s.flag(0)?)),
+        Directive::new(
+            "sub_filter",
+            A,
+            Args::Exactly(2),
+            "`sub_filter string replacement;` Replaces a text, in any case; both may have variables.",
+            pair,
+        ),
+        Directive::new(
+            "sub_filter_types",
+            A,
+            Args::AtLeast(1),
+            "`sub_filter_types type …;` Media types in which texts are replaced besides text/html; `*` is any. Default: text/html.",
+            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
+        ),
+        Directive::new(
+            "sub_filter_once",
+            A,
+            Args::Flag,
+            "`sub_filter_once on|off;` Whether each text is replaced only once. Default: on.",
+            |c, s, _| once(&mut c.once, s, s.flag(0)?),
+        ),
+        Directive::new(
+            "sub_filter_last_modified",
+            A,
+            Args::Flag,
+            "`sub_filter_last_modified on|off;` Whether Last-Modified and a weak ETag stay. Default: off.",
+            |c, s, _| once(&mut c.last_modified, s, s.flag(0)?),
+        ),
     ];
 
     fn attach(conf: &Arc<SubConf>, on: &mut Hooks) -> Result<()> {
         if let Some(pairs) = &conf.pairs {
-            let texts: Option<Vec<Vec<u8>>> = pairs.iter().map(|p| p.text.as_literal().map(<[u8]>::to_vec)).collect();
-            let search = texts.and_then(|t| Search::new(t.into_iter().enumerate())).map(Arc::new);
-            on.response(Filter { conf: conf.clone(), pairs: pairs.clone(), search });
+            let texts: Option<Vec<Vec<u8>>> = pairs
+                .iter()
+                .map(|p| p.text.as_literal().map(<[u8]>::to_vec))
+                .collect();
+            let search = texts
+                .and_then(|t| Search::new(t.into_iter().enumerate()))
+                .map(Arc::new);
+            on.response(Filter {
+                conf: conf.clone(),
+                pairs: pairs.clone(),
+                search,
+            });
         }
         Ok(())
     }
@@ -68,7 +101,10 @@ fn pair(c: &mut SubConf, s: &Statement, b: &mut Build) -> Result<()> {
         return Err(s.error("number of search patterns exceeds 255"));
     }
     let text = b.template_of(s, &s.arg(0).to_ascii_lowercase())?;
-    pairs.push(Pair { text, replacement: b.template(s, 1)? });
+    pairs.push(Pair {
+        text,
+        replacement: b.template(s, 1)?,
+    });
     Ok(())
 }
 
@@ -81,13 +117,19 @@ struct Filter {
 
 impl HeadFilter for Filter {
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
-        if r.out.content_length == Some(0) || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out) {
+        if r.out.content_length == Some(0)
+            || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
+        {
             return None;
         }
         let (search, texts) = match &self.search {
             Some(s) => (s.clone(), self.pairs.len()),
             None => {
-                let texts: Vec<Vec<u8>> = self.pairs.iter().map(|p| p.text.eval(r).into_owned()).collect();
+                let texts: Vec<Vec<u8>> = self
+                    .pairs
+                    .iter()
+                    .map(|p| p.text.eval(r).into_owned())
+                    .collect();
                 let n = texts.iter().filter(|t| !t.is_empty()).count();
                 (Arc::new(Search::new(texts.into_iter().enumerate())?), n)
             }
@@ -127,15 +169,32 @@ struct Replacer {
 }
 
 impl BodyFilter for Replacer {
-    fn chunk(&mut self, r: &mut Request, data: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    fn chunk(
+        &mut self,
+        r: &mut Request,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let pairs = self.pairs.clone();
-        self.replace(data, last, out, |i| pairs.get(i).map(|p| p.replacement.eval(r).into_owned()).unwrap_or_default());
+        self.replace(data, last, out, |i| {
+            pairs
+                .get(i)
+                .map(|p| p.replacement.eval(r).into_owned())
+                .unwrap_or_default()
+        });
         Ok(())
     }
 }
 
 impl Replacer {
-    fn replace(&mut self, data: &[u8], last: bool, out: &mut Vec<u8>, value: impl Fn(usize) -> Vec<u8>) {
+    fn replace(
+        &mut self,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+        value: impl Fn(usize) -> Vec<u8>,
+    ) {
         let mut held = std::mem::take(&mut self.held);
         let data = if held.is_empty() {
             data
@@ -145,8 +204,13 @@ impl Replacer {
         };
         let mut at = 0;
         let rest = loop {
-            let used = |i: usize| self.once && self.replacements.get(i).is_some_and(Option::is_some);
-            let found = if self.left == 0 { Found::Nothing } else { self.search.find(data, at, |i| !used(i)) };
+            let used =
+                |i: usize| self.once && self.replacements.get(i).is_some_and(Option::is_some);
+            let found = if self.left == 0 {
+                Found::Nothing
+            } else {
+                self.search.find(data, at, |i| !used(i))
+            };
             match found {
                 Found::Nothing => break data.len(),
                 // what is not completed by the end stays as it is
@@ -179,7 +243,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn run(pairs: &[(&str, &str)], once: bool, pieces: &[&str]) -> String {
-        let search = Search::new(pairs.iter().enumerate().map(|(i, (t, _))| (i, t.as_bytes().to_vec()))).expect("texts");
+        let search = Search::new(
+            pairs
+                .iter()
+                .enumerate()
+                .map(|(i, (t, _))| (i, t.as_bytes().to_vec())),
+        )
+        .expect("texts");
         let mut f = Replacer {
             pairs: Arc::default(),
             search: Arc::new(search),
@@ -190,7 +260,9 @@ mod tests {
         };
         let mut out = Vec::new();
         for (n, p) in pieces.iter().enumerate() {
-            f.replace(p.as_bytes(), n + 1 == pieces.len(), &mut out, |i| pairs[i].1.as_bytes().to_vec());
+            f.replace(p.as_bytes(), n + 1 == pieces.len(), &mut out, |i| {
+                pairs[i].1.as_bytes().to_vec()
+            });
             assert!(f.held.len() < pairs.iter().map(|(t, _)| t.len()).max().unwrap());
         }
         String::from_utf8(out).expect("text")
@@ -206,7 +278,10 @@ mod tests {
         assert_eq!(run(&[("foo", "")], false, &["xf", "", "o", "ox", ""]), "xx");
         assert_eq!(run(&[("abacabx", "+")], false, &["abacabacabx"]), "abac+");
         assert_eq!(run(&[("abcd", "+"), ("bc", "-")], false, &["xabc"]), "xabc");
-        assert_eq!(run(&[("abcd", "+"), ("bc", "-")], false, &["xabc", "e"]), "xa-e");
+        assert_eq!(
+            run(&[("abcd", "+"), ("bc", "-")], false, &["xabc", "e"]),
+            "xa-e"
+        );
     }
 
     proptest! {

@@ -35,8 +35,12 @@ impl Search {
     /// Texts with their numbers; empty ones are left out. None where there is nothing to look for.
     pub fn new(texts: impl IntoIterator<Item = (usize, Vec<u8>)>) -> Option<Search> {
         let texts = texts.into_iter().filter(|(_, t)| !t.is_empty());
-        let mut patterns: Vec<Pattern> =
-            texts.map(|(number, t)| Pattern { text: t.to_ascii_lowercase().into(), number }).collect();
+        let mut patterns: Vec<Pattern> = texts
+            .map(|(number, t)| Pattern {
+                text: t.to_ascii_lowercase().into(),
+                number,
+            })
+            .collect();
         let min = patterns.iter().map(|p| p.text.len()).min()?;
         patterns.sort_by_key(|p| p.text.get(min - 1).copied());
         let far = min.min(255);
@@ -55,7 +59,12 @@ impl Search {
                 *s += 1;
             }
         }
-        Some(Search { patterns: patterns.into(), min, shift, starts })
+        Some(Search {
+            patterns: patterns.into(),
+            min,
+            shift,
+            starts,
+        })
     }
 
     /// Looks from `from` on: the first place counts, and there the first text of the configuration.
@@ -70,7 +79,13 @@ impl Search {
             }
             let start = at + 1 - self.min;
             let (a, b) = (usize::from(self.starts[c]), usize::from(self.starts[c + 1]));
-            for p in self.patterns.get(a..b).unwrap_or_default().iter().filter(|p| wanted(p.number)) {
+            for p in self
+                .patterns
+                .get(a..b)
+                .unwrap_or_default()
+                .iter()
+                .filter(|p| wanted(p.number))
+            {
                 match p.compare(data, start) {
                     Some(true) => return Found::Match(p.number, start, start + p.text.len()),
                     Some(false) => return Found::Partial(start),
@@ -81,7 +96,11 @@ impl Search {
         }
         // the rest is shorter than any text
         for start in at + 1 - self.min..data.len() {
-            if self.patterns.iter().any(|p| wanted(p.number) && p.compare(data, start).is_some()) {
+            if self
+                .patterns
+                .iter()
+                .any(|p| wanted(p.number) && p.compare(data, start).is_some())
+            {
                 return Found::Partial(start);
             }
         }
@@ -94,7 +113,10 @@ impl Pattern {
     fn compare(&self, data: &[u8], start: usize) -> Option<bool> {
         let there = data.get(start..).unwrap_or_default();
         let n = there.len().min(self.text.len());
-        let same = there.iter().zip(&self.text).all(|(a, b)| a.to_ascii_lowercase() == *b);
+        let same = there
+            .iter()
+            .zip(&self.text)
+            .all(|(a, b)| a.to_ascii_lowercase() == *b);
         same.then_some(n == self.text.len())
     }
 }
@@ -105,7 +127,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn search(texts: &[&str]) -> Search {
-        Search::new(texts.iter().enumerate().map(|(i, t)| (i, t.as_bytes().to_vec()))).expect("a text")
+        Search::new(
+            texts
+                .iter()
+                .enumerate()
+                .map(|(i, t)| (i, t.as_bytes().to_vec())),
+        )
+        .expect("a text")
     }
 
     #[test]
@@ -137,7 +165,11 @@ mod tests {
                 let n = rest.len().min(t.len());
                 if rest[..n].eq_ignore_ascii_case(&t.as_bytes()[..n]) {
                     if n == t.len() {
-                        return if partial { Found::Partial(start) } else { Found::Match(i, start, start + n) };
+                        return if partial {
+                            Found::Partial(start)
+                        } else {
+                            Found::Match(i, start, start + n)
+                        };
                     }
                     partial = true;
                 }

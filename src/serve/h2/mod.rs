@@ -9,7 +9,9 @@ use super::thread::Thread;
 use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, RequestV2};
 use crate::log::Level;
-use crate::module::{Downstream, Gauge, Http2Conf, ListenAddr, Request, Server, ServerConf, Site, Stat};
+use crate::module::{
+    Downstream, Gauge, Http2Conf, ListenAddr, Request, Server, ServerConf, Site, Stat,
+};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
@@ -46,11 +48,17 @@ const FRAME_BUDGET: usize = 1 << 20;
 /// Finds out what a client speaks: by ALPN with TLS, else by its first bytes, as soon as they differ.
 pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Protocol {
     if let Some(tls) = conn.info().tls.get() {
-        return if tls.alpn.as_deref() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+        return if tls.alpn.as_deref() == Some(b"h2") {
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        };
     }
     let header_timeout = {
         let site = thread.site();
-        let Some((_, l, server)) = listener(&site, addr) else { return Protocol::Http1 };
+        let Some((_, l, server)) = listener(&site, addr) else {
+            return Protocol::Http1;
+        };
         // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
         if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
             return Protocol::Http1;
@@ -94,7 +102,10 @@ fn sniff(buf: &[u8]) -> Option<bool> {
     (n == PREFACE.len()).then_some(true)
 }
 
-fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s crate::module::Listener, &'s Server)> {
+fn listener<'s>(
+    site: &'s Site,
+    addr: &ListenAddr,
+) -> Option<(usize, &'s crate::module::Listener, &'s Server)> {
     let index = site.listeners.iter().position(|l| l.addr == *addr)?;
     let l = site.listeners.get(index)?;
     Some((index, l, site.servers.get(l.default_server as usize)?))
@@ -146,12 +157,21 @@ struct Lingering {
     each: Duration,
 }
 
-async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live: &Arc<Live>) -> Option<Lingering> {
+async fn run(
+    thread: &'static Thread,
+    conn: &Arc<Conn>,
+    addr: &ListenAddr,
+    live: &Arc<Live>,
+) -> Option<Lingering> {
     let site = thread.site();
     let (_, _, server) = listener(&site, addr)?;
     let header_timeout = Duration::from_millis(server.conf.client_header_timeout);
     let handshake = builder(&server.conf).handshake::<_, Bytes>(io::Io(conn.clone()));
-    let core = site.locations.get(server.default_location as usize)?.core.clone();
+    let core = site
+        .locations
+        .get(server.default_location as usize)?
+        .core
+        .clone();
     let lingering = Lingering {
         time: Duration::from_millis(core.lingering_time),
         each: Duration::from_millis(core.lingering_timeout),
@@ -161,7 +181,9 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
     // requests that go on after their stream was reset count too
     let most = (server.conf.http2.max_concurrent_streams as usize).saturating_mul(2);
     drop(site);
-    let Ok(Ok(mut frames)) = timeout(header_timeout, handshake).await else { return Some(lingering) };
+    let Ok(Ok(mut frames)) = timeout(header_timeout, handshake).await else {
+        return Some(lingering);
+    };
 
     let mut draining = thread.shared.draining.subscribe();
     let mut idle = header_timeout;
@@ -232,7 +254,12 @@ async fn run(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr, live:
 type Accepted = Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
 /// Moves frames until a stream is opened; `None` where the last frame of the last stream has left.
-async fn next(frames: &mut Connection<io::Io, Bytes>, queued: bool, live: &Live, grown: &mut bool) -> Option<Accepted> {
+async fn next(
+    frames: &mut Connection<io::Io, Bytes>,
+    queued: bool,
+    live: &Live,
+    grown: &mut bool,
+) -> Option<Accepted> {
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(stream) = frames.poll_accept(cx) {
@@ -258,10 +285,16 @@ fn take_body<B>(request: http::Request<B>) -> (http::Request<()>, B) {
 }
 
 fn builder(conf: &ServerConf) -> Builder {
-    let Http2Conf { max_concurrent_streams, preread_size, .. } = conf.http2;
+    let Http2Conf {
+        max_concurrent_streams,
+        preread_size,
+        ..
+    } = conf.http2;
     let (number, size) = conf.large_client_header_buffers;
     // each field counts 32 bytes more than it has (RFC 9113, section 6.5.2)
-    let header = number.saturating_mul(size).saturating_add(32 * conf.max_headers.min(1000));
+    let header = number
+        .saturating_mul(size)
+        .saturating_add(32 * conf.max_headers.min(1000));
     let mut b = Builder::new();
     b.max_concurrent_streams(max_concurrent_streams)
         .initial_window_size(preread_size)
@@ -275,7 +308,10 @@ fn builder(conf: &ServerConf) -> Builder {
 /// Sends GOAWAY and what is left, for as long as the client takes it.
 async fn close(frames: &mut Connection<io::Io, Bytes>, reason: Reason, l: &Lingering) {
     frames.abrupt_shutdown(reason);
-    let _ = timeout(l.each, async { while let Some(Ok(_)) = frames.accept().await {} }).await;
+    let _ = timeout(l.each, async {
+        while let Some(Ok(_)) = frames.accept().await {}
+    })
+    .await;
 }
 
 /// Reads and forgets, until the client closes too.
@@ -312,12 +348,20 @@ fn open(
 ) -> Opened {
     let site = thread.site();
     // a reload may have moved or removed the address
-    let Some((index, l, server)) = listener(&site, addr) else { return Opened::Refused(Reason::NO_ERROR) };
+    let Some((index, l, server)) = listener(&site, addr) else {
+        return Opened::Refused(Reason::NO_ERROR);
+    };
     let info = conn.info();
     info.listener.store(index, Ordering::Relaxed);
     let requests = info.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let ended = body.is_end_stream();
-    let down = Arc::new(Stream::new(conn.clone(), respond, body, server.conf.http2, live.clone()));
+    let down = Arc::new(Stream::new(
+        conn.clone(),
+        respond,
+        body,
+        server.conf.http2,
+        live.clone(),
+    ));
     let mut r = thread.request(&site, down.clone());
     r.server = l.default_server;
     r.location = server.default_location;
@@ -325,7 +369,10 @@ fn open(
     let (sec, msec) = crate::http::date::time();
     r.start_msec = sec as u64 * 1000 + u64::from(msec);
     if let Err(reason) = fits(request, &server.conf) {
-        r.error(Level::Info, format_args!("{reason} while reading client request headers"));
+        r.error(
+            Level::Info,
+            format_args!("{reason} while reading client request headers"),
+        );
         thread.recycle(r);
         return Opened::Refused(Reason::ENHANCE_YOUR_CALM);
     }
@@ -351,18 +398,31 @@ fn open(
 fn fits(request: &http::Request<()>, conf: &ServerConf) -> Result<(), &'static str> {
     let (number, size) = conf.large_client_header_buffers;
     let mut left = number.saturating_mul(size);
-    let path = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
-    let fields = request.headers().iter().map(|(n, v)| (n.as_str().len(), v.len()));
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |p| p.as_str().len());
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(n, v)| (n.as_str().len(), v.len()));
     for (name, value) in fields.chain([(0, path)]) {
         if name > size || value > size {
             return Err("client sent too large header field");
         }
-        left = left.checked_sub(name + value).ok_or("client sent too large header")?;
+        left = left
+            .checked_sub(name + value)
+            .ok_or("client sent too large header")?;
     }
     Ok(())
 }
 
-fn read_head(r: &mut Request, request: &http::Request<()>, ended: bool, conf: &ServerConf) -> Result<(), HeadError> {
+fn read_head(
+    r: &mut Request,
+    request: &http::Request<()>,
+    ended: bool,
+    conf: &ServerConf,
+) -> Result<(), HeadError> {
     let limits = Limits {
         header_buffer: conf.client_header_buffer_size,
         large: conf.large_client_header_buffers,
@@ -378,11 +438,22 @@ fn read_head(r: &mut Request, request: &http::Request<()>, ended: bool, conf: &S
         authority: uri.authority().map(|a| a.as_str().as_bytes()),
         ended,
     };
-    let fields = request.headers().iter().map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
     let mut dropped = Vec::new();
-    let result = r.head.take_v2(&v2, fields, &limits, |name| dropped.push(name.to_vec()));
+    let result = r
+        .head
+        .take_v2(&v2, fields, &limits, |name| dropped.push(name.to_vec()));
     for name in dropped {
-        r.error(Level::Info, format_args!("client sent invalid header: \"{}\"", String::from_utf8_lossy(&name)));
+        r.error(
+            Level::Info,
+            format_args!(
+                "client sent invalid header: \"{}\"",
+                String::from_utf8_lossy(&name)
+            ),
+        );
     }
     r.method = r.head.method;
     r.out.http11 = true;
@@ -392,17 +463,30 @@ fn read_head(r: &mut Request, request: &http::Request<()>, ended: bool, conf: &S
 
 async fn answer(r: &mut Request, head: Result<(), HeadError>) {
     let site = r.site.clone();
-    let Some(l) = site.listeners.get(r.conn().listener.load(Ordering::Relaxed)) else { return };
+    let Some(l) = site
+        .listeners
+        .get(r.conn().listener.load(Ordering::Relaxed))
+    else {
+        return;
+    };
     r.server = lookup::server(l, r);
-    let Some(server) = site.servers.get(r.server as usize) else { return };
+    let Some(server) = site.servers.get(r.server as usize) else {
+        return;
+    };
     r.location = server.default_location;
     if let Err(e) = head {
-        r.error(Level::Info, format_args!("{e} while reading client request headers"));
+        r.error(
+            Level::Info,
+            format_args!("{e} while reading client request headers"),
+        );
         return phases::refuse(r, e.status).await;
     }
     if !server.conf.http2.enable && !l.http2 {
         let why = "client attempted to request the server name for which the negotiated protocol is disabled";
-        r.error(Level::Info, format_args!("{why} while processing HTTP/2 connection"));
+        r.error(
+            Level::Info,
+            format_args!("{why} while processing HTTP/2 connection"),
+        );
         return phases::refuse(r, 421).await;
     }
     phases::serve(r).await;
@@ -425,11 +509,28 @@ mod tests {
 
     #[test]
     fn header_limits() {
-        let conf = ServerConf { large_client_header_buffers: (2, 10), ..ServerConf::default() };
-        let request = |name: &str, n: usize| http::Request::builder().uri("/").header(name, "v".repeat(n)).body(()).unwrap();
+        let conf = ServerConf {
+            large_client_header_buffers: (2, 10),
+            ..ServerConf::default()
+        };
+        let request = |name: &str, n: usize| {
+            http::Request::builder()
+                .uri("/")
+                .header(name, "v".repeat(n))
+                .body(())
+                .unwrap()
+        };
         assert!(fits(&request("a", 10), &conf).is_ok());
-        assert_eq!(fits(&request("a", 11), &conf), Err("client sent too large header field"));
-        let two = http::Request::builder().uri("/").header("a", "v".repeat(9)).header("b", "v".repeat(9)).body(()).unwrap();
+        assert_eq!(
+            fits(&request("a", 11), &conf),
+            Err("client sent too large header field")
+        );
+        let two = http::Request::builder()
+            .uri("/")
+            .header("a", "v".repeat(9))
+            .header("b", "v".repeat(9))
+            .body(())
+            .unwrap();
         assert_eq!(fits(&two, &conf), Err("client sent too large header"));
     }
 }

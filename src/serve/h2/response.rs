@@ -11,8 +11,12 @@ use http::{Response, StatusCode, Version};
 pub(super) fn head(head: &ResponseHead) -> (Response<()>, u64) {
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
-    *response.status_mut() = StatusCode::from_u16(status::on_wire(head.status)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut out = Fields { map: HeaderMap::with_capacity(8 + head.headers.len()), size: 0 };
+    *response.status_mut() = StatusCode::from_u16(status::on_wire(head.status))
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut out = Fields {
+        map: HeaderMap::with_capacity(8 + head.headers.len()),
+        size: 0,
+    };
     if head.status >= 200 {
         own(head, &mut out);
     }
@@ -27,7 +31,10 @@ pub(super) fn head(head: &ResponseHead) -> (Response<()>, u64) {
 
 /// Trailers; `None` where none can be sent.
 pub(super) fn trailers(list: &Headers) -> Option<HeaderMap> {
-    let mut out = Fields { map: HeaderMap::with_capacity(list.len()), size: 0 };
+    let mut out = Fields {
+        map: HeaderMap::with_capacity(list.len()),
+        size: 0,
+    };
     for (known, name, value) in list.entries() {
         if !is_of_connection(known) {
             out.append(name, value);
@@ -48,7 +55,10 @@ fn own(head: &ResponseHead, out: &mut Fields) {
         if head.charset.is_empty() {
             out.put(header::CONTENT_TYPE, &head.content_type);
         } else {
-            out.put(header::CONTENT_TYPE, &[&head.content_type, &b"; charset="[..], &head.charset].concat());
+            out.put(
+                header::CONTENT_TYPE,
+                &[&head.content_type, &b"; charset="[..], &head.charset].concat(),
+            );
         }
     }
     if let Some(n) = head.content_length {
@@ -70,7 +80,14 @@ fn own(head: &ResponseHead, out: &mut Fields) {
 
 /// Fields that speak of an HTTP/1 connection (RFC 9113, section 8.2.2).
 fn is_of_connection(known: Known) -> bool {
-    matches!(known, Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::TransferEncoding | Known::Upgrade)
+    matches!(
+        known,
+        Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade
+    )
 }
 
 struct Fields {
@@ -100,7 +117,11 @@ mod tests {
 
     #[test]
     fn fields_in_order_and_none_of_the_connection() {
-        let mut h = ResponseHead { status: 200, content_length: Some(3), ..ResponseHead::default() };
+        let mut h = ResponseHead {
+            status: 200,
+            content_length: Some(3),
+            ..ResponseHead::default()
+        };
         h.server.extend_from_slice(b"s");
         h.date.extend_from_slice(b"d");
         h.content_type.extend_from_slice(b"text/html");
@@ -110,14 +131,30 @@ mod tests {
         h.headers.append(b"Connection", b"x");
         h.headers.append(b"X-Two", b"a\nb");
         let (r, size) = head(&h);
-        let list: Vec<_> = r.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
-        assert_eq!(list, [("server", "s"), ("date", "d"), ("content-type", "text/html; charset=utf-8"), ("content-length", "3"), ("x-one", "1")]);
+        let list: Vec<_> = r
+            .headers()
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            list,
+            [
+                ("server", "s"),
+                ("date", "d"),
+                ("content-type", "text/html; charset=utf-8"),
+                ("content-length", "3"),
+                ("x-one", "1")
+            ]
+        );
         assert!(size > 0);
     }
 
     #[test]
     fn statuses() {
-        let mut h = ResponseHead { status: 494, ..ResponseHead::default() };
+        let mut h = ResponseHead {
+            status: 494,
+            ..ResponseHead::default()
+        };
         assert_eq!(head(&h).0.status(), 400);
         h.status = 103;
         h.headers.append(b"Link", b"<a>");

@@ -57,7 +57,13 @@ const FILE_READ: usize = 32 * 1024;
 const FRAME_HEAD: u64 = 9;
 
 impl Stream {
-    pub(super) fn new(conn: Arc<Conn>, respond: SendResponse<Bytes>, body: RecvStream, conf: Http2Conf, live: Arc<Live>) -> Stream {
+    pub(super) fn new(
+        conn: Arc<Conn>,
+        respond: SendResponse<Bytes>,
+        body: RecvStream,
+        conf: Http2Conf,
+        live: Arc<Live>,
+    ) -> Stream {
         Stream {
             conn,
             live,
@@ -124,7 +130,9 @@ impl Inner {
         }
         while self.queue.len() > down_to {
             let wanted = self.queue.len().min(self.chunk);
-            let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+            let Some(send) = &mut self.send else {
+                return Poll::Ready(Ok(()));
+            };
             send.reserve_capacity(wanted);
             let room = match send.capacity() {
                 0 => match ready!(send.poll_capacity(cx)) {
@@ -150,7 +158,9 @@ impl Inner {
 
     /// Hands over the end of a response whose last byte has gone before.
     fn poll_end(&mut self) -> Poll<io::Result<()>> {
-        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+        let Some(send) = &mut self.send else {
+            return Poll::Ready(Ok(()));
+        };
         if self.closed || !self.finished || !self.queue.is_empty() {
             return Poll::Ready(Ok(()));
         }
@@ -202,7 +212,9 @@ impl Downstream for Stream {
         let inner = &mut *self.inner.lock();
         if !inner.finished {
             inner.finished = true;
-            inner.trailers = trailers.filter(|t| !t.is_empty()).and_then(response::trailers);
+            inner.trailers = trailers
+                .filter(|t| !t.is_empty())
+                .and_then(response::trailers);
         }
     }
 
@@ -218,11 +230,19 @@ impl Downstream for Stream {
         self.inner.lock().poll_send(cx, 0)
     }
 
-    fn poll_file(&self, cx: &mut Context<'_>, file: &File, offset: u64, len: u64) -> Poll<io::Result<u64>> {
+    fn poll_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: u64,
+    ) -> Poll<io::Result<u64>> {
         let inner = &mut *self.inner.lock();
         ready!(inner.poll_send(cx, FILE_READ / 2))?;
         let old = inner.queue.len();
-        inner.queue.resize(old + len.min(FILE_READ as u64) as usize, 0);
+        inner
+            .queue
+            .resize(old + len.min(FILE_READ as u64) as usize, 0);
         let read = file.read_at(inner.queue.get_mut(old..).unwrap_or_default(), offset);
         inner.queue.truncate(old + read.as_ref().map_or(0, |n| *n));
         match read {
@@ -231,7 +251,12 @@ impl Downstream for Stream {
         }
     }
 
-    fn poll_body(&self, cx: &mut Context<'_>, out: &mut BytesMut, max: usize) -> Poll<io::Result<BodyRead>> {
+    fn poll_body(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<BodyRead>> {
         let inner = &mut *self.inner.lock();
         loop {
             if !inner.unread.is_empty() {

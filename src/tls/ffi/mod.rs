@@ -10,16 +10,22 @@ use super::accept;
 use super::session::{TicketKey, Zone};
 use foreign_types::ForeignTypeRef;
 use libc::{c_char, c_int, c_long, c_uchar, c_uint, c_ulong, c_void, size_t, time_t};
+use pem::Bio;
 use pingora::tls::ssl::{SslContextBuilder, SslContextRef, SslRef, SslSession, SslVersion};
 use pingora::tls::ssl_sys as sys;
 use pingora::tls::x509::{X509NameRef, X509Ref};
-use pem::Bio;
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::sync::Arc;
 
-type TicketCallback =
-    unsafe extern "C" fn(*mut sys::SSL, *mut c_uchar, *mut c_uchar, *mut sys::EVP_CIPHER_CTX, *mut c_void, c_int) -> c_int;
+type TicketCallback = unsafe extern "C" fn(
+    *mut sys::SSL,
+    *mut c_uchar,
+    *mut c_uchar,
+    *mut sys::EVP_CIPHER_CTX,
+    *mut c_void,
+    c_int,
+) -> c_int;
 
 #[repr(C)]
 struct Param {
@@ -31,18 +37,39 @@ struct Param {
 }
 
 unsafe extern "C" {
-    fn X509_NAME_print_ex(out: *mut sys::BIO, name: *const sys::X509_NAME, indent: c_int, flags: c_ulong) -> c_int;
-    fn X509_NAME_oneline(name: *const sys::X509_NAME, buf: *mut c_char, size: c_int) -> *mut c_char;
-    fn ASN1_TIME_diff(days: *mut c_int, seconds: *mut c_int, from: *const sys::ASN1_TIME, to: *const sys::ASN1_TIME) -> c_int;
+    fn X509_NAME_print_ex(
+        out: *mut sys::BIO,
+        name: *const sys::X509_NAME,
+        indent: c_int,
+        flags: c_ulong,
+    ) -> c_int;
+    fn X509_NAME_oneline(name: *const sys::X509_NAME, buf: *mut c_char, size: c_int)
+    -> *mut c_char;
+    fn ASN1_TIME_diff(
+        days: *mut c_int,
+        seconds: *mut c_int,
+        from: *const sys::ASN1_TIME,
+        to: *const sys::ASN1_TIME,
+    ) -> c_int;
     fn ERR_error_string_n(e: c_ulong, buf: *mut c_char, len: size_t);
     fn OBJ_nid2sn(n: c_int) -> *const c_char;
     fn CRYPTO_free(p: *mut c_void, file: *const c_char, line: c_int);
 
     fn SSL_CTX_set_timeout(ctx: *mut sys::SSL_CTX, t: c_long) -> c_long;
     fn SSL_CTX_get_timeout(ctx: *const sys::SSL_CTX) -> c_long;
-    fn SSL_CTX_set_cert_cb(ctx: *mut sys::SSL_CTX, cb: Option<unsafe extern "C" fn(*mut sys::SSL, *mut c_void) -> c_int>, arg: *mut c_void);
-    fn SSL_CTX_set_info_callback(ctx: *mut sys::SSL_CTX, cb: Option<unsafe extern "C" fn(*const sys::SSL, c_int, c_int)>);
-    fn SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx: *mut sys::SSL_CTX, cb: Option<TicketCallback>) -> c_int;
+    fn SSL_CTX_set_cert_cb(
+        ctx: *mut sys::SSL_CTX,
+        cb: Option<unsafe extern "C" fn(*mut sys::SSL, *mut c_void) -> c_int>,
+        arg: *mut c_void,
+    );
+    fn SSL_CTX_set_info_callback(
+        ctx: *mut sys::SSL_CTX,
+        cb: Option<unsafe extern "C" fn(*const sys::SSL, c_int, c_int)>,
+    );
+    fn SSL_CTX_set_tlsext_ticket_key_evp_cb(
+        ctx: *mut sys::SSL_CTX,
+        cb: Option<TicketCallback>,
+    ) -> c_int;
     fn SSL_CTX_get_options(ctx: *const sys::SSL_CTX) -> u64;
     fn SSL_get_options(ssl: *const sys::SSL) -> u64;
     fn SSL_set_options(ssl: *mut sys::SSL, options: u64) -> u64;
@@ -53,11 +80,23 @@ unsafe extern "C" {
     fn SSL_SESSION_set_time(s: *mut sys::SSL_SESSION, t: c_long) -> c_long;
     fn SSL_SESSION_get_timeout(s: *const sys::SSL_SESSION) -> c_long;
     fn SSL_SESSION_set_timeout(s: *mut sys::SSL_SESSION, t: c_long) -> c_long;
-    fn SSL_SESSION_set1_id_context(s: *mut sys::SSL_SESSION, id: *const c_uchar, len: c_uint) -> c_int;
+    fn SSL_SESSION_set1_id_context(
+        s: *mut sys::SSL_SESSION,
+        id: *const c_uchar,
+        len: c_uint,
+    ) -> c_int;
     fn SSL_get_session(ssl: *const sys::SSL) -> *mut sys::SSL_SESSION;
     fn SSL_version(ssl: *const sys::SSL) -> c_int;
     fn SSL_group_to_name(ssl: *mut sys::SSL, id: c_int) -> *const c_char;
-    fn SSL_get_sigalgs(ssl: *mut sys::SSL, i: c_int, sign: *mut c_int, hash: *mut c_int, both: *mut c_int, rsig: *mut c_uchar, rhash: *mut c_uchar) -> c_int;
+    fn SSL_get_sigalgs(
+        ssl: *mut sys::SSL,
+        i: c_int,
+        sign: *mut c_int,
+        hash: *mut c_int,
+        both: *mut c_int,
+        rsig: *mut c_uchar,
+        rhash: *mut c_uchar,
+    ) -> c_int;
     fn SSL_CIPHER_find(ssl: *mut sys::SSL, p: *const c_uchar) -> *const sys::SSL_CIPHER;
     fn SSL_CONF_CTX_new() -> *mut c_void;
     fn SSL_CONF_CTX_free(c: *mut c_void);
@@ -88,13 +127,25 @@ pub fn add_chain(ctx: &mut SslContextBuilder, cert: &X509Ref) -> bool {
 /// `ssl_buffer_size`: the size of records that are sent.
 pub fn set_record_size(ctx: &mut SslContextBuilder, size: usize) {
     // SAFETY: plain call; sizes outside 512..16384 are refused.
-    unsafe { sys::SSL_CTX_ctrl(ctx.as_ptr(), CTRL_SET_MAX_SEND_FRAGMENT, size as c_long, ptr::null_mut()) };
+    unsafe {
+        sys::SSL_CTX_ctrl(
+            ctx.as_ptr(),
+            CTRL_SET_MAX_SEND_FRAGMENT,
+            size as c_long,
+            ptr::null_mut(),
+        )
+    };
 }
 
 /// `ssl_session_timeout`, seconds.
 pub fn set_timeout(ctx: &mut SslContextBuilder, seconds: u64) {
     // SAFETY: plain call.
-    unsafe { SSL_CTX_set_timeout(ctx.as_ptr(), c_long::try_from(seconds).unwrap_or(c_long::MAX)) };
+    unsafe {
+        SSL_CTX_set_timeout(
+            ctx.as_ptr(),
+            c_long::try_from(seconds).unwrap_or(c_long::MAX),
+        )
+    };
 }
 
 /// Why an `ssl_conf_command` was refused.
@@ -109,7 +160,11 @@ pub enum Refused {
 ///
 /// # Errors
 /// Which command.
-pub fn conf_commands(ctx: &mut SslContextBuilder, commands: &[(String, String)], resolve: impl Fn(&str) -> String) -> Result<(), Refused> {
+pub fn conf_commands(
+    ctx: &mut SslContextBuilder,
+    commands: &[(String, String)],
+    resolve: impl Fn(&str) -> String,
+) -> Result<(), Refused> {
     // FILE | CLIENT | SERVER | SHOW_ERRORS | CERTIFICATE
     const FLAGS: c_uint = 0x2 | 0x4 | 0x8 | 0x10 | 0x20;
     struct Conf(*mut c_void);
@@ -128,16 +183,24 @@ pub fn conf_commands(ctx: &mut SslContextBuilder, commands: &[(String, String)],
         SSL_CONF_CTX_set_flags(conf.0, FLAGS);
         SSL_CONF_CTX_set_ssl_ctx(conf.0, ctx.as_ptr());
         for (i, (name, value)) in commands.iter().enumerate() {
-            let Ok(key) = CString::new(&**name) else { return Err(Refused::Command(i)) };
+            let Ok(key) = CString::new(&**name) else {
+                return Err(Refused::Command(i));
+            };
             // SSL_CONF_TYPE_FILE, SSL_CONF_TYPE_DIR
             let path = matches!(SSL_CONF_cmd_value_type(conf.0, key.as_ptr()), 2 | 3);
             let text = if path { resolve(value) } else { value.clone() };
-            let Ok(text) = CString::new(text) else { return Err(Refused::Command(i)) };
+            let Ok(text) = CString::new(text) else {
+                return Err(Refused::Command(i));
+            };
             if SSL_CONF_cmd(conf.0, key.as_ptr(), text.as_ptr()) <= 0 {
                 return Err(Refused::Command(i));
             }
         }
-        if SSL_CONF_CTX_finish(conf.0) == 1 { Ok(()) } else { Err(Refused::Finish) }
+        if SSL_CONF_CTX_finish(conf.0) == 1 {
+            Ok(())
+        } else {
+            Err(Refused::Finish)
+        }
     }
 }
 
@@ -205,7 +268,9 @@ pub fn share_sessions(ctx: &mut SslContextBuilder, zone: &Arc<Zone>, timeout: u6
     let z = zone.clone();
     // SAFETY: the session is made anew from its encoding for this context.
     unsafe {
-        ctx.set_get_session_callback(move |_, id| z.get(id).and_then(|der| SslSession::from_der(&der).ok()));
+        ctx.set_get_session_callback(move |_, id| {
+            z.get(id).and_then(|der| SslSession::from_der(&der).ok())
+        });
     }
     let z = zone.clone();
     ctx.set_remove_session_callback(move |_, session| z.remove(session.id()));
@@ -225,24 +290,49 @@ pub fn set_ticket_callback(ctx: &mut SslContextBuilder) {
         // SAFETY: OpenSSL passes the connection, 16 bytes of name, room for an IV, and fresh contexts.
         unsafe {
             let conn = SslRef::from_ptr_mut(ssl);
-            let Some(tickets) = accept::tickets(conn) else { return -1 };
+            let Some(tickets) = accept::tickets(conn) else {
+                return -1;
+            };
             if encrypt == 1 {
-                let Some(key) = tickets.current() else { return -1 };
+                let Some(key) = tickets.current() else {
+                    return -1;
+                };
                 if sys::RAND_bytes(iv, IV as c_int) != 1 || !start_mac(mac, &key) {
                     return -1;
                 }
-                if sys::EVP_EncryptInit_ex(cipher, cipher_of(&key), ptr::null_mut(), key.aes.as_ptr(), iv) != 1 {
+                if sys::EVP_EncryptInit_ex(
+                    cipher,
+                    cipher_of(&key),
+                    ptr::null_mut(),
+                    key.aes.as_ptr(),
+                    iv,
+                ) != 1
+                {
                     return -1;
                 }
                 ptr::copy_nonoverlapping(key.name.as_ptr(), name, key.name.len());
                 return 1;
             }
-            let Some((key, old)) = tickets.find(std::slice::from_raw_parts(name, 16)) else { return 0 };
-            if !start_mac(mac, &key) || sys::EVP_DecryptInit_ex(cipher, cipher_of(&key), ptr::null_mut(), key.aes.as_ptr(), iv) != 1 {
+            let Some((key, old)) = tickets.find(std::slice::from_raw_parts(name, 16)) else {
+                return 0;
+            };
+            if !start_mac(mac, &key)
+                || sys::EVP_DecryptInit_ex(
+                    cipher,
+                    cipher_of(&key),
+                    ptr::null_mut(),
+                    key.aes.as_ptr(),
+                    iv,
+                ) != 1
+            {
                 return -1;
             }
             // 2 asks for a new ticket: always in TLS 1.3, else where the key is going out of use
-            if old || conn.version2() == Some(SslVersion::TLS1_3) { 2 } else { 1 }
+            if old || conn.version2() == Some(SslVersion::TLS1_3) {
+                2
+            } else {
+                1
+            }
         }
     }
     // SAFETY: the function has the right type.
@@ -251,7 +341,13 @@ pub fn set_ticket_callback(ctx: &mut SslContextBuilder) {
 
 fn cipher_of(key: &TicketKey) -> *const sys::EVP_CIPHER {
     // SAFETY: plain calls.
-    unsafe { if key.short { sys::EVP_aes_128_cbc() } else { sys::EVP_aes_256_cbc() } }
+    unsafe {
+        if key.short {
+            sys::EVP_aes_128_cbc()
+        } else {
+            sys::EVP_aes_256_cbc()
+        }
+    }
 }
 
 /// HMAC-SHA256 with the key's second half.
@@ -269,7 +365,13 @@ unsafe fn start_mac(mac: *mut c_void, key: &TicketKey) -> bool {
         // OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING
         param(c"key", 5, key.hmac.as_ptr().cast(), size),
         param(c"digest", 4, digest.as_ptr().cast(), 6),
-        Param { key: ptr::null(), data_type: 0, data: ptr::null_mut(), data_size: 0, return_size: 0 },
+        Param {
+            key: ptr::null(),
+            data_type: 0,
+            data: ptr::null_mut(),
+            data_size: 0,
+            return_size: 0,
+        },
     ];
     // SAFETY: the list ends with an empty entry and lives across the call.
     unsafe { EVP_MAC_CTX_set_params(mac, params.as_ptr()) == 1 }
@@ -304,7 +406,9 @@ pub fn client_hello_name(ssl: &mut SslRef) -> Option<&[u8]> {
     let mut len: size_t = 0;
     // SAFETY: within the callback the extension's bytes live as long as the hello.
     unsafe {
-        if sys::SSL_client_hello_get0_ext(ssl.as_ptr(), 0, &raw mut data, &raw mut len) != 1 || data.is_null() {
+        if sys::SSL_client_hello_get0_ext(ssl.as_ptr(), 0, &raw mut data, &raw mut len) != 1
+            || data.is_null()
+        {
             return None;
         }
         Some(std::slice::from_raw_parts(data, len))
@@ -313,7 +417,9 @@ pub fn client_hello_name(ssl: &mut SslRef) -> Option<&[u8]> {
 
 /// A distinguished name as RFC 2253 writes it.
 pub fn name_rfc2253(name: &X509NameRef) -> Vec<u8> {
-    let Some(bio) = Bio::memory() else { return Vec::new() };
+    let Some(bio) = Bio::memory() else {
+        return Vec::new();
+    };
     // SAFETY: both objects are valid.
     unsafe { X509_NAME_print_ex(bio.0, name.as_ptr(), 0, XN_FLAG_RFC2253) };
     bio.text()
@@ -356,7 +462,10 @@ pub fn error_text(code: c_ulong) -> String {
     let mut buf = [0u8; 256];
     // SAFETY: the text is cut to the buffer and ends with a NUL.
     unsafe { ERR_error_string_n(code, buf.as_mut_ptr().cast(), buf.len()) };
-    CStr::from_bytes_until_nul(&buf).unwrap_or_default().to_string_lossy().into_owned()
+    CStr::from_bytes_until_nul(&buf)
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// `$ssl_ciphers`: what the client offered.
@@ -366,7 +475,12 @@ pub fn offered_ciphers(ssl: &SslRef) -> Vec<u8> {
     // SAFETY: the list lives as long as the connection; each entry has `size` bytes.
     unsafe {
         let size = sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_RAW_CIPHERLIST, 0, ptr::null_mut());
-        let len = sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_RAW_CIPHERLIST, 0, (&raw mut list).cast());
+        let len = sys::SSL_ctrl(
+            ssl.as_ptr(),
+            CTRL_GET_RAW_CIPHERLIST,
+            0,
+            (&raw mut list).cast(),
+        );
         if len <= 0 || size <= 0 || list.is_null() {
             return out;
         }
@@ -389,7 +503,8 @@ pub fn offered_ciphers(ssl: &SslRef) -> Vec<u8> {
 pub fn curve(ssl: &SslRef) -> Vec<u8> {
     let mut out = Vec::new();
     // SAFETY: plain call.
-    let id = unsafe { sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_NEGOTIATED_GROUP, 0, ptr::null_mut()) } as c_int;
+    let id = unsafe { sys::SSL_ctrl(ssl.as_ptr(), CTRL_GET_NEGOTIATED_GROUP, 0, ptr::null_mut()) }
+        as c_int;
     if id != 0 {
         group(ssl, id, &mut out);
     }
@@ -420,7 +535,11 @@ pub fn offered_curves(ssl: &SslRef) -> Vec<u8> {
 fn group(ssl: &SslRef, id: c_int, out: &mut Vec<u8>) {
     // SAFETY: names are static or live as long as the connection.
     unsafe {
-        let name = if id & UNKNOWN_GROUP == 0 { OBJ_nid2sn(id) } else { SSL_group_to_name(ssl.as_ptr(), id) };
+        let name = if id & UNKNOWN_GROUP == 0 {
+            OBJ_nid2sn(id)
+        } else {
+            SSL_group_to_name(ssl.as_ptr(), id)
+        };
         if name.is_null() {
             hex(&((id & 0xffff) as u16).to_be_bytes(), out);
         } else {
@@ -435,10 +554,26 @@ pub fn offered_sigalgs(ssl: &SslRef) -> Vec<u8> {
     let none = ptr::null_mut();
     // SAFETY: null is allowed for what is not wanted.
     unsafe {
-        let n = SSL_get_sigalgs(ssl.as_ptr(), -1, none, none, none, ptr::null_mut(), ptr::null_mut());
+        let n = SSL_get_sigalgs(
+            ssl.as_ptr(),
+            -1,
+            none,
+            none,
+            none,
+            ptr::null_mut(),
+            ptr::null_mut(),
+        );
         for i in 0..n.max(0) {
             let (mut sign, mut hash) = (0, 0);
-            SSL_get_sigalgs(ssl.as_ptr(), i, none, none, none, &raw mut sign, &raw mut hash);
+            SSL_get_sigalgs(
+                ssl.as_ptr(),
+                i,
+                none,
+                none,
+                none,
+                &raw mut sign,
+                &raw mut hash,
+            );
             if !out.is_empty() {
                 out.push(b':');
             }
@@ -451,7 +586,11 @@ pub fn offered_sigalgs(ssl: &SslRef) -> Vec<u8> {
 /// `$ssl_sigalg` and `$ssl_client_sigalg`: of our signature, or of the client's.
 pub fn sigalg(ssl: &SslRef, peer: bool) -> Vec<u8> {
     let mut name: *const c_char = ptr::null();
-    let cmd = if peer { CTRL_GET_PEER_SIGNATURE_NAME } else { CTRL_GET_SIGNATURE_NAME };
+    let cmd = if peer {
+        CTRL_GET_PEER_SIGNATURE_NAME
+    } else {
+        CTRL_GET_SIGNATURE_NAME
+    };
     // SAFETY: the name is static.
     unsafe {
         if sys::SSL_ctrl(ssl.as_ptr(), cmd, 0, (&raw mut name).cast()) != 1 || name.is_null() {

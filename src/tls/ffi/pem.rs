@@ -16,9 +16,22 @@ type PasswordCallback = unsafe extern "C" fn(*mut c_char, c_int, c_int, *mut c_v
 unsafe extern "C" {
     fn BIO_new_file(name: *const c_char, mode: *const c_char) -> *mut sys::BIO;
     fn BIO_ctrl(bio: *mut sys::BIO, cmd: c_int, larg: c_long, parg: *mut c_void) -> c_long;
-    fn PEM_read_bio_X509_AUX(bio: *mut sys::BIO, x: *mut *mut sys::X509, cb: Option<PasswordCallback>, u: *mut c_void) -> *mut sys::X509;
-    fn PEM_read_bio_X509_CRL(bio: *mut sys::BIO, x: *mut *mut c_void, cb: Option<PasswordCallback>, u: *mut c_void) -> *mut c_void;
-    fn PEM_read_bio_Parameters(bio: *mut sys::BIO, x: *mut *mut sys::EVP_PKEY) -> *mut sys::EVP_PKEY;
+    fn PEM_read_bio_X509_AUX(
+        bio: *mut sys::BIO,
+        x: *mut *mut sys::X509,
+        cb: Option<PasswordCallback>,
+        u: *mut c_void,
+    ) -> *mut sys::X509;
+    fn PEM_read_bio_X509_CRL(
+        bio: *mut sys::BIO,
+        x: *mut *mut c_void,
+        cb: Option<PasswordCallback>,
+        u: *mut c_void,
+    ) -> *mut c_void;
+    fn PEM_read_bio_Parameters(
+        bio: *mut sys::BIO,
+        x: *mut *mut sys::EVP_PKEY,
+    ) -> *mut sys::EVP_PKEY;
     fn X509_CRL_free(crl: *mut c_void);
     fn X509_STORE_add_crl(store: *mut sys::X509_STORE, crl: *mut c_void) -> c_int;
     fn X509_STORE_set_flags(store: *mut sys::X509_STORE, flags: c_ulong) -> c_int;
@@ -46,16 +59,25 @@ impl Bio {
     fn open(source: Source<'_>) -> Result<Bio, Call> {
         match source {
             Source::Path(p) => {
-                let name = CString::new(p.as_os_str().as_bytes()).map_err(|_| "BIO_new_file() failed")?;
+                let name =
+                    CString::new(p.as_os_str().as_bytes()).map_err(|_| "BIO_new_file() failed")?;
                 // SAFETY: both strings end with a NUL.
                 let bio = unsafe { BIO_new_file(name.as_ptr(), c"r".as_ptr()) };
-                if bio.is_null() { Err("BIO_new_file() failed") } else { Ok(Bio(bio)) }
+                if bio.is_null() {
+                    Err("BIO_new_file() failed")
+                } else {
+                    Ok(Bio(bio))
+                }
             }
             Source::Data(d) => {
                 let len = c_int::try_from(d.len()).map_err(|_| "BIO_new_mem_buf() failed")?;
                 // SAFETY: callers drop the BIO before the data.
                 let bio = unsafe { sys::BIO_new_mem_buf(d.as_ptr().cast(), len) };
-                if bio.is_null() { Err("BIO_new_mem_buf() failed") } else { Ok(Bio(bio)) }
+                if bio.is_null() {
+                    Err("BIO_new_mem_buf() failed")
+                } else {
+                    Ok(Bio(bio))
+                }
             }
         }
     }
@@ -71,7 +93,11 @@ impl Bio {
         // SAFETY: a memory BIO gives a pointer that is valid until it is written or freed.
         unsafe {
             let len = BIO_ctrl(self.0, BIO_CTRL_INFO, 0, (&raw mut data).cast());
-            if len <= 0 || data.is_null() { Vec::new() } else { std::slice::from_raw_parts(data, len as usize).to_vec() }
+            if len <= 0 || data.is_null() {
+                Vec::new()
+            } else {
+                std::slice::from_raw_parts(data, len as usize).to_vec()
+            }
         }
     }
 }
@@ -114,7 +140,11 @@ pub fn read_chain(source: Source<'_>) -> Result<Vec<X509>, Call> {
         loop {
             let next = sys::PEM_read_bio_X509(bio.0, ptr::null_mut(), None, ptr::null_mut());
             if next.is_null() {
-                return if at_end() { Ok(list) } else { Err("PEM_read_bio_X509() failed") };
+                return if at_end() {
+                    Ok(list)
+                } else {
+                    Err("PEM_read_bio_X509() failed")
+                };
             }
             list.push(X509::from_ptr(next));
         }
@@ -132,7 +162,11 @@ pub fn read_authorities(source: Source<'_>) -> Result<Vec<X509>, Call> {
         // SAFETY: as above.
         let next = unsafe { PEM_read_bio_X509_AUX(bio.0, ptr::null_mut(), None, ptr::null_mut()) };
         if next.is_null() {
-            return if !list.is_empty() && at_end() { Ok(list) } else { Err("PEM_read_bio_X509_AUX() failed") };
+            return if !list.is_empty() && at_end() {
+                Ok(list)
+            } else {
+                Err("PEM_read_bio_X509_AUX() failed")
+            };
         }
         // SAFETY: as above.
         list.push(unsafe { X509::from_ptr(next) });
@@ -174,13 +208,20 @@ struct Password<'a> {
     text: Option<&'a [u8]>,
 }
 
-unsafe extern "C" fn password(buf: *mut c_char, size: c_int, writing: c_int, data: *mut c_void) -> c_int {
+unsafe extern "C" fn password(
+    buf: *mut c_char,
+    size: c_int,
+    writing: c_int,
+    data: *mut c_void,
+) -> c_int {
     if writing != 0 || data.is_null() || size <= 0 {
         return 0;
     }
     // SAFETY: `data` is the `Password` that lives across the call, and `buf` has `size` bytes.
     unsafe {
-        let Some(text) = (*data.cast::<Password<'_>>()).text else { return 0 };
+        let Some(text) = (*data.cast::<Password<'_>>()).text else {
+            return 0;
+        };
         let n = text.len().min(size as usize);
         ptr::copy_nonoverlapping(text.as_ptr(), buf.cast(), n);
         n as c_int
@@ -191,7 +232,11 @@ unsafe extern "C" fn password(buf: *mut c_char, size: c_int, writing: c_int, dat
 ///
 /// # Errors
 /// The call that failed.
-pub fn read_key(source: Source<'_>, passwords: Option<&[Vec<u8>]>, quiet: bool) -> Result<PKey<Private>, Call> {
+pub fn read_key(
+    source: Source<'_>,
+    passwords: Option<&[Vec<u8>]>,
+    quiet: bool,
+) -> Result<PKey<Private>, Call> {
     let none = [None];
     let tries: Vec<Option<&[u8]>> = match passwords {
         Some(list) if !list.is_empty() => list.iter().map(|p| Some(&**p)).collect(),
@@ -204,7 +249,18 @@ pub fn read_key(source: Source<'_>, passwords: Option<&[Vec<u8>]>, quiet: bool) 
         let mut p = Password { text };
         let cb = (!asked).then_some(password as PasswordCallback);
         // SAFETY: `p` outlives the call.
-        let key = unsafe { sys::PEM_read_bio_PrivateKey(bio.0, ptr::null_mut(), cb, if asked { ptr::null_mut() } else { (&raw mut p).cast() }) };
+        let key = unsafe {
+            sys::PEM_read_bio_PrivateKey(
+                bio.0,
+                ptr::null_mut(),
+                cb,
+                if asked {
+                    ptr::null_mut()
+                } else {
+                    (&raw mut p).cast()
+                },
+            )
+        };
         if !key.is_null() {
             // SAFETY: ours.
             return Ok(unsafe { PKey::from_ptr(key) });
