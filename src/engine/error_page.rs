@@ -123,13 +123,11 @@ fn builtin(r: &mut Request) -> Outcome {
             && (msie || chrome)
             && r.head.version >= Version::V10
             && r.err_status >= 400;
-        status::builtin_page(
-            r.err_status,
-            core.server_tokens,
-            crate::serve::SERVER,
-            padding,
-            &mut page,
-        );
+        let server = match core.server_tokens {
+            crate::module::Tokens::Build => crate::serve::SERVER_BUILD,
+            _ => crate::serve::SERVER,
+        };
+        status::builtin_page(r.err_status, core.server_tokens, server, padding, &mut page);
     }
     if page.is_empty() {
         return Outcome::Respond(Body::Empty);

@@ -6,6 +6,8 @@ use bytes::BytesMut;
 
 /// What `Server` and the built-in pages say: the level of compatibility, which existing tools parse.
 pub const SERVER: &str = "nginx/1.31.5";
+/// The same with the build's name (`server_tokens build`).
+pub const SERVER_BUILD: &str = concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")");
 
 /// Appends the head to `out`.
 pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {
@@ -102,8 +104,6 @@ pub(super) fn server(head: &ResponseHead) -> &[u8] {
     match head.tokens {
         Tokens::On => SERVER.as_bytes(),
         Tokens::Off => b"nginx",
-        Tokens::Build => {
-            concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")").as_bytes()
-        }
+        Tokens::Build => SERVER_BUILD.as_bytes(),
     }
 }

@@ -15,7 +15,7 @@ mod thread;
 mod tls;
 
 pub use conn::{AnyStream, Conn, Transport};
-pub use head_writer::SERVER;
+pub use head_writer::{SERVER, SERVER_BUILD};
 pub use proxy::Front;
 pub use thread::{Listening, Shared, run_thread};
 pub use thread::{connector, detach, draining};
