@@ -314,7 +314,7 @@ impl Inner {
             transport, rbuf, ..
         } = self;
         if rbuf.capacity() == 0 {
-            *rbuf = buffers::take();
+            *rbuf = buffers::take_small();
         }
         let n = ready!(read_into(transport, cx, rbuf, size))?;
         self.eof |= n == 0;
@@ -383,7 +383,10 @@ fn read_into(
     size: usize,
 ) -> Poll<io::Result<usize>> {
     use tokio::io::AsyncReadExt;
-    buf.reserve(size);
+    // a head that dribbles in must not make the buffer grow with every piece
+    if size > buffers::SMALL || buf.capacity() - buf.len() < 1024 {
+        buf.reserve(size);
+    }
     // a fresh future for each poll: `read_buf` keeps nothing between polls
     match t {
         Transport::Tcp(s) => std::pin::pin!(s.read_buf(buf)).poll(cx),
