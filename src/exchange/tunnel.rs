@@ -28,6 +28,15 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     r.out.upgrade = true;
     r.out.keepalive = false;
     r.out.content_length = None;
+    // added headers belong to this head too; there is no body for a filter to work on
+    r.out.header_only = true;
+    let site = r.site.clone();
+    if let Some(location) = site.locations.get(r.location as usize) {
+        for filter in &location.hooks.response {
+            let _ = filter.head(r);
+        }
+        r.out.tokens = location.core.server_tokens;
+    }
     r.header_sent = true;
     r.down.head(&r.out, Framing::Tunnel);
     r.head_size = r.down.sent();
