@@ -349,7 +349,7 @@ impl<'a> Attempt<'a> {
                 return Err(Failure::new(kind, status));
             }
         }
-        if status == 101 && r.head.headers.contains(b"upgrade") && conf.allow_upgrade {
+        if status == 101 && r.head.headers.contains(b"upgrade") {
             head::copy(self, r);
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }

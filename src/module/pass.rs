@@ -246,8 +246,6 @@ pub struct PassConf {
     pub next_upstream_tries: u32,
     /// `proxy_next_upstream_timeout`; 0 is without limit.
     pub next_upstream_timeout: u64,
-    /// `proxy_pass_request_headers`.
-    pub pass_request_headers: bool,
     /// `proxy_pass_request_body`.
     pub pass_request_body: bool,
     /// `proxy_pass_trailers`.
@@ -262,8 +260,6 @@ pub struct PassConf {
     pub hide: Arc<crate::http::names::NameSet>,
     /// `proxy_ignore_headers`: bits of [`ignore`].
     pub ignore: u32,
-    /// `proxy_allow_upgrade`: `Upgrade` responses become tunnels.
-    pub allow_upgrade: bool,
     /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
 }

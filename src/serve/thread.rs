@@ -365,7 +365,12 @@ fn open(
         return;
     }
     if let Transport::Tcp(s) = &transport {
-        let _ = s.set_nodelay(true);
+        // known before the first request: the settings of the address's default server
+        let server = site.servers.get(listener.default_server as usize);
+        let location = server.and_then(|s| site.locations.get(s.default_location as usize));
+        if location.is_none_or(|l| l.core.tcp_nodelay) {
+            let _ = s.set_nodelay(true);
+        }
         if let Some(k) = listener.options.keepalive {
             keepalive(s, k);
         }

@@ -324,7 +324,7 @@ impl Module for HttpCore {
             "tcp_nodelay",
             A,
             Args::Flag,
-            "`tcp_nodelay on|off;` Default: on.",
+            "`tcp_nodelay on|off;` The default server of an address decides for its connections. Default: on.",
             |c, s, _| once(&mut c.tcp_nodelay, s, s.flag(0)?),
         ),
         Directive::new(

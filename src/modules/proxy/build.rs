@@ -164,7 +164,6 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
             .next_upstream_tries
             .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         next_upstream_timeout: c.next_upstream_timeout.unwrap_or(0),
-        pass_request_headers: c.pass_request_headers.unwrap_or(true),
         pass_request_body: c.pass_request_body.unwrap_or(true),
         pass_trailers: c.pass_trailers.unwrap_or(false),
         force_ranges: c.force_ranges.unwrap_or(false),
@@ -172,7 +171,6 @@ fn conf(c: &ProxyConf, written: &PassWritten, buffers: Buffers) -> PassConf {
         bind: c.bind.clone().flatten(),
         hide: Arc::new(hidden(c)),
         ignore: c.ignore.unwrap_or(0),
-        allow_upgrade: true,
         tls: None,
     }
 }

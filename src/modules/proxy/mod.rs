@@ -346,7 +346,7 @@ impl Module for Proxy {
         sized!(
             "proxy_busy_buffers_size",
             busy_buffers_size,
-            "`proxy_busy_buffers_size size;` How much may be on its way to the client. Default: 8k."
+            "`proxy_busy_buffers_size size;` Checked as in nginx and not used: what is on its way is bounded by proxy_buffers. Default: 8k."
         ),
         sized!(
             "proxy_max_temp_file_size",
@@ -356,7 +356,7 @@ impl Module for Proxy {
         sized!(
             "proxy_temp_file_write_size",
             temp_file_write_size,
-            "`proxy_temp_file_write_size size;` Default: 8k."
+            "`proxy_temp_file_write_size size;` Checked as in nginx and not used: pieces are written as they come. Default: 8k."
         ),
         Directive::new(
             "proxy_temp_path",
