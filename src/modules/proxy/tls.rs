@@ -195,7 +195,7 @@ fn read(s: &Statement, b: &Build, what: &str) -> ConfResult<Vec<u8>> {
     if let Some(text) = name.strip_prefix("data:") {
         return Ok(text.as_bytes().to_vec());
     }
-    std::fs::read(b.conf_prefixed(name))
+    crate::config::outside::read(&b.conf_prefixed(name))
         .map_err(|e| s.error_at(0, format!("cannot load {what} \"{}\": {e}", shown(s, b))))
 }
 

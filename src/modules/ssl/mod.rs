@@ -455,7 +455,7 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
 
 fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let path = b.conf_prefixed(s.str(0)?);
-    let text = std::fs::read(&path).map_err(|e| {
+    let text = crate::config::outside::read(&path).map_err(|e| {
         let errno = crate::log::Errno::of(&e);
         s.error_at(0, format!("open() \"{}\" failed{errno}", path.display()))
     })?;
