@@ -1,7 +1,8 @@
 //! The runtime that calls the modules: assembling a site, finding server and location, the phases,
 //! the response on its way out, error pages.
 
-pub mod content;
+pub mod choice;
+mod content;
 pub mod core;
 pub mod error_page;
 pub mod files;
@@ -16,6 +17,7 @@ pub mod redirect;
 pub mod site;
 pub mod subrequest;
 pub mod target;
+mod tale;
 mod tls;
 pub mod variables;
 

@@ -101,6 +101,8 @@ pub struct Build {
     pub conf_prefix: PathBuf,
     /// `-t`: nothing is to be started.
     pub testing: bool,
+    /// What stands where, if a request is to be explained.
+    pub(crate) written: Option<super::WrittenList>,
 }
 
 impl Build {
@@ -120,6 +122,7 @@ impl Build {
             prefix: prefix.into(),
             conf_prefix: conf_prefix.into(),
             testing: false,
+            written: None,
         };
         b.push_block(None, Place::MAIN, BlockKind::Main, "");
         b
@@ -217,6 +220,10 @@ impl Build {
         }
         if !info.args.accepts(s.len()) {
             return Err(s.invalid_number_of_arguments());
+        }
+        let (current, inherited) = (self.current, registry.module(m).is_some_and(|m| m.inherited()));
+        if let Some(list) = self.written.as_mut().filter(|_| !info.args.is_block()) {
+            list.add(current, s, inherited);
         }
         if info.inert {
             if info.args == super::Args::Flag {

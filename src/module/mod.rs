@@ -22,8 +22,10 @@ mod spool;
 mod stats;
 mod template;
 mod tls;
+mod trace;
 mod value;
 mod variable;
+mod written;
 
 pub(crate) use build::IfBlocks;
 pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
@@ -50,7 +52,9 @@ pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use trace::{Candidate, Step, Trace};
 pub use value::{Small, Val};
+pub use written::{InForce, Written, WrittenList};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
