@@ -1,8 +1,8 @@
 //! Who makes the response: the location's own handler, or the first of the general ones that wants to.
 
 use super::phases::{Outcome, outcome, settle};
-use crate::log::Level;
 use super::tale;
+use crate::log::Level;
 use crate::module::{Content, Location, Next, Request};
 
 /// Produces the content of a request in its location.

@@ -16,8 +16,8 @@ pub mod phases;
 pub mod redirect;
 pub mod site;
 pub mod subrequest;
+pub mod tale;
 pub mod target;
-mod tale;
 mod tls;
 pub mod variables;
 

@@ -27,9 +27,17 @@ pub fn access(name: &'static str, next: &Next<'_>) -> Step {
 /// What the location's content is.
 pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
     let mut text = format!("{}: {}", module_of(name), decision(r, next));
-    if let Next::Respond(Body::File { len, .. }) = next {
-        let path = super::redirect::map_path(r);
-        text += &format!(", {len} bytes of \"{}\"", String::from_utf8_lossy(&path));
+    let length = match next {
+        Next::Respond(Body::File { len, .. }) => Some(*len),
+        Next::Respond(Body::Bytes(bytes)) => Some(bytes.len() as u64),
+        _ => None,
+    };
+    if let Some(length) = length {
+        text += &format!(", {length} bytes");
+        if module_of(name) == "static_files" {
+            let path = super::redirect::map_path(r);
+            text += &format!(" of \"{}\"", String::from_utf8_lossy(&path));
+        }
     }
     Step::new("content", text)
 }
@@ -109,7 +117,10 @@ mod tests {
 
     #[test]
     fn modules_are_named_by_their_folder() {
-        assert_eq!(module_of("couloir::modules::auth_basic::Check"), "auth_basic");
+        assert_eq!(
+            module_of("couloir::modules::auth_basic::Check"),
+            "auth_basic"
+        );
         assert_eq!(module_of("couloir::modules::ssi::filter::X"), "ssi");
         assert_eq!(module_of("hello_filter::Hello"), "hello_filter");
     }

@@ -221,7 +221,10 @@ impl Build {
         if !info.args.accepts(s.len()) {
             return Err(s.invalid_number_of_arguments());
         }
-        let (current, inherited) = (self.current, registry.module(m).is_some_and(|m| m.inherited()));
+        let (current, inherited) = (
+            self.current,
+            registry.module(m).is_some_and(|m| m.inherited()),
+        );
         if let Some(list) = self.written.as_mut().filter(|_| !info.args.is_block()) {
             list.add(current, s, inherited);
         }

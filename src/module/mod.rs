@@ -54,8 +54,8 @@ pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
 pub use trace::{Candidate, Step, Trace};
 pub use value::{Small, Val};
-pub use written::{InForce, Written, WrittenList};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
+pub use written::{InForce, Written, WrittenList};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 pub use crate::engine::subrequest;

@@ -25,12 +25,17 @@ impl Handler for Program {
         while let Some((code, place)) = codes.get(at) {
             at += 1;
             let traced = run.r.trace.is_some();
-            let before = if traced { run.r.uri.clone() } else { Vec::new() };
+            let before = if traced {
+                run.r.uri.clone()
+            } else {
+                Vec::new()
+            };
             let end = match code {
                 Code::Set(id, value) => {
                     let mut text = Vec::new();
                     run.write(value, &mut text);
-                    run.r.explain(|| step("set", place, &[b"the value is \"", &text, b"\""]));
+                    run.r
+                        .explain(|| step("set", place, &[b"the value is \"", &text, b"\""]));
                     run.r.set_var(*id, text);
                     None
                 }
@@ -64,7 +69,8 @@ impl Handler for Program {
                     Some(next)
                 }
                 Code::Break => {
-                    run.r.explain(|| step("break", place, &[b"the rest is left out"]));
+                    run.r
+                        .explain(|| step("break", place, &[b"the rest is left out"]));
                     if run.r.uri_changed {
                         run.r.valid_location = false;
                         run.r.uri_changed = false;
@@ -240,7 +246,15 @@ impl Run<'_> {
             Some(Next::Status(s)) if rule.redirect == Some(*s) => step(
                 "rewrite",
                 place,
-                &[b"\"", pattern, b"\" matches \"", before, b"\": redirects to \"", &r.out.location, b"\""],
+                &[
+                    b"\"",
+                    pattern,
+                    b"\" matches \"",
+                    before,
+                    b"\": redirects to \"",
+                    &r.out.location,
+                    b"\"",
+                ],
             ),
             _ if self.quote && before == r.uri => step(
                 "rewrite",
@@ -255,7 +269,15 @@ impl Run<'_> {
             _ => step(
                 "rewrite",
                 place,
-                &[b"\"", pattern, b"\" matches \"", before, b"\": the URI becomes \"", &r.uri, b"\""],
+                &[
+                    b"\"",
+                    pattern,
+                    b"\" matches \"",
+                    before,
+                    b"\": the URI becomes \"",
+                    &r.uri,
+                    b"\"",
+                ],
             ),
         });
     }
