@@ -1,6 +1,7 @@
 //! The runtime that calls the modules: assembling a site, finding server and location, the phases,
 //! the response on its way out, error pages.
 
+pub mod changes;
 pub mod content;
 pub mod core;
 pub mod error_page;

@@ -135,10 +135,7 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
 /// Gives the blocks inside a location settings of their own, so that they do not take over its `proxy_pass` with all
 /// the rest.
 fn shield(b: &mut Build, outer: BlockId) {
-    let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
-        .map(BlockId)
-        .filter(|id| b.parent_of(*id) == Some(outer))
-        .collect();
+    let inner = b.children_of(outer).to_vec();
     for id in inner {
         let _ = b.conf_of::<Proxy>(id);
     }
