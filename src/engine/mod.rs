@@ -1,8 +1,9 @@
 //! The runtime that calls the modules: assembling a site, finding server and location, the phases,
 //! the response on its way out, error pages.
 
+pub mod changes;
 pub mod choice;
-mod content;
+pub mod content;
 pub mod core;
 pub mod error_page;
 pub mod files;

@@ -250,10 +250,7 @@ pub const fn joined<C, const N: usize>(lists: &[&[Directive<C>]]) -> [Directive<
 pub fn shield<M: Module>(b: &mut Build) {
     let outer = b.block();
     b.at_end(move |b| {
-        let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
-            .map(BlockId)
-            .filter(|id| b.parent_of(*id) == Some(outer))
-            .collect();
+        let inner = b.children_of(outer).to_vec();
         for id in inner {
             let _ = b.conf_of::<M>(id);
         }

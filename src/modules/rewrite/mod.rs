@@ -203,22 +203,15 @@ fn answer(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
 fn if_block(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let test = condition::parse(s, b)?;
     let (inner, cell) = if b.place() == Place::SERVER {
-        (Some(b.enter(s, Place::SERVER_IF, BlockKind::If)?), None)
+        (b.enter(s, Place::SERVER_IF, BlockKind::If)?, None)
     } else {
-        let cell = b.enter_if(s)?;
-        // an `if` cannot stand in another one: the last is the one just read
-        (
-            b.shared::<IfBlocks>().0.last().map(|(id, _, _)| *id),
-            Some(cell),
-        )
+        let (inner, cell) = b.enter_if(s)?;
+        (inner, Some(cell))
     };
-    let codes = match inner {
-        Some(id) => b
-            .conf_of::<Rewrite>(id)
-            .map(|conf| std::mem::take(&mut conf.codes))
-            .unwrap_or_default(),
-        None => Vec::new(),
-    };
+    let codes = b
+        .conf_of::<Rewrite>(inner)
+        .map(|conf| std::mem::take(&mut conf.codes))
+        .unwrap_or_default();
     c.push(
         Code::If {
             test,
