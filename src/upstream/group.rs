@@ -1,13 +1,13 @@
 //! A group of peers: an `upstream {}` block, or an upstream that `proxy_pass` implies.
 
 use super::Clock;
-use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ServerSpec};
+use super::members::{FoundName, Held, Live, Members, Servers};
+use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
 use super::round_robin::{RoundRobin, Weight};
 use super::selection::{Selection, load_balancer};
 use parking_lot::Mutex;
 use pingora_load_balancing::LoadBalancer;
 use smallvec::SmallVec;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use std::time::Duration;
 /// Peers, how one of them is chosen, and how many connections to them are kept.
 ///
 /// Membership and health are Pingora's `LoadBalancer`'s; [`Group::pick`] reads our own array, which the
-/// [`Selection`] built by the `LoadBalancer` keeps in step, so that picking allocates nothing.
+/// [`Selection`] built by the `LoadBalancer` keeps in step, so that picking allocates nothing. In a group with a
+/// `zone` the array is replaced as a whole when names resolve to other addresses or the runtime API changes a server.
 pub struct Group {
     /// The name of the `upstream`; `$upstream_addr` shows it if no peer is live.
     pub name: Arc<str>,
@@ -25,7 +26,7 @@ pub struct Group {
     pub keepalive: KeepaliveConf,
     /// What survives a reload.
     pub state: Arc<GroupState>,
-    sets: Arc<Sets>,
+    members: Arc<Members>,
     balancer: Option<LoadBalancer<Selection>>,
 }
 
@@ -40,50 +41,53 @@ impl Group {
         clock: Clock,
     ) -> Result<Self, GroupError> {
         let state = registry.group(name);
-        let mut seen: HashMap<Arc<str>, u32> = HashMap::new();
-        let mut primary = Vec::new();
-        let mut backup = Vec::new();
-        for spec in servers {
-            let server: Arc<str> = spec.server.as_str().into();
-            for addr in spec.addrs {
-                let shown: Arc<str> = addr.to_string().into();
-                let nth = seen.entry(shown.clone()).or_default();
-                let mut peer = Peer::new(addr, server.clone(), state.peer(&shown, *nth))
-                    .map_err(GroupError::Address)?;
-                *nth += 1;
-                peer.weight = spec.weight.max(1);
-                peer.backend.weight = usize::try_from(peer.weight).unwrap_or(usize::MAX);
-                peer.max_fails = spec.max_fails;
-                peer.fail_timeout = spec.fail_timeout;
-                peer.max_conns = spec.max_conns;
-                peer.backup = spec.backup;
-                peer.down = spec.down;
-                if spec.backup {
-                    backup.push(peer);
-                } else {
-                    primary.push(peer);
-                }
-            }
-        }
-        if primary.is_empty() {
+        if servers
+            .iter()
+            .all(|spec| spec.backup || spec.addrs.is_empty())
+        {
             return Err(GroupError::NoServers(name.into()));
         }
+        let live = Live::new(servers, Arc::new(balance), state.clone(), clock)
+            .map_err(GroupError::Address)?;
+        let members = Members::Fixed(live.snapshot());
+        Ok(Self::with_members(name, keepalive, state, members))
+    }
 
-        let alone = backup.is_empty();
-        let sets = Arc::new(Sets {
-            primary: PeerSet::new(primary, alone),
-            backup: (!alone).then(|| PeerSet::new(backup, false)),
-            balance: Box::new(balance),
-            clock,
-        });
-        let balancer = load_balancer(&sets);
-        Ok(Self {
+    /// An `upstream {}` with a `zone`: its peers may change while it serves ([`Group::live`]).
+    pub fn changeable(
+        name: &str,
+        servers: Vec<ServerSpec>,
+        balance: impl Balance,
+        keepalive: KeepaliveConf,
+        registry: &Registry,
+        clock: Clock,
+    ) -> Result<Self, GroupError> {
+        let state = registry.group(name);
+        let serves = |spec: &ServerSpec| !spec.addrs.is_empty() || spec.resolve.is_some();
+        if !servers.iter().any(|spec| !spec.backup && serves(spec)) {
+            return Err(GroupError::NoServers(name.into()));
+        }
+        let live = Live::new(servers, Arc::new(balance), state.clone(), clock)
+            .map_err(GroupError::Address)?;
+        let members = Members::Live(Arc::new(live));
+        Ok(Self::with_members(name, keepalive, state, members))
+    }
+
+    fn with_members(
+        name: &str,
+        keepalive: KeepaliveConf,
+        state: Arc<GroupState>,
+        members: Members,
+    ) -> Self {
+        let members = Arc::new(members);
+        let balancer = load_balancer(&members);
+        Self {
             name: name.into(),
             keepalive,
             state,
-            sets,
+            members,
             balancer: Some(balancer),
-        })
+        }
     }
 
     /// An upstream implied by `proxy_pass` to addresses: equal weights and, as in nginx, no kept connections.
@@ -101,41 +105,93 @@ impl Group {
             name: server,
             keepalive: KeepaliveConf::off(),
             state: Arc::new(GroupState::new()),
-            sets: Arc::new(Sets {
-                primary: PeerSet::new(peers, true),
+            members: Arc::new(Members::Fixed(Arc::new(Sets {
+                primary: PeerSet::new(peers, true, None),
                 backup: None,
-                balance: Box::new(RoundRobin),
+                balance: Arc::new(RoundRobin),
                 clock: Clock::system(),
-            }),
+            }))),
             balancer: None,
         })
     }
 
     /// The state of choice for one request.
     pub fn start(&self) -> PickState {
-        let backup = self.sets.backup.as_ref().map_or(0, |set| set.tries);
+        let held = self.members.hold();
         PickState {
-            tries: self.sets.primary.tries + backup,
+            tries: held.tries(),
+            peers: held.into_kept(),
             ..PickState::default()
         }
     }
 
     /// Chooses a peer that this request has not tried; `None` is nginx's "no live upstreams".
     ///
-    /// Backup servers come in when no primary one is left, and stay for the rest of the request.
+    /// Backup servers come in when no primary one is left, and stay for the rest of the request. A request keeps to
+    /// the peers that there were when it began.
     pub fn pick(&self, r: &mut PickState) -> Option<Picked<'_>> {
-        let (set, peer, index) = self.sets.pick(r)?;
+        let held = match (&*self.members, &r.peers) {
+            (Members::Fixed(sets), _) => Held::Fixed(sets),
+            (Members::Live(_), Some(kept)) => Held::Kept(kept.clone()),
+            (Members::Live(live), None) => {
+                let now = live.snapshot();
+                r.peers = Some(now.clone());
+                Held::Kept(now)
+            }
+        };
+        let (backup, index) = held.pick(r)?;
         Some(Picked {
-            sets: &self.sets,
-            set,
-            peer,
+            held,
+            backup,
             index,
         })
     }
 
-    /// All peers, primary ones first.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.sets.peers()
+    /// The peers as they are now, primary ones first; they stay as they are while this is held.
+    pub fn members(&self) -> Held<'_> {
+        self.members.hold()
+    }
+
+    /// What can be changed of the group while it serves; none without a `zone`.
+    pub fn live(&self) -> Option<&Arc<Live>> {
+        match &*self.members {
+            Members::Fixed(_) => None,
+            Members::Live(live) => Some(live),
+        }
+    }
+
+    /// The peers of a group that does not change, primary ones first.
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let fixed = match &*self.members {
+            Members::Fixed(sets) => Some(sets),
+            Members::Live(_) => None,
+        };
+        fixed.into_iter().flat_map(|sets| sets.peers())
+    }
+
+    /// Gives every server of that name other addresses.
+    pub fn set_found(&self, name: &ResolveName, found: FoundName) {
+        if self.live().is_some_and(|live| live.set_found(name, found)) {
+            self.sync_members();
+        }
+    }
+
+    /// Changes the servers of a group with a `zone` as a whole; `None` for one without. What fails changes nothing.
+    pub fn edit<T, E: From<io::Error>>(
+        &self,
+        change: impl FnOnce(&mut Servers) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        let outcome = self.live()?.edit(change);
+        self.sync_members();
+        Some(outcome)
+    }
+
+    /// Follows a change of the peers in Pingora's view of the group.
+    fn sync_members(&self) {
+        if let Some(balancer) = &self.balancer {
+            super::selection::discover(balancer);
+        }
     }
 
     /// Pingora's view of the group: membership and health; none for an implied upstream.
@@ -146,7 +202,7 @@ impl Group {
     /// Copies the verdicts of the `LoadBalancer`'s health checks to where [`Group::pick`] reads them.
     pub fn sync_health(&self) {
         if let Some(balancer) = &self.balancer {
-            for peer in self.peers() {
+            for peer in self.members().peers() {
                 let ready = balancer.backends().ready(&peer.backend);
                 peer.state.healthy.store(ready, Relaxed);
             }
@@ -159,7 +215,7 @@ impl fmt::Debug for Group {
         f.debug_struct("Group")
             .field("name", &self.name)
             .field("keepalive", &self.keepalive)
-            .field("peers", &self.peers().collect::<Vec<_>>())
+            .field("peers", &self.members().peers().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }
@@ -222,7 +278,7 @@ impl Default for KeepaliveConf {
     }
 }
 
-/// A method of balancing.
+/// A method of balancing. What it works out beforehand belongs to a [`PeerSet`], which is made anew with every change.
 pub trait Balance: Send + Sync + 'static {
     /// Chooses a peer that `r` has not tried, marks it tried and takes a place on it (`Peer::acquire`).
     ///
@@ -244,9 +300,20 @@ pub struct PeerSet {
 }
 
 impl PeerSet {
-    fn new(peers: Vec<Peer>, alone: bool) -> Self {
+    /// `before` is the set that this one follows: peers that stay keep their moving weights.
+    pub(super) fn new(peers: Vec<Peer>, alone: bool, before: Option<&PeerSet>) -> Self {
+        let moving = before.map(|set| (set, set.weights.lock()));
+        let weight = |peer: &Peer| {
+            let kept = moving.as_ref().and_then(|(set, weights)| {
+                let same = |p: &Peer| Arc::ptr_eq(&p.state, &peer.state) && p.weight == peer.weight;
+                let at = set.peers.iter().position(same)?;
+                weights.get(at).copied()
+            });
+            kept.unwrap_or_else(|| Weight::new(peer.weight))
+        };
+        let weights = peers.iter().map(weight).collect();
         Self {
-            weights: Mutex::new(peers.iter().map(|p| Weight::new(p.weight)).collect()),
+            weights: Mutex::new(weights),
             total_weight: peers.iter().map(|p| u64::from(p.weight)).sum(),
             single: alone && peers.len() == 1,
             tries: u32::try_from(peers.iter().filter(|p| !p.down).count()).unwrap_or(u32::MAX),
@@ -264,6 +331,8 @@ pub struct PickState {
     pub key: SmallVec<[u8; 16]>,
     on_backup: bool,
     tried: SmallVec<[u64; 2]>,
+    /// The peers that `tried` counts, where the group's may change.
+    peers: Option<Arc<Sets>>,
 }
 
 impl PickState {
@@ -315,23 +384,26 @@ pub enum Outcome {
 /// A peer in use. Dropping it is the same as [`Outcome::Ok`], except that no attempt is counted.
 #[derive(Debug)]
 pub struct Picked<'g> {
-    sets: &'g Sets,
-    set: &'g PeerSet,
-    peer: &'g Peer,
+    held: Held<'g>,
+    backup: bool,
     index: usize,
 }
 
-impl<'g> Picked<'g> {
+impl Picked<'_> {
     /// The chosen peer.
-    pub fn peer(&self) -> &'g Peer {
-        self.peer
+    pub fn peer(&self) -> &Peer {
+        self.held.peer(self.backup, self.index)
+    }
+
+    fn set(&self) -> &PeerSet {
+        self.held.set(self.backup)
     }
 
     /// Books the end of the attempt.
     ///
     /// True if the peer is out of use now: nginx warns "upstream server temporarily disabled".
     pub fn done(self, outcome: Outcome, r: &mut PickState) -> bool {
-        if self.set.single {
+        if self.set().single {
             r.tries = 0;
             return false;
         }
@@ -340,73 +412,111 @@ impl<'g> Picked<'g> {
             return false;
         }
 
-        let state = &self.peer.state;
-        let now = self.sets.clock.now();
+        let peer = self.peer();
+        let state = &peer.state;
+        let now = self.held.clock.now();
         let fails = state.fails.fetch_add(1, Relaxed).saturating_add(1);
         state.accessed.store(now, Relaxed);
         state.checked.store(now, Relaxed);
-        if let Some(weight) = self.set.weights.lock().get_mut(self.index) {
-            weight.penalise(self.peer.weight, self.peer.max_fails);
+        if let Some(weight) = self.set().weights.lock().get_mut(self.index) {
+            weight.penalise(peer.weight, peer.max_fails);
         }
-        self.peer.max_fails != 0 && fails >= self.peer.max_fails
+        peer.max_fails != 0 && fails >= peer.max_fails
     }
 }
 
 impl Drop for Picked<'_> {
     fn drop(&mut self) {
-        let state = &self.peer.state;
+        let peer = self.peer();
+        let state = &peer.state;
         // A success after a check; right after `Outcome::Failed` both times are equal.
-        let passed = self.set.single || state.accessed.load(Relaxed) < state.checked.load(Relaxed);
+        let passed =
+            self.set().single || state.accessed.load(Relaxed) < state.checked.load(Relaxed);
         if passed && state.fails.load(Relaxed) != 0 {
             state.fails.store(0, Relaxed);
         }
-        self.peer.release();
+        peer.release();
     }
 }
 
 /// The peers of a group and how they are balanced.
-pub(super) struct Sets {
-    primary: PeerSet,
-    backup: Option<PeerSet>,
-    balance: Box<dyn Balance>,
-    clock: Clock,
+pub struct Sets {
+    pub(super) primary: PeerSet,
+    pub(super) backup: Option<PeerSet>,
+    pub(super) balance: Arc<dyn Balance>,
+    pub(super) clock: Clock,
 }
 
 impl Sets {
+    /// `before` are the peers that these follow.
+    pub(super) fn new(
+        primary: Vec<Peer>,
+        backup: Vec<Peer>,
+        balance: Arc<dyn Balance>,
+        clock: Clock,
+        before: Option<&Sets>,
+    ) -> Self {
+        let alone = backup.is_empty();
+        let backup_before = before.and_then(|sets| sets.backup.as_ref());
+        Self {
+            primary: PeerSet::new(primary, alone, before.map(|sets| &sets.primary)),
+            backup: (!alone).then(|| PeerSet::new(backup, false, backup_before)),
+            balance,
+            clock,
+        }
+    }
+
     /// One address without a backup: it is never given up.
-    pub fn is_single(&self) -> bool {
+    pub(super) fn is_single(&self) -> bool {
         self.primary.single
     }
 
-    pub fn pick(&self, r: &mut PickState) -> Option<(&PeerSet, &Peer, usize)> {
+    /// How many attempts a request may make.
+    pub fn tries(&self) -> u32 {
+        let backup = self.backup.as_ref().map_or(0, |set| set.tries);
+        self.primary.tries.saturating_add(backup)
+    }
+
+    /// Whether the peer is a backup one, and its index among those.
+    pub(super) fn pick(&self, r: &mut PickState) -> Option<(bool, usize)> {
         if !r.on_backup {
-            let found = self.pick_from(&self.primary, r);
-            if found.is_some() {
-                return found;
+            if let Some(index) = self.pick_from(&self.primary, r) {
+                return Some((false, index));
             }
             if self.backup.is_some() {
                 r.on_backup = true;
                 r.tried.clear();
             }
         }
-        self.pick_from(self.backup.as_ref()?, r)
+        let index = self.pick_from(self.backup.as_ref()?, r)?;
+        Some((true, index))
     }
 
-    fn pick_from<'s>(
-        &self,
-        set: &'s PeerSet,
-        r: &mut PickState,
-    ) -> Option<(&'s PeerSet, &'s Peer, usize)> {
-        let index = if set.single {
+    fn pick_from(&self, set: &PeerSet, r: &mut PickState) -> Option<usize> {
+        if set.single {
             // A lone peer is asked whatever it did before.
             set.peers.first().filter(|p| p.usable() && p.acquire())?;
-            0
+            Some(0)
         } else {
-            self.balance.pick(set, r, self.clock.now())?
-        };
-        Some((set, set.peers.get(index)?, index))
+            let index = self.balance.pick(set, r, self.clock.now())?;
+            (index < set.peers.len()).then_some(index)
+        }
     }
 
+    /// The backup or the primary servers.
+    pub(super) fn set(&self, backup: bool) -> &PeerSet {
+        match &self.backup {
+            Some(set) if backup => set,
+            _ => &self.primary,
+        }
+    }
+
+    /// A peer that [`Sets::pick`] has chosen.
+    pub(super) fn peer(&self, backup: bool, index: usize) -> &Peer {
+        &self.set(backup).peers[index]
+    }
+
+    /// Primary ones first.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         let backup = self.backup.iter().flat_map(|set| set.peers.iter());
         self.primary.peers.iter().chain(backup)

@@ -1,6 +1,7 @@
 //! Origins: groups of peers, balancing, connections to them and the names behind them.
 //!
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
+//! * [`members`]: the peers of a group and their change at run time;
 //! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
@@ -10,6 +11,7 @@
 
 pub mod connect;
 pub mod group;
+pub mod members;
 pub mod peer;
 pub mod pool;
 pub mod resolve;
@@ -18,7 +20,7 @@ pub mod selection;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
-pub use peer::{Peer, PeerAddr, PeerState, Registry, ServerSpec};
+pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
 pub use resolve::{Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};

@@ -1,5 +1,6 @@
 //! One address of an origin, and the state of it that all threads share.
 
+use super::members::FoundName;
 use parking_lot::Mutex;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use pingora_load_balancing::{Backend, Extensions};
@@ -34,6 +35,10 @@ pub struct Peer {
     pub down: bool,
     /// Counters and failure state, shared by all threads and kept over a reload.
     pub state: Arc<PeerState>,
+    /// Its number in the runtime API.
+    pub id: u32,
+    /// The number of the server whose name gave this address.
+    pub parent: Option<u32>,
     pub(super) member: AtomicBool,
     pub(super) backend: Backend,
 }
@@ -62,8 +67,27 @@ impl Peer {
             backup: false,
             down: false,
             state,
+            id: 0,
+            parent: None,
             member: AtomicBool::new(true),
         })
+    }
+
+    /// A peer at one address of a `server` directive, with its parameters.
+    pub(super) fn of(spec: &ServerSpec, addr: PeerAddr, state: Arc<PeerState>) -> io::Result<Self> {
+        let mut peer = Self::new(addr, spec.server.as_str().into(), state)?;
+        peer.set_weight(spec.weight);
+        peer.max_fails = spec.max_fails;
+        peer.fail_timeout = spec.fail_timeout;
+        peer.max_conns = spec.max_conns;
+        peer.backup = spec.backup;
+        peer.down = spec.down;
+        Ok(peer)
+    }
+
+    pub(super) fn set_weight(&mut self, weight: u32) {
+        self.weight = weight.max(1);
+        self.backend.weight = usize::try_from(self.weight).unwrap_or(usize::MAX);
     }
 
     /// May be picked as far as `down`, discovery and health checks are concerned.
@@ -145,8 +169,10 @@ impl From<SocketAddr> for PeerAddr {
 pub struct ServerSpec {
     /// The address as written.
     pub server: String,
-    /// Its addresses; each one is a peer.
+    /// Its addresses; each one is a peer. None where `resolve` is given.
     pub addrs: Vec<PeerAddr>,
+    /// `resolve` and `service=`: the name whose addresses are asked for again and again.
+    pub resolve: Option<ResolveName>,
     /// `weight=`.
     pub weight: u32,
     /// `max_fails=`.
@@ -167,6 +193,7 @@ impl ServerSpec {
         Self {
             server: server.into(),
             addrs,
+            resolve: None,
             weight: 1,
             max_fails: 1,
             fail_timeout: 10,
@@ -175,6 +202,17 @@ impl ServerSpec {
             down: false,
         }
     }
+}
+
+/// A name that is resolved while it is in use (`server name resolve`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ResolveName {
+    /// The host.
+    pub host: String,
+    /// The port of every address; with `service` it comes from the SRV records.
+    pub port: u16,
+    /// `service=`: SRV records are asked for.
+    pub service: Option<String>,
 }
 
 /// What all threads know about a peer. Times are seconds of the group's clock, 0 is never.
@@ -224,6 +262,8 @@ pub struct GroupState {
     pub id: u32,
     /// Idle connections of the group in the pool that all threads share.
     pub shared_idle: AtomicU32,
+    /// The addresses that names had last, by name and service.
+    pub(super) found: Mutex<HashMap<(String, Option<String>), FoundName>>,
     peers: Mutex<HashMap<PeerKey, Weak<PeerState>>>,
 }
 
@@ -236,6 +276,7 @@ impl GroupState {
         Self {
             id: next_id(),
             shared_idle: AtomicU32::new(0),
+            found: Mutex::default(),
             peers: Mutex::default(),
         }
     }
