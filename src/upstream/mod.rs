@@ -2,6 +2,7 @@
 //!
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
+//! * [`discovery`]: names of servers that are resolved again and again;
 //! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
@@ -10,6 +11,7 @@
 //! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
 pub mod connect;
+pub mod discovery;
 pub mod group;
 pub mod members;
 pub mod peer;
@@ -21,7 +23,7 @@ pub mod selection;
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
 pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
-pub use resolve::{Resolver, ResolverConf, resolve_at_load};
+pub use resolve::{ResolveError, Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
