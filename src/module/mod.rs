@@ -57,6 +57,8 @@ pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 pub use crate::engine::subrequest;
+pub use pingora_core::server::ShutdownWatch;
+pub use pingora_core::services::background::BackgroundService;
 
 use std::sync::Arc;
 
@@ -96,6 +98,10 @@ pub trait Module: Send + Sync + 'static {
     /// not used must leave no hook; the compliance test holds every registered module to this.
     fn attach(conf: &Arc<Self::Conf>, on: &mut Hooks) -> ConfResult<()>;
 }
+
+/// Something that a configuration needs done all the time (health checks, names that resolve anew), as Pingora's
+/// service in the background.
+pub type Background = dyn BackgroundService + Send + Sync;
 
 /// `, client: …, server: …, request: "…", upstream: "…", host: "…"`: what nginx adds to an error line.
 pub(crate) fn response_context(r: &Request) -> String {

@@ -131,6 +131,17 @@ impl Live {
         self.servers.lock().rows.clone()
     }
 
+    /// Whether a server has this name.
+    pub fn has_name(&self, name: &ResolveName) -> bool {
+        let servers = self.servers.lock();
+        let key = FoundName::key(name);
+        let names = servers
+            .rows
+            .iter()
+            .filter_map(|row| row.spec.resolve.as_ref());
+        names.map(FoundName::key).any(|known| known == key)
+    }
+
     /// The names to be resolved, each once, with when the addresses known of it expire.
     pub fn names(&self) -> Vec<(ResolveName, Option<Instant>)> {
         let servers = self.servers.lock();

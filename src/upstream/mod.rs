@@ -2,6 +2,7 @@
 //!
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
+//! * [`discovery`]: names of servers that are resolved again and again;
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
 //! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
 //!   [`ring`], [`random`], [`ewma`]: the methods;
@@ -14,6 +15,7 @@
 
 pub mod budget;
 pub mod connect;
+pub mod discovery;
 pub mod ewma;
 pub mod group;
 pub mod hash;
@@ -36,7 +38,7 @@ pub mod timing;
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
 pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
-pub use resolve::{Resolver, ResolverConf, resolve_at_load};
+pub use resolve::{ResolveError, Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
