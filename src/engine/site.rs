@@ -70,6 +70,7 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
         error_log,
         main,
         var_names,
+        background: std::mem::take(&mut b.background),
         registry: b.registry.clone(),
         groups,
         prints: Prints::of(b),
@@ -369,6 +370,7 @@ impl Assembly<'_> {
             };
             module.attach(&conf, &mut hooks)?;
         }
+        self.b.background.append(&mut hooks.background);
         // the phases run in order whatever the order of the modules
         hooks.steps.sort_by_key(|(p, _)| *p);
         Ok(hooks)

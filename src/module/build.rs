@@ -1,7 +1,9 @@
 //! Reading a configuration into blocks of module settings.
 
 use super::template::Part;
-use super::{AnyConf, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
+use super::{
+    AnyConf, Background, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId,
+};
 use crate::config::{self, Diag, Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -112,6 +114,7 @@ pub struct Build {
     current: BlockId,
     shared: HashMap<TypeId, Box<dyn Any>>,
     finishers: Vec<Finisher>,
+    pub(crate) background: Vec<Arc<Background>>,
     /// Warnings (`[warn]`), in order.
     pub warnings: Vec<Box<Diag>>,
     /// Notices about directives without meaning here.
@@ -138,6 +141,7 @@ impl Build {
             current: BlockId(0),
             shared: HashMap::new(),
             finishers: Vec::new(),
+            background: Vec::new(),
             warnings: Vec::new(),
             notices: Vec::new(),
             prefix: prefix.into(),
@@ -385,6 +389,12 @@ impl Build {
     /// Runs `f` once everything has been read (an `upstream` may follow the directive that names it).
     pub fn at_end(&mut self, f: impl FnOnce(&mut Build) -> Result<()> + 'static) {
         self.finishers.push(Box::new(f));
+    }
+
+    /// Runs a service for as long as this configuration is in force, once in a process, on a serving thread: it must
+    /// not block. It is told of the end by its [`super::ShutdownWatch`].
+    pub fn background(&mut self, service: Arc<Background>) {
+        self.background.push(service);
     }
 
     /// Reserves a place in every request for a module's own state.

@@ -1,6 +1,6 @@
 //! The hooks that a module leaves in a server or location, and what a hook may answer.
 
-use super::{BlockId, Pass, Request, Template};
+use super::{Background, BlockId, Pass, Request, Template};
 use bytes::Bytes;
 use std::any::Any;
 use std::fs::File;
@@ -189,6 +189,7 @@ pub struct Hooks {
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
     pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
+    pub(crate) background: Vec<Arc<Background>>,
     pub(crate) level: Option<Level>,
     pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
@@ -219,6 +220,19 @@ impl Hooks {
     /// Makes an origin the location's content.
     pub fn upstream(&mut self, pass: Arc<Pass>) {
         self.content = Some(Content::Upstream(pass));
+    }
+
+    /// The origin that is the location's content, as modules before this one have set it.
+    pub fn origin(&self) -> Option<&Arc<Pass>> {
+        match &self.content {
+            Some(Content::Upstream(pass)) => Some(pass),
+            _ => None,
+        }
+    }
+
+    /// As [`super::Build::background`], for what is known only once settings have been inherited.
+    pub fn background(&mut self, service: Arc<Background>) {
+        self.background.push(service);
     }
 
     /// Makes `/name` redirect to this location's `/name/` (`proxy_pass` and its kin).

@@ -29,6 +29,8 @@ pub struct Site {
     pub main: MainConf,
     /// Ids of variables by name, for tests and tools.
     pub var_names: HashMap<Box<str>, VarId>,
+    /// What runs for as long as the site is in force.
+    pub background: Vec<Arc<super::Background>>,
     /// The modules, whose variables can be asked for by name.
     pub registry: Arc<Registry>,
     /// The upstreams: those written, and those that addresses imply.
