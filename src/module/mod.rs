@@ -22,6 +22,7 @@ mod spool;
 mod stats;
 mod template;
 mod tls;
+mod upstream_tls;
 mod value;
 mod variable;
 
@@ -50,6 +51,7 @@ pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use upstream_tls::UpstreamTls;
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 

@@ -8,6 +8,7 @@ pub use context::server;
 use crate::config::{Diag, value};
 use crate::module::once;
 use crate::module::*;
+use crate::tls::context::PROTOCOLS;
 use crate::tls::load::Cache;
 use crate::tls::session::Zone;
 use std::collections::HashMap;
@@ -60,6 +61,8 @@ pub struct SslConf {
 struct Named {
     text: Vec<u8>,
     template: Template,
+    /// Where it was written.
+    at: Arc<Statement>,
 }
 
 /// The cache inside OpenSSL that `ssl_session_cache` asks for.
@@ -103,18 +106,6 @@ impl SslConf {
 
 const HS: Place = Place::HTTP.or(Place::SERVER);
 const ONE: Args = Args::Exactly(1);
-
-/// `ssl_protocols`, as bits.
-const PROTOCOLS: &[(&str, u32)] = &[
-    ("SSLv2", 1),
-    ("SSLv3", 1 << 1),
-    ("TLSv1", 1 << 2),
-    ("TLSv1.1", 1 << 3),
-    ("TLSv1.2", 1 << 4),
-    ("TLSv1.3", 1 << 5),
-];
-/// TLSv1.2 and TLSv1.3.
-const DEFAULT_PROTOCOLS: u32 = (1 << 4) | (1 << 5);
 
 const VERIFY: &[(&str, VerifyClient)] = &[
     ("off", VerifyClient::Off),
@@ -393,6 +384,7 @@ fn named(list: &mut Option<Vec<Named>>, s: &Statement, b: &mut Build) -> ConfRes
     let named = Named {
         text: s.arg(0).to_vec(),
         template: b.template(s, 0)?,
+        at: Arc::new(s.clone()),
     };
     list.get_or_insert_default().push(named);
     Ok(())
