@@ -284,8 +284,7 @@ impl Sessions {
 }
 
 fn index() -> Option<Index<Ssl, Whose>> {
-    static INDEX: LazyLock<Option<Index<Ssl, Whose>>> =
-        LazyLock::new(|| Ssl::new_ex_index().ok());
+    static INDEX: LazyLock<Option<Index<Ssl, Whose>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
     *INDEX
 }
 

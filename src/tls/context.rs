@@ -108,7 +108,10 @@ pub fn pair(
     give(ctx, &chain, certificate).map_err(of_chain)?;
     ctx.set_private_key(&pkey).map_err(|e| {
         let name = key.shown();
-        of_key(stack(format!("SSL_CTX_use_PrivateKey(\"{name}\") failed"), &e))
+        of_key(stack(
+            format!("SSL_CTX_use_PrivateKey(\"{name}\") failed"),
+            &e,
+        ))
     })?;
     Ok(chain)
 }

@@ -89,6 +89,15 @@ pub fn key(
     passwords: Option<&[Vec<u8>]>,
     quiet: bool,
 ) -> Result<PKey<Private>, String> {
+    locked_key(name, passwords, quiet).map(|(key, _)| key)
+}
+
+/// As [`key`], with whether it is behind a password.
+fn locked_key(
+    name: &Name,
+    passwords: Option<&[Vec<u8>]>,
+    quiet: bool,
+) -> Result<(PKey<Private>, bool), String> {
     let failed = |call: &str| {
         error::failure(format!(
             "cannot load certificate key \"{}\": {call}",
@@ -377,10 +386,7 @@ impl Cache {
         passwords: Option<&[Vec<u8>]>,
         fresh: bool,
     ) -> Result<PKey<Private>, String> {
-        let load = || {
-            key(name, passwords, true)
-                .map(|k| (Value::Key(k), passwords.is_none_or(<[_]>::is_empty)))
-        };
+        let load = || locked_key(name, passwords, true).map(|(k, locked)| (Value::Key(k), !locked));
         match self.get(Key::Key(name.clone()), name, fresh, load)? {
             Value::Key(k) => Ok(k),
             Value::Chain(_) => key(name, passwords, true),

@@ -9,9 +9,7 @@ use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
 use openssl::hash::{MessageDigest, hash};
-use openssl::ssl::{
-    SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode,
-};
+use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode};
 use openssl::x509::X509;
 use std::sync::Arc;
 
@@ -77,8 +75,7 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
         stapling(c, &mut ctx, &loaded, b)?;
     }
     if let Some(commands) = &c.commands {
-        context::conf_commands(&mut ctx, commands, &b.conf_prefixed(""))
-            .map_err(Diag::plain)?;
+        context::conf_commands(&mut ctx, commands, &b.conf_prefixed("")).map_err(Diag::plain)?;
     }
     out.context = Some(ctx.build());
     error::clear();
@@ -142,11 +139,10 @@ fn certificates(
         );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
         let loader = b.shared::<Loader>();
-        let chain = context::pair(ctx, loader, &name, &key_name, passwords)
-            .map_err(|e| {
-                let written = if e.key { key } else { certificate };
-                written.at.error_at(0, e.text)
-            })?;
+        let chain = context::pair(ctx, loader, &name, &key_name, passwords).map_err(|e| {
+            let written = if e.key { key } else { certificate };
+            written.at.error_at(0, e.text)
+        })?;
         loaded.push((name.shown(), chain));
     }
     if c.compression == Some(true) {

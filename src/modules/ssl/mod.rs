@@ -415,6 +415,15 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
     if c.cache.is_some() {
         return Err(s.duplicate());
     }
+    c.cache = Some(cache(s)?);
+    Ok(())
+}
+
+/// The parameters of `ssl_certificate_cache` and its kin; none inside where it is `off`.
+///
+/// # Errors
+/// nginx's texts.
+pub fn cache(s: &Statement) -> ConfResult<Option<Arc<Cache>>> {
     let (mut max, mut inactive, mut valid, mut off) = (0, 10, 60, false);
     for i in 0..s.len() {
         let word = s.arg(i);
@@ -431,21 +440,26 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
             return Err(bad());
         }
     }
-    if !off && max == 0 {
-        return Err(s.error("\"ssl_certificate_cache\" must have the \"max\" parameter"));
+    if off {
+        return Ok(None);
     }
-    let cache = || {
-        Arc::new(Cache::new(
-            max as usize,
-            Duration::from_secs(valid),
-            Duration::from_secs(inactive),
-        ))
-    };
-    c.cache = Some((!off).then(cache));
-    Ok(())
+    if max == 0 {
+        let name = s.name();
+        return Err(s.error(format!("\"{name}\" must have the \"max\" parameter")));
+    }
+    let (valid, inactive) = (Duration::from_secs(valid), Duration::from_secs(inactive));
+    Ok(Some(Arc::new(Cache::new(max as usize, valid, inactive))))
 }
 
 fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    once(&mut c.passwords, s, passwords(s, b)?)
+}
+
+/// The lines of `ssl_password_file` and its kin.
+///
+/// # Errors
+/// nginx's text.
+pub fn passwords(s: &Statement, b: &mut Build) -> ConfResult<Arc<Vec<Vec<u8>>>> {
     let path = b.conf_prefixed(s.str(0)?);
     let text = std::fs::read(&path).map_err(|e| {
         let errno = crate::log::Errno::of(&e);
@@ -458,7 +472,7 @@ fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()
         .filter(|l| !l.is_empty())
         .map(<[u8]>::to_vec)
         .collect();
-    once(&mut c.passwords, s, Arc::new(list))
+    Ok(Arc::new(list))
 }
 
 /// Sizes of zones by name: a name stands for one zone wherever it is written.
