@@ -153,7 +153,9 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
-        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
+        let verdict = if kind & next::OFF != 0 {
+            PeerOutcome::Ok
+        } else if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
             PeerOutcome::Next
         } else {
             PeerOutcome::Failed
@@ -190,6 +192,7 @@ async fn tries(
         let late =
             begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         if pick.tries == 0
+            || kind & next::OFF != 0
             || conf.next_upstream & kind != kind
             || (sent && streaming)
             || late

@@ -5,6 +5,7 @@
 
 pub(crate) mod directives;
 mod set;
+pub mod tls;
 
 pub use set::{IGNORE, NEXT, bind, bits, buffers, limit_rate, name, temp_path, template};
 
