@@ -84,11 +84,11 @@ fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loa
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {
         // `-g` is read first, and its directives count as given in the main level
-        if !options.directives.is_empty() {
-            let g = config::parse_command_line(&options.directives, &conf_prefix, reader);
-            b.read(&g.root)?;
-        }
-        b.read(&tree.root)?;
+        let g = (!options.directives.is_empty())
+            .then(|| config::parse_command_line(&options.directives, &conf_prefix, reader));
+        let roots = || g.iter().map(|t| &t.root).chain([&tree.root]);
+        b.start_degraded = roots().any(starts_degraded);
+        roots().try_for_each(|root| b.read(root))?;
         if !b
             .blocks
             .iter()
@@ -111,4 +111,10 @@ fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loa
         }),
         Err(diag) => Err(LoadError { diag, warnings }),
     }
+}
+
+/// `start_degraded on`, which counts for what stands before it too.
+fn starts_degraded(root: &config::Block) -> bool {
+    let mut written = root.items.iter();
+    written.any(|s| s.name() == "start_degraded" && s.flag(0).unwrap_or(false))
 }

@@ -34,6 +34,7 @@ pub mod round_robin;
 pub mod selection;
 pub mod set;
 pub mod timing;
+pub mod unresolved;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
