@@ -40,16 +40,16 @@ pub struct Loaded {
     pub sources: Arc<Sources>,
 }
 
-/// Reads and checks a configuration.
+/// Reads and checks a configuration, in a thread of its own.
 ///
 /// # Errors
 /// The first error, in nginx's order and words.
 pub fn load(
     registry: &Arc<Registry>,
     options: &LoadOptions,
-    reader: &dyn Reader,
+    reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
-    read(&mut build(registry, options), options, reader)
+    crate::memory::apart(|| read(&mut build(registry, options), options, reader))
 }
 
 /// The same, and what stands where: for explaining requests.
@@ -59,7 +59,7 @@ pub fn load(
 pub fn load_written(
     registry: &Arc<Registry>,
     options: &LoadOptions,
-    reader: &dyn Reader,
+    reader: &(dyn Reader + Sync),
 ) -> Result<(Loaded, WrittenList), LoadError> {
     let mut b = build(registry, options);
     b.written = Some(WrittenList::default());
@@ -79,7 +79,7 @@ fn folder(options: &LoadOptions) -> PathBuf {
     options.conf.parent().unwrap_or(Path::new("")).to_path_buf()
 }
 
-fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loaded, LoadError> {
+fn read(b: &mut Build, options: &LoadOptions, reader: &(dyn Reader + Sync)) -> Result<Loaded, LoadError> {
     let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {

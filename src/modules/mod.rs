@@ -18,6 +18,7 @@ pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod headers_more;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -41,6 +42,7 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
 pub mod zones;
 pub mod zstd;
 
@@ -67,6 +69,7 @@ pub fn builtin() -> Registry {
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
     r.add::<limit_conn::LimitConn>();
@@ -76,6 +79,7 @@ pub fn builtin() -> Registry {
     r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();

@@ -63,9 +63,10 @@ impl Shared {
 
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
-        self.site.store(Arc::new(site));
+        let before = self.site.swap(Arc::new(site));
         self.epoch.fetch_add(1, Ordering::Release);
         self.replaced.send_replace(());
+        crate::memory::retire(before);
     }
 }
 
@@ -249,8 +250,11 @@ pub fn run_thread(
         }
         let mut draining = thread.shared.draining.subscribe();
         let mut cut = thread.shared.cut_before.subscribe();
+        let mut replaced = thread.shared.replaced.subscribe();
         loop {
             tokio::select! {
+                // a thread without requests lets go of the old site too
+                Ok(()) = replaced.changed() => drop(thread.site()),
                 Ok(()) = cut.changed() => thread.cut_before(*cut.borrow_and_update()),
                 l = listeners.recv() => match l {
                     Some(listening) => drop(tokio::spawn(accept_loop(thread, listening))),
