@@ -13,6 +13,7 @@ mod crypt_ffi;
 pub mod dav;
 pub mod empty_gif;
 pub mod explain;
+pub mod fastcgi;
 pub mod geo;
 pub mod gunzip;
 pub mod gzip;
@@ -25,6 +26,7 @@ pub mod limit_conn;
 pub mod limit_req;
 pub mod map;
 mod media_types;
+pub mod memcached;
 pub mod mirror;
 pub mod pass;
 mod password;
@@ -32,7 +34,9 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod refused;
 pub mod rewrite;
+pub mod scgi;
 pub mod secure_link;
 pub mod split_clients;
 pub mod ssi;
@@ -43,6 +47,7 @@ pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
 pub mod userid;
+pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
 
@@ -92,6 +97,10 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<fastcgi::FastCgi>();
+    r.add::<uwsgi::Uwsgi>();
+    r.add::<scgi::Scgi>();
+    r.add::<memcached::Memcached>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
@@ -107,5 +116,6 @@ pub fn builtin() -> Registry {
     r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
+    r.add::<refused::Refused>();
     r
 }
