@@ -652,6 +652,7 @@ impl Assembly<'_> {
             limit_rate_after: w.limit_rate_after.clone(),
             resolver,
             disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
+            early_hints: w.early_hints.as_deref().map(Arc::from),
             auth_delay: w.auth_delay.unwrap_or(0),
             gzip: w.gzip.rules(),
             uninitialized_variable_warn: w.uninitialized_variable_warn.unwrap_or(true),

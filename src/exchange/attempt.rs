@@ -238,7 +238,10 @@ impl<'a> Attempt<'a> {
                 early = false;
                 match reader.read(r, self.pass, &mut conn.rbuf) {
                     Read::Need => {}
-                    Read::Again => continue,
+                    Read::Again => {
+                        super::hints::send(r).await;
+                        continue;
+                    }
                     Read::Done(body) => {
                         r.upstream.has_head = true;
                         if r.upstream.head.is_http09() {

@@ -9,6 +9,7 @@ mod dry;
 pub mod fastcgi;
 pub mod h1;
 mod head;
+mod hints;
 pub mod memcached;
 mod request_body;
 mod target;

@@ -19,6 +19,7 @@ pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod headers_more;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -33,6 +34,7 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod refused;
 pub mod rewrite;
 pub mod scgi;
 pub mod secure_link;
@@ -44,6 +46,7 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
 pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
@@ -71,6 +74,7 @@ pub fn builtin() -> Registry {
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
     r.add::<limit_conn::LimitConn>();
@@ -80,6 +84,7 @@ pub fn builtin() -> Registry {
     r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();
@@ -111,5 +116,6 @@ pub fn builtin() -> Registry {
     r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
+    r.add::<refused::Refused>();
     r
 }

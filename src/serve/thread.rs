@@ -66,10 +66,11 @@ impl Shared {
 
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
-        self.site.store(Arc::new(site));
+        let before = self.site.swap(Arc::new(site));
         let epoch = self.epoch.fetch_add(1, Ordering::Release) + 1;
         self.renewed.send_replace(epoch);
         self.replaced.send_replace(());
+        crate::memory::retire(before);
     }
 }
 
