@@ -2,7 +2,7 @@
 
 use super::site::{self, Defaults};
 use crate::config::{self, Diag, Reader, Sources};
-use crate::module::{BlockKind, Build, Registry, Site};
+use crate::module::{BlockKind, Build, Registry, Site, WrittenList};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,26 +41,55 @@ pub struct Loaded {
     pub sources: Arc<Sources>,
 }
 
-/// Reads and checks a configuration.
+/// Reads and checks a configuration, in a thread of its own.
 ///
 /// # Errors
 /// The first error, in nginx's order and words.
 pub fn load(
     registry: &Arc<Registry>,
     options: &LoadOptions,
-    reader: &dyn Reader,
+    reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
-    let conf_prefix = options.conf.parent().unwrap_or(Path::new("")).to_path_buf();
-    let mut b = Build::new(registry.clone(), &options.prefix, &conf_prefix);
+    crate::memory::apart(|| read(&mut build(registry, options), options, reader))
+}
+
+/// The same, and what stands where: for explaining requests.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_written(
+    registry: &Arc<Registry>,
+    options: &LoadOptions,
+    reader: &(dyn Reader + Sync),
+) -> Result<(Loaded, WrittenList), LoadError> {
+    let mut b = build(registry, options);
+    b.written = Some(WrittenList::default());
+    let loaded = read(&mut b, options, reader)?;
+    let mut written = b.written.take().unwrap_or_default();
+    written.blocks_of(&b);
+    Ok((loaded, written))
+}
+
+fn build(registry: &Arc<Registry>, options: &LoadOptions) -> Build {
+    let mut b = Build::new(registry.clone(), &options.prefix, &folder(options));
     b.testing = options.testing;
+    b
+}
+
+fn folder(options: &LoadOptions) -> PathBuf {
+    options.conf.parent().unwrap_or(Path::new("")).to_path_buf()
+}
+
+fn read(b: &mut Build, options: &LoadOptions, reader: &(dyn Reader + Sync)) -> Result<Loaded, LoadError> {
+    let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {
         // `-g` is read first, and its directives count as given in the main level
-        if !options.directives.is_empty() {
-            let g = config::parse_command_line(&options.directives, &conf_prefix, reader);
-            b.read(&g.root)?;
-        }
-        b.read(&tree.root)?;
+        let g = (!options.directives.is_empty())
+            .then(|| config::parse_command_line(&options.directives, &conf_prefix, reader));
+        let roots = || g.iter().map(|t| &t.root).chain([&tree.root]);
+        b.start_degraded = roots().any(starts_degraded);
+        roots().try_for_each(|root| b.read(root))?;
         if !b
             .blocks
             .iter()
@@ -72,7 +101,7 @@ pub fn load(
             error_log: options.error_log.clone(),
             pid: options.pid.clone(),
         };
-        site::assemble(&mut b, &defaults)
+        site::assemble(b, &defaults)
     })();
     let warnings = std::mem::take(&mut b.warnings);
     match result {
@@ -83,4 +112,10 @@ pub fn load(
         }),
         Err(diag) => Err(LoadError { diag, warnings }),
     }
+}
+
+/// `start_degraded on`, which counts for what stands before it too.
+fn starts_degraded(root: &config::Block) -> bool {
+    let mut written = root.items.iter();
+    written.any(|s| s.name() == "start_degraded" && s.flag(0).unwrap_or(false))
 }

@@ -12,24 +12,31 @@ mod compress;
 mod crypt_ffi;
 pub mod dav;
 pub mod empty_gif;
+pub mod explain;
+pub mod fastcgi;
 pub mod geo;
 pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod headers_more;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
 pub mod limit_req;
 pub mod map;
 mod media_types;
+pub mod memcached;
 pub mod mirror;
+pub mod pass;
 mod password;
 pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod refused;
 pub mod rewrite;
+pub mod scgi;
 pub mod secure_link;
 pub mod split_clients;
 pub mod ssi;
@@ -39,6 +46,8 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
+pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
 
@@ -65,14 +74,17 @@ pub fn builtin() -> Registry {
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
     r.add::<limit_conn::LimitConn>();
     r.add::<access::Access>();
     r.add::<auth_basic::AuthBasic>();
     r.add::<auth_request::AuthRequest>();
+    r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
+    r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();
@@ -85,6 +97,10 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<fastcgi::FastCgi>();
+    r.add::<uwsgi::Uwsgi>();
+    r.add::<scgi::Scgi>();
+    r.add::<memcached::Memcached>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
@@ -100,5 +116,6 @@ pub fn builtin() -> Registry {
     r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
+    r.add::<refused::Refused>();
     r
 }

@@ -1,5 +1,6 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+mod background;
 pub mod buffers;
 mod conn;
 mod front;
@@ -8,7 +9,7 @@ mod head_writer;
 mod opening;
 mod pingora_io;
 mod proxy;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod socket;
 mod tcp_info;
 mod thread;

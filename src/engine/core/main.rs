@@ -38,6 +38,8 @@ pub struct CoreWritten {
     pub daemon: Option<bool>,
     /// `master_process`.
     pub master_process: Option<bool>,
+    /// `start_degraded`.
+    pub start_degraded: Option<bool>,
     /// `env`.
     pub env: Vec<(String, Option<String>)>,
     /// `events` has been seen.
@@ -155,6 +157,13 @@ impl Module for Core {
             Args::Flag,
             "`master_process on|off;` For debugging. Default: on.",
             |c, s, _| once(&mut c.master_process, s, s.flag(0)?),
+        ),
+        Directive::own(
+            "start_degraded",
+            M,
+            Args::Flag,
+            "`start_degraded on|off;` Starts, and reloads, although the name of an upstream's server does not resolve or a server's certificate cannot be loaded: what needs it answers 502 or refuses handshakes until the name resolves or the files are good, which is tried again and again. What is wrong is logged at `emerg`. Default: off (refused, as in nginx).",
+            |c, s, _| once(&mut c.start_degraded, s, s.flag(0)?),
         ),
         Directive::new(
             "env",

@@ -226,6 +226,7 @@ pub fn add_crls(ctx: &mut SslContextBuilder, source: Source<'_>) -> Result<(), C
 
 struct Password<'a> {
     text: Option<&'a [u8]>,
+    asked: bool,
 }
 
 unsafe extern "C" fn password(
@@ -239,7 +240,9 @@ unsafe extern "C" fn password(
     }
     // SAFETY: `data` is the `Password` that lives across the call, and `buf` has `size` bytes.
     unsafe {
-        let Some(text) = (*data.cast::<Password<'_>>()).text else {
+        let password = &mut *data.cast::<Password<'_>>();
+        password.asked = true;
+        let Some(text) = password.text else {
             return 0;
         };
         let n = text.len().min(size as usize);
@@ -248,7 +251,8 @@ unsafe extern "C" fn password(
     }
 }
 
-/// A private key; each password is tried. Without a list OpenSSL asks on the terminal, unless `quiet`.
+/// A private key, and whether it is behind a password; each one is tried. Without a list OpenSSL asks on the terminal,
+/// unless `quiet`.
 ///
 /// # Errors
 /// The call that failed.
@@ -256,7 +260,7 @@ pub fn read_key(
     source: Source<'_>,
     passwords: Option<&[Vec<u8>]>,
     quiet: bool,
-) -> Result<PKey<Private>, Call> {
+) -> Result<(PKey<Private>, bool), Call> {
     let none = [None];
     let tries: Vec<Option<&[u8]>> = match passwords {
         Some(list) if !list.is_empty() => list.iter().map(|p| Some(&**p)).collect(),
@@ -266,7 +270,7 @@ pub fn read_key(
     let mut rest = tries.len();
     for text in tries {
         let bio = Bio::open(source)?;
-        let mut p = Password { text };
+        let mut p = Password { text, asked };
         let cb = (!asked).then_some(password as PasswordCallback);
         // SAFETY: `p` outlives the call.
         let key = unsafe {
@@ -283,7 +287,7 @@ pub fn read_key(
         };
         if !key.is_null() {
             // SAFETY: ours.
-            return Ok(unsafe { PKey::from_ptr(key) });
+            return Ok((unsafe { PKey::from_ptr(key) }, p.asked));
         }
         rest -= 1;
         if rest > 0 {
