@@ -176,6 +176,10 @@ impl Live {
             log::error!("addresses of \"{}\" cannot be used: {e}", name.host);
             return false;
         }
+        drop(servers);
+        if changed {
+            self.changes.send_modify(|n| *n += 1);
+        }
         changed
     }
 

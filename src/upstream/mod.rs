@@ -3,6 +3,7 @@
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
 //! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`health`]: what active health checks say of a peer;
 //! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
@@ -13,6 +14,7 @@
 pub mod connect;
 pub mod discovery;
 pub mod group;
+pub mod health;
 pub mod members;
 pub mod peer;
 pub mod pool;

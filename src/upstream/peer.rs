@@ -1,5 +1,6 @@
 //! One address of an origin, and the state of it that all threads share.
 
+use super::health::{Checker, Health, WeakChecker};
 use super::members::FoundName;
 use parking_lot::Mutex;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
@@ -232,6 +233,7 @@ pub struct PeerState {
     pub checked: AtomicU64,
     /// The verdict of active health checks; true without them.
     pub healthy: AtomicBool,
+    pub(super) health: Health,
 }
 
 impl PeerState {
@@ -245,6 +247,7 @@ impl PeerState {
             accessed: AtomicU64::new(0),
             checked: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
+            health: Health::default(),
         }
     }
 }
@@ -264,6 +267,8 @@ pub struct GroupState {
     pub shared_idle: AtomicU32,
     /// The addresses that names had last, by name and service.
     pub(super) found: Mutex<HashMap<(String, Option<String>), FoundName>>,
+    /// Checks that a new peer must pass before it is used.
+    mandatory: Mutex<Vec<WeakChecker>>,
     peers: Mutex<HashMap<PeerKey, Weak<PeerState>>>,
 }
 
@@ -277,6 +282,7 @@ impl GroupState {
             id: next_id(),
             shared_idle: AtomicU32::new(0),
             found: Mutex::default(),
+            mandatory: Mutex::default(),
             peers: Mutex::default(),
         }
     }
@@ -290,8 +296,18 @@ impl GroupState {
         }
         peers.retain(|_, state| state.strong_count() > 0);
         let state = Arc::new(PeerState::new());
+        let mut mandatory = self.mandatory.lock();
+        mandatory.retain(WeakChecker::is_there);
+        if !mandatory.is_empty() {
+            state.await_check();
+        }
         peers.insert(key, Arc::downgrade(&state));
         state
+    }
+
+    /// From now on a new peer is not used before `checker` has found it healthy (`health_check mandatory`).
+    pub fn require_check(&self, checker: &Checker) {
+        self.mandatory.lock().push(checker.weak());
     }
 }
 
