@@ -1,13 +1,17 @@
 //! A group of peers: an `upstream {}` block, or an upstream that `proxy_pass` implies.
 
 use super::Clock;
+use super::budget::RetryBudget;
 use super::members::{FoundName, Held, Live, Members, Servers};
+use super::outlier::Detector;
 use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
-use super::round_robin::{RoundRobin, Weight};
+pub use super::pick::{Outcome, PickState, Picked};
+use super::queue::Queue;
+use super::round_robin::RoundRobin;
 use super::selection::{Selection, load_balancer};
-use parking_lot::Mutex;
+pub use super::set::{Balance, End, PeerSet, Sets};
+use crate::module::Steer;
 use pingora_load_balancing::LoadBalancer;
-use smallvec::SmallVec;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -26,6 +30,8 @@ pub struct Group {
     pub keepalive: KeepaliveConf,
     /// What survives a reload.
     pub state: Arc<GroupState>,
+    /// What the group does besides balancing.
+    pub extras: Extras,
     members: Arc<Members>,
     balancer: Option<LoadBalancer<Selection>>,
 }
@@ -85,9 +91,15 @@ impl Group {
             name: name.into(),
             keepalive,
             state,
+            extras: Extras::default(),
             members,
             balancer: Some(balancer),
         }
+    }
+
+    /// The same group with these extras.
+    pub fn with(self, extras: Extras) -> Self {
+        Self { extras, ..self }
     }
 
     /// An upstream implied by `proxy_pass` to addresses: equal weights and, as in nginx, no kept connections.
@@ -105,12 +117,14 @@ impl Group {
             name: server,
             keepalive: KeepaliveConf::off(),
             state: Arc::new(GroupState::new()),
-            members: Arc::new(Members::Fixed(Arc::new(Sets {
-                primary: PeerSet::new(peers, true, None),
-                backup: None,
-                balance: Arc::new(RoundRobin),
-                clock: Clock::system(),
-            }))),
+            extras: Extras::default(),
+            members: Arc::new(Members::Fixed(Arc::new(Sets::new(
+                peers,
+                Vec::new(),
+                Arc::new(RoundRobin),
+                Clock::system(),
+                None,
+            )))),
             balancer: None,
         })
     }
@@ -118,11 +132,7 @@ impl Group {
     /// The state of choice for one request.
     pub fn start(&self) -> PickState {
         let held = self.members.hold();
-        PickState {
-            tries: held.tries(),
-            peers: held.into_kept(),
-            ..PickState::default()
-        }
+        PickState::new(held.tries(), held.into_kept())
     }
 
     /// Chooses a peer that this request has not tried; `None` is nginx's "no live upstreams".
@@ -139,12 +149,7 @@ impl Group {
                 Held::Kept(now)
             }
         };
-        let (backup, index) = held.pick(r)?;
-        Some(Picked {
-            held,
-            backup,
-            index,
-        })
+        Picked::new(held, r, &self.extras)
     }
 
     /// The peers as they are now, primary ones first; they stay as they are while this is held.
@@ -207,6 +212,29 @@ impl Group {
                 peer.state.healthy.store(ready, Relaxed);
             }
         }
+    }
+}
+
+/// What a group does besides balancing; nothing of it is there unless it is configured.
+#[derive(Default)]
+pub struct Extras {
+    /// What of a request decides its peer: the key of a hash, `sticky`.
+    pub steer: Option<Arc<dyn Steer>>,
+    /// `queue`.
+    pub queue: Option<Queue>,
+    /// `outlier_detection`.
+    pub outlier: Option<Detector>,
+    /// `retry_budget`.
+    pub budget: Option<RetryBudget>,
+}
+
+impl fmt::Debug for Extras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extras")
+            .field("queue", &self.queue)
+            .field("outlier", &self.outlier)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }
 
@@ -278,262 +306,9 @@ impl Default for KeepaliveConf {
     }
 }
 
-/// A method of balancing. What it works out beforehand belongs to a [`PeerSet`], which is made anew with every change.
-pub trait Balance: Send + Sync + 'static {
-    /// Chooses a peer that `r` has not tried, marks it tried and takes a place on it (`Peer::acquire`).
-    ///
-    /// `now` is in seconds of the group's clock. `None`: no peer of this set can take the request.
-    fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize>;
-}
-
-/// The primary or the backup servers of a group.
-#[derive(Debug)]
-pub struct PeerSet {
-    /// The peers, in the order of the configuration.
-    pub peers: Box<[Peer]>,
-    /// The moving weights of round robin, which other methods fall back to.
-    pub weights: Mutex<Box<[Weight]>>,
-    /// The sum of all configured weights.
-    pub total_weight: u64,
-    single: bool,
-    tries: u32,
-}
-
-impl PeerSet {
-    /// `before` is the set that this one follows: peers that stay keep their moving weights.
-    pub(super) fn new(peers: Vec<Peer>, alone: bool, before: Option<&PeerSet>) -> Self {
-        let moving = before.map(|set| (set, set.weights.lock()));
-        let weight = |peer: &Peer| {
-            let kept = moving.as_ref().and_then(|(set, weights)| {
-                let same = |p: &Peer| Arc::ptr_eq(&p.state, &peer.state) && p.weight == peer.weight;
-                let at = set.peers.iter().position(same)?;
-                weights.get(at).copied()
-            });
-            kept.unwrap_or_else(|| Weight::new(peer.weight))
-        };
-        let weights = peers.iter().map(weight).collect();
-        Self {
-            weights: Mutex::new(weights),
-            total_weight: peers.iter().map(|p| u64::from(p.weight)).sum(),
-            single: alone && peers.len() == 1,
-            tries: u32::try_from(peers.iter().filter(|p| !p.down).count()).unwrap_or(u32::MAX),
-            peers: peers.into(),
-        }
-    }
-}
-
-/// What one request has tried so far.
-#[derive(Debug, Clone, Default)]
-pub struct PickState {
-    /// Attempts left; `proxy_next_upstream_tries` lowers it, see [`PickState::limit_tries`].
-    pub tries: u32,
-    /// What hashing methods hash.
-    pub key: SmallVec<[u8; 16]>,
-    on_backup: bool,
-    tried: SmallVec<[u64; 2]>,
-    /// The peers that `tried` counts, where the group's may change.
-    peers: Option<Arc<Sets>>,
-}
-
-impl PickState {
-    /// A first attempt of a hashing method over `key`.
-    pub fn with_key(key: &[u8]) -> Self {
-        Self {
-            key: SmallVec::from_slice(key),
-            ..Self::default()
-        }
-    }
-
-    /// Applies `proxy_next_upstream_tries`; 0 means no limit.
-    pub fn limit_tries(&mut self, limit: u32) {
-        if limit != 0 {
-            self.tries = self.tries.min(limit);
-        }
-    }
-
-    /// Whether the `i`th peer of the current set was tried.
-    pub fn is_tried(&self, i: usize) -> bool {
-        self.tried
-            .get(i / 64)
-            .is_some_and(|word| word & (1 << (i % 64)) != 0)
-    }
-
-    /// Keeps the `i`th peer of the current set from being picked again.
-    pub fn mark_tried(&mut self, i: usize) {
-        let word = i / 64;
-        if self.tried.len() <= word {
-            self.tried.resize(word + 1, 0);
-        }
-        if let Some(word) = self.tried.get_mut(word) {
-            *word |= 1 << (i % 64);
-        }
-    }
-}
-
-/// How an attempt ended, for the peer's account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered, or the request ended for a reason that is not the peer's.
-    Ok,
-    /// It answered 403 or 404 and the next peer is asked: no failure of the peer.
-    Next,
-    /// Error, timeout, invalid header, or a status that `proxy_next_upstream` names.
-    Failed,
-}
-
-/// A peer in use. Dropping it is the same as [`Outcome::Ok`], except that no attempt is counted.
-#[derive(Debug)]
-pub struct Picked<'g> {
-    held: Held<'g>,
-    backup: bool,
-    index: usize,
-}
-
-impl Picked<'_> {
-    /// The chosen peer.
-    pub fn peer(&self) -> &Peer {
-        self.held.peer(self.backup, self.index)
-    }
-
-    fn set(&self) -> &PeerSet {
-        self.held.set(self.backup)
-    }
-
-    /// Books the end of the attempt.
-    ///
-    /// True if the peer is out of use now: nginx warns "upstream server temporarily disabled".
-    pub fn done(self, outcome: Outcome, r: &mut PickState) -> bool {
-        if self.set().single {
-            r.tries = 0;
-            return false;
-        }
-        r.tries = r.tries.saturating_sub(1);
-        if outcome != Outcome::Failed {
-            return false;
-        }
-
-        let peer = self.peer();
-        let state = &peer.state;
-        let now = self.held.clock.now();
-        let fails = state.fails.fetch_add(1, Relaxed).saturating_add(1);
-        state.accessed.store(now, Relaxed);
-        state.checked.store(now, Relaxed);
-        if let Some(weight) = self.set().weights.lock().get_mut(self.index) {
-            weight.penalise(peer.weight, peer.max_fails);
-        }
-        peer.max_fails != 0 && fails >= peer.max_fails
-    }
-}
-
-impl Drop for Picked<'_> {
-    fn drop(&mut self) {
-        let peer = self.peer();
-        let state = &peer.state;
-        // A success after a check; right after `Outcome::Failed` both times are equal.
-        let passed =
-            self.set().single || state.accessed.load(Relaxed) < state.checked.load(Relaxed);
-        if passed && state.fails.load(Relaxed) != 0 {
-            state.fails.store(0, Relaxed);
-        }
-        peer.release();
-    }
-}
-
-/// The peers of a group and how they are balanced.
-pub struct Sets {
-    pub(super) primary: PeerSet,
-    pub(super) backup: Option<PeerSet>,
-    pub(super) balance: Arc<dyn Balance>,
-    pub(super) clock: Clock,
-}
-
-impl Sets {
-    /// `before` are the peers that these follow.
-    pub(super) fn new(
-        primary: Vec<Peer>,
-        backup: Vec<Peer>,
-        balance: Arc<dyn Balance>,
-        clock: Clock,
-        before: Option<&Sets>,
-    ) -> Self {
-        let alone = backup.is_empty();
-        let backup_before = before.and_then(|sets| sets.backup.as_ref());
-        Self {
-            primary: PeerSet::new(primary, alone, before.map(|sets| &sets.primary)),
-            backup: (!alone).then(|| PeerSet::new(backup, false, backup_before)),
-            balance,
-            clock,
-        }
-    }
-
-    /// One address without a backup: it is never given up.
-    pub(super) fn is_single(&self) -> bool {
-        self.primary.single
-    }
-
-    /// How many attempts a request may make.
-    pub fn tries(&self) -> u32 {
-        let backup = self.backup.as_ref().map_or(0, |set| set.tries);
-        self.primary.tries.saturating_add(backup)
-    }
-
-    /// Whether the peer is a backup one, and its index among those.
-    pub(super) fn pick(&self, r: &mut PickState) -> Option<(bool, usize)> {
-        if !r.on_backup {
-            if let Some(index) = self.pick_from(&self.primary, r) {
-                return Some((false, index));
-            }
-            if self.backup.is_some() {
-                r.on_backup = true;
-                r.tried.clear();
-            }
-        }
-        let index = self.pick_from(self.backup.as_ref()?, r)?;
-        Some((true, index))
-    }
-
-    fn pick_from(&self, set: &PeerSet, r: &mut PickState) -> Option<usize> {
-        if set.single {
-            // A lone peer is asked whatever it did before.
-            set.peers.first().filter(|p| p.usable() && p.acquire())?;
-            Some(0)
-        } else {
-            let index = self.balance.pick(set, r, self.clock.now())?;
-            (index < set.peers.len()).then_some(index)
-        }
-    }
-
-    /// The backup or the primary servers.
-    pub(super) fn set(&self, backup: bool) -> &PeerSet {
-        match &self.backup {
-            Some(set) if backup => set,
-            _ => &self.primary,
-        }
-    }
-
-    /// A peer that [`Sets::pick`] has chosen.
-    pub(super) fn peer(&self, backup: bool, index: usize) -> &Peer {
-        &self.set(backup).peers[index]
-    }
-
-    /// Primary ones first.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        let backup = self.backup.iter().flat_map(|set| set.peers.iter());
-        self.primary.peers.iter().chain(backup)
-    }
-}
-
-impl fmt::Debug for Sets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sets")
-            .field("primary", &self.primary)
-            .field("backup", &self.backup)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::outlier::OutlierConf;
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::atomic::AtomicU64;
@@ -544,11 +319,18 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn group(servers: Vec<ServerSpec>) -> (Group, Arc<AtomicU64>) {
+        group_by(servers, RoundRobin)
+    }
+
+    pub(in super::super) fn group_by(
+        servers: Vec<ServerSpec>,
+        balance: impl Balance,
+    ) -> (Group, Arc<AtomicU64>) {
         let now = Arc::new(AtomicU64::new(1000));
         let clock = Clock::manual(now.clone());
         let registry = Registry::new();
         let keepalive = KeepaliveConf::default();
-        let group = Group::new("app", servers, RoundRobin, keepalive, &registry, clock);
+        let group = Group::new("app", servers, balance, keepalive, &registry, clock);
         (group.unwrap(), now)
     }
 
@@ -722,5 +504,109 @@ pub(super) mod tests {
             group.unwrap_err().to_string(),
             "no servers in upstream \"x\""
         );
+    }
+
+    #[test]
+    fn a_draining_server_gets_its_sessions_only() {
+        let draining = ServerSpec {
+            drain: true,
+            route: Some("one".into()),
+            ..spec(1)
+        };
+        let (group, _) = group(vec![draining, spec(2)]);
+        assert_eq!(letters(&group, 3), "bbb");
+        let mut r = group.start();
+        assert_eq!(r.tries, 1);
+        r.hint = Some("one".into());
+        let picked = group.pick(&mut r).unwrap();
+        assert_eq!(letter_of(picked.peer()), 'a');
+        drop(picked);
+        // it was tried: the session goes elsewhere
+        assert_eq!(letter_of(group.pick(&mut r).unwrap().peer()), 'b');
+    }
+
+    #[test]
+    fn sessions_keep_their_peer_and_others_are_balanced_around_them() {
+        let (group, _) = group(vec![spec(1), spec(2), spec(3)]);
+        let second = group.peers().nth(1).unwrap().sid.clone();
+        let mut others = String::new();
+        for _ in 0..6 {
+            let mut r = group.start();
+            r.hint = Some(second.clone());
+            let picked = group.pick(&mut r).unwrap();
+            assert_eq!(letter_of(picked.peer()), 'b');
+            picked.done(Outcome::Ok, &mut r);
+            others.push_str(&letters(&group, 1));
+        }
+        assert_eq!(others.matches('b').count(), 0, "{others}");
+        assert_eq!(others.matches('a').count(), 3, "{others}");
+    }
+
+    #[test]
+    fn a_peer_that_came_back_starts_slowly() {
+        fastrand::seed(3);
+        let slow = ServerSpec {
+            slow_start: 10_000,
+            ..spec(1)
+        };
+        let (group, now) = group(vec![slow, spec(2)]);
+        let share = |group: &Group| letters(group, 400).matches('a').count();
+        assert_eq!(share(&group), 200);
+        let state = &group.peers().next().unwrap().state;
+        state.came_back(now.load(Relaxed) * 1000);
+        assert_eq!(share(&group), 0);
+        now.fetch_add(5, Relaxed);
+        let half = share(&group);
+        assert!((100..170).contains(&half), "{half}");
+        now.fetch_add(6, Relaxed);
+        assert_eq!(share(&group), 200);
+    }
+
+    #[test]
+    fn the_only_peer_that_is_left_serves_however_cold_it_is() {
+        let slow = ServerSpec {
+            slow_start: 10_000,
+            ..spec(1)
+        };
+        let down = ServerSpec {
+            down: true,
+            ..spec(2)
+        };
+        let (group, now) = group(vec![slow, down]);
+        let state = &group.peers().next().unwrap().state;
+        state.came_back(now.load(Relaxed) * 1000);
+        assert_eq!(letters(&group, 5), "aaaaa");
+    }
+
+    #[test]
+    fn errors_in_a_row_take_a_peer_out() {
+        let (group, _) = group(vec![spec(1), spec(2), spec(3)]);
+        let group = group.with(Extras {
+            outlier: Some(Detector::new(OutlierConf::default())),
+            ..Extras::default()
+        });
+        for _ in 0..15 {
+            let mut r = group.start();
+            let mut picked = group.pick(&mut r).unwrap();
+            picked.answered(if letter_of(picked.peer()) == 'a' {
+                500
+            } else {
+                200
+            });
+            picked.done(Outcome::Ok, &mut r);
+        }
+        assert!(!letters(&group, 6).contains('a'));
+    }
+
+    #[test]
+    fn one_request_asks_after_a_failed_peer_in_a_fail_timeout() {
+        let (group, now) = group_by(vec![spec(1), spec(2)], super::super::hash::Hash);
+        let peer = group.peers().next().unwrap();
+        peer.state.fails.store(1, Relaxed);
+        peer.state.checked.store(now.load(Relaxed), Relaxed);
+        now.fetch_add(11, Relaxed);
+        assert!(peer.claim(now.load(Relaxed)));
+        assert!(peer.is_failed(now.load(Relaxed)));
+        peer.release();
     }
 }

@@ -161,7 +161,7 @@ impl PeerState {
             .standings
             .iter()
             .all(|s| s.verdict == Verdict::Healthy);
-        self.healthy.store(healthy, Relaxed);
+        self.set_healthy(healthy);
         let record = &mut inner.record;
         match (healthy, record.down_since) {
             (true, Some(since)) => {
