@@ -3,6 +3,7 @@
 
 mod attempt;
 mod body;
+mod dry;
 pub mod h1;
 mod head;
 mod request_body;
@@ -11,7 +12,7 @@ mod tunnel;
 
 use crate::engine::phases::Outcome;
 use crate::log::Level;
-use crate::module::{BodyLength, Destination, Pass, Request, UpstreamState, next};
+use crate::module::{BodyLength, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::Outcome as PeerOutcome;
 use attempt::{Attempt, Failure};
 use std::sync::Arc;
@@ -77,6 +78,11 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         r.put_scratch(bytes);
         return Outcome::Status(status);
     }
+    if r.is_dry() {
+        let outcome = dry::answer(r, &target, &bytes, length);
+        r.put_scratch(bytes);
+        return outcome;
+    }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
     r.put_scratch(bytes);
     outcome
@@ -114,6 +120,7 @@ async fn tries(
             return Outcome::Status(502);
         };
         let peer = picked.peer();
+        r.explain(|| Step::new("upstream", format!("{} of \"{}\"", peer.name, group.name)));
         r.upstream.states.push(UpstreamState {
             addr: peer.name.clone(),
             new_group,
@@ -146,7 +153,9 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
-        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
+        let verdict = if kind & next::OFF != 0 {
+            PeerOutcome::Ok
+        } else if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
             PeerOutcome::Next
         } else {
             PeerOutcome::Failed
@@ -183,6 +192,7 @@ async fn tries(
         let late =
             begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         if pick.tries == 0
+            || kind & next::OFF != 0
             || conf.next_upstream & kind != kind
             || (sent && streaming)
             || late

@@ -79,6 +79,11 @@ pub enum Body {
 pub trait Handler: Send + Sync + 'static {
     /// Looks at the request and decides.
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r>;
+
+    /// Its name where a request is explained; the path of its type, which begins with its module's.
+    fn name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
 }
 
 /// Changes a response head; may ask for the body to pass through a filter.

@@ -23,8 +23,11 @@ mod stats;
 mod steer;
 mod template;
 mod tls;
+mod trace;
+mod upstream_tls;
 mod value;
 mod variable;
+mod written;
 
 pub(crate) use build::IfBlocks;
 pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
@@ -52,8 +55,11 @@ pub use stats::{Gauge, Stat};
 pub use steer::Steer;
 pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use trace::{Candidate, Step, Trace};
+pub use upstream_tls::UpstreamTls;
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
+pub use written::{InForce, Written, WrittenList};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 pub use crate::engine::subrequest;

@@ -12,6 +12,7 @@ mod compress;
 mod crypt_ffi;
 pub mod dav;
 pub mod empty_gif;
+pub mod explain;
 pub mod geo;
 pub mod gunzip;
 pub mod gzip;
@@ -24,6 +25,7 @@ pub mod limit_req;
 pub mod map;
 mod media_types;
 pub mod mirror;
+pub mod pass;
 mod password;
 pub mod proxy;
 pub mod random_index;
@@ -71,6 +73,7 @@ pub fn builtin() -> Registry {
     r.add::<access::Access>();
     r.add::<auth_basic::AuthBasic>();
     r.add::<auth_request::AuthRequest>();
+    r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
     r.add::<gunzip::Gunzip>();
