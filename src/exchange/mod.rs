@@ -6,6 +6,7 @@ mod body;
 mod dry;
 pub mod h1;
 mod head;
+pub mod probe;
 mod request_body;
 mod target;
 mod tunnel;

@@ -18,6 +18,7 @@ pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod health_check;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -88,6 +89,8 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<health_check::HealthMatch>();
+    r.add::<health_check::HealthCheck>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
