@@ -7,7 +7,7 @@
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
 //! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
 //!   [`ring`], [`random`], [`ewma`]: the methods;
-//! * [`timing`], [`outlier`], [`budget`], [`queue`]: response times, ejection, retries and waiting;
+//! * [`timing`], [`outlier`], [`budget`], [`queue`], [`sessions`]: response times, ejection, retries, waiting, `sticky`;
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
@@ -34,6 +34,7 @@ pub mod resolve;
 pub mod ring;
 pub mod round_robin;
 pub mod selection;
+pub mod sessions;
 pub mod set;
 pub mod timing;
 
