@@ -140,6 +140,7 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.response_time = Some(attempt.elapsed());
         }
+        picked.account(r.upstream.states.last());
         let failure = match result {
             Ok(outcome) => {
                 picked.done(PeerOutcome::Ok, &mut pick);

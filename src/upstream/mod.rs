@@ -3,6 +3,7 @@
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
 //! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`stats`]: what the runtime API shows of a peer's work;
 //! * [`health`]: what active health checks say of a peer;
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
 //! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
@@ -36,6 +37,7 @@ pub mod round_robin;
 pub mod selection;
 pub mod sessions;
 pub mod set;
+pub mod stats;
 pub mod timing;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};

@@ -4,6 +4,7 @@ use super::coarse_millis;
 use super::health::{Checker, Health, WeakChecker};
 use super::members::FoundName;
 use super::outlier::Outlier;
+use super::stats::Stats;
 use super::timing::Timing;
 use parking_lot::Mutex;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
@@ -319,6 +320,8 @@ pub struct PeerState {
     /// The verdict of active health checks; true without them. Set it with [`PeerState::set_healthy`].
     pub healthy: AtomicBool,
     pub(super) health: Health,
+    /// What the runtime API shows.
+    pub stats: Stats,
     /// When the peer came back, in milliseconds of the clock: where `slow_start` begins; 0 is never.
     pub warm_from: AtomicU64,
     /// How long it takes to answer, for methods that look at it.
@@ -339,6 +342,7 @@ impl PeerState {
             checked: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             health: Health::default(),
+            stats: Stats::default(),
             warm_from: AtomicU64::new(0),
             timing: Mutex::default(),
             outlier: Outlier::default(),
