@@ -3,6 +3,7 @@
 pub mod access;
 pub mod access_log;
 pub mod addition;
+pub mod api;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -102,6 +103,7 @@ pub fn builtin() -> Registry {
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
+    r.add::<api::Api>();
     // before content
     r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();

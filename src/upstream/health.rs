@@ -132,6 +132,16 @@ impl PeerState {
         record.last_passed = Some(passed);
     }
 
+    /// Begins the account anew; verdicts stay.
+    pub fn reset_health_record(&self) {
+        let record = &mut self.health.0.lock().record;
+        *record = HealthRecord {
+            last_passed: record.last_passed,
+            down_since: record.down_since,
+            ..HealthRecord::default()
+        };
+    }
+
     /// Forgets what checkers said that are gone.
     pub fn review_health(&self) {
         self.settle(&mut self.health.0.lock());

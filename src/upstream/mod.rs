@@ -3,6 +3,7 @@
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
 //! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`state_file`]: servers that a group keeps over a restart;
 //! * [`stats`]: what the runtime API shows of a peer's work;
 //! * [`health`]: what active health checks say of a peer;
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
@@ -37,6 +38,7 @@ pub mod round_robin;
 pub mod selection;
 pub mod sessions;
 pub mod set;
+pub mod state_file;
 pub mod stats;
 pub mod timing;
 

@@ -59,7 +59,10 @@ impl Stats {
             return;
         };
         let mut answers = self.answers.lock();
-        match answers.codes.binary_search_by_key(&state.status, |(code, _)| *code) {
+        match answers
+            .codes
+            .binary_search_by_key(&state.status, |(code, _)| *code)
+        {
             Ok(at) => {
                 if let Some((_, count)) = answers.codes.get_mut(at) {
                     *count += 1;
@@ -87,7 +90,13 @@ impl Stats {
 
     /// Begins anew.
     pub fn reset(&self) {
-        for counter in [&self.sent, &self.received, &self.fails, &self.unavail, &self.selected] {
+        for counter in [
+            &self.sent,
+            &self.received,
+            &self.fails,
+            &self.unavail,
+            &self.selected,
+        ] {
             counter.store(0, Relaxed);
         }
         *self.answers.lock() = Answers::default();
@@ -120,7 +129,10 @@ mod tests {
         let seen = stats.snapshot();
         assert_eq!((seen.sent, seen.received), (16, 21));
         assert_eq!(seen.answers.codes, [(200, 2), (404, 1)]);
-        assert_eq!((seen.answers.header_time, seen.answers.response_time), (10, 20));
+        assert_eq!(
+            (seen.answers.header_time, seen.answers.response_time),
+            (10, 20)
+        );
         stats.reset();
         assert!(stats.snapshot().answers.codes.is_empty());
     }

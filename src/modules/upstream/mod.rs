@@ -19,6 +19,7 @@ use crate::upstream::queue::Queue;
 use crate::upstream::round_robin::RoundRobin;
 use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ServerSpec};
 use implied::{Defined, Table, may_not_have_port, schedule};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +39,9 @@ pub struct UpstreamWritten {
     keepalive_requests: Option<u64>,
     keepalive_time: Option<u64>,
     keepalive_timeout: Option<u64>,
-    zone: Option<()>,
+    zone: Option<Arc<str>>,
     resolver: resolve::Own,
+    state: Option<PathBuf>,
 }
 
 impl Conf for UpstreamWritten {
@@ -192,8 +194,8 @@ impl Module for HttpUpstream {
             "state",
             U,
             Args::Exactly(1),
-            "`state file;` Not supported yet.",
-            unsupported,
+            "`state file;` Keeps the servers in a file, which the runtime API changes, instead of `server` directives; requires `zone`.",
+            resolve::state,
         ),
         Directive::new(
             "ntlm",
@@ -238,7 +240,12 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         return Err(e);
     }
     let written = b.conf_of::<HttpUpstream>(id).cloned().unwrap_or_default();
-    if written.servers.is_empty() {
+    if written.state.is_some() && written.zone.is_none() {
+        return Err(s.error(format!(
+            "\"state\" requires \"zone\" in upstream \"{name}\""
+        )));
+    }
+    if written.servers.is_empty() && written.state.is_none() {
         // nginx finds it at the closing brace
         let mut end = s.clone();
         end.line = s.block.as_ref().map_or(s.line, |block| block.end_line);
@@ -248,7 +255,9 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     let extras = written.extras();
     let balance = written.balance();
     let registry = crate::upstream::Registry::global();
-    let make = if written.zone.is_some() {
+    let make = if written.state.is_some() {
+        Group::empty
+    } else if written.zone.is_some() {
         Group::changeable
     } else if written
         .servers
@@ -271,7 +280,11 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         Clock::system(),
     );
     let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?.with(extras));
-    if made.live().is_some() {
+    if let Some(live) = made.live() {
+        live.set_zone(written.zone.as_deref().unwrap_or_default());
+        if let Some(file) = written.state {
+            live.keep_in(file);
+        }
         resolve::keep_resolved(b, s, written.resolver, made.clone());
     }
     let _ = group.set(made);
@@ -344,6 +357,6 @@ fn zone(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()>
         zones::reference(b, s, "upstream", name)?
     };
     drop(zone);
-    c.zone = Some(());
+    c.zone = Some(name.into());
     Ok(())
 }
