@@ -11,6 +11,7 @@ pub mod h1;
 mod head;
 mod hints;
 pub mod memcached;
+pub mod probe;
 mod request_body;
 mod target;
 mod tunnel;
@@ -194,6 +195,7 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.response_time = Some(elapsed.as_millis() as u64);
         }
+        picked.account(r.upstream.states.last());
         let failure = match result {
             Ok(outcome) => {
                 if let Some(steer) = steer {
