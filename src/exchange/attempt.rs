@@ -191,7 +191,11 @@ impl<'a> Attempt<'a> {
             }
         }
         if self.target.tls {
-            options.tls = Some(head::tls_options(r, self.pass, self.target));
+            let tls = head::tls_options(r, self.pass, self.target, self.peer);
+            options.tls = Some(tls.map_err(|text| {
+                r.error(Level::Error, format_args!("{text}"));
+                Failure::end(500)
+            })?);
         }
         let down = r.down.clone();
         let watch = !conf.ignore_client_abort;
@@ -210,7 +214,9 @@ impl<'a> Attempt<'a> {
                 Level::Error
             };
             r.error(level, format_args!("{e}"));
-            if e.is_timeout() {
+            if matches!(e, ConnectError::Setup(_)) {
+                Failure::end(500)
+            } else if e.is_timeout() {
                 Failure::new(next::TIMEOUT, 504)
             } else {
                 Failure::new(next::ERROR, 502)

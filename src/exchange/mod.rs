@@ -5,6 +5,7 @@ mod attempt;
 mod body;
 pub mod cgi;
 mod codec;
+mod dry;
 pub mod fastcgi;
 pub mod h1;
 mod head;
@@ -15,7 +16,7 @@ mod tunnel;
 
 use crate::engine::phases::Outcome;
 use crate::log::Level;
-use crate::module::{BodyLength, Codec, Destination, Pass, Request, UpstreamState, next};
+use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::Outcome as PeerOutcome;
 use attempt::{Attempt, Failure};
 use std::sync::Arc;
@@ -84,6 +85,11 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         r.put_scratch(bytes);
         return Outcome::Status(status);
     }
+    if r.is_dry() {
+        let outcome = dry::answer(r, &target, &bytes, length);
+        r.put_scratch(bytes);
+        return outcome;
+    }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
     r.put_scratch(bytes);
     outcome
@@ -121,6 +127,7 @@ async fn tries(
             return Outcome::Status(502);
         };
         let peer = picked.peer();
+        r.explain(|| Step::new("upstream", format!("{} of \"{}\"", peer.name, group.name)));
         r.upstream.states.push(UpstreamState {
             addr: peer.name.clone(),
             new_group,
@@ -153,7 +160,9 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
-        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
+        let verdict = if kind & next::OFF != 0 {
+            PeerOutcome::Ok
+        } else if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
             PeerOutcome::Next
         } else {
             PeerOutcome::Failed
@@ -190,6 +199,7 @@ async fn tries(
         let late =
             begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         if pick.tries == 0
+            || kind & next::OFF != 0
             || conf.next_upstream & kind != kind
             || (sent && streaming)
             || late

@@ -12,6 +12,7 @@ mod compress;
 mod crypt_ffi;
 pub mod dav;
 pub mod empty_gif;
+pub mod explain;
 pub mod fastcgi;
 pub mod geo;
 pub mod gunzip;
@@ -76,6 +77,7 @@ pub fn builtin() -> Registry {
     r.add::<access::Access>();
     r.add::<auth_basic::AuthBasic>();
     r.add::<auth_request::AuthRequest>();
+    r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
     r.add::<gunzip::Gunzip>();

@@ -4,6 +4,7 @@ use crate::inherit;
 use crate::log::Level as LogLevel;
 use crate::module::*;
 use crate::modules::pass::params::{self, Pairs, Params};
+use crate::modules::pass::tls::{TlsWritten, tls_directives};
 use crate::modules::pass::{self as shared, Origin, PassWritten, Schemes};
 use std::sync::Arc;
 
@@ -21,12 +22,14 @@ pub struct UwsgiConf {
     modifier1: Option<u8>,
     modifier2: Option<u8>,
     string: Option<Arc<[u8]>>,
+    tls: TlsWritten,
 }
 
 impl Conf for UwsgiConf {
     fn inherit(&mut self, outer: &Self) {
         inherit!(self, outer; params, modifier1, modifier2, string);
         self.pass.inherit(&outer.pass);
+        self.tls.inherit(&outer.tls);
     }
 }
 
@@ -49,6 +52,7 @@ impl Module for Uwsgi {
         ),
         shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, "none"),
         shared::buffer_directives!("uwsgi", UwsgiConf),
+        tls_directives!("uwsgi", UwsgiConf),
     );
 
     fn attach(conf: &Arc<UwsgiConf>, on: &mut Hooks) -> ConfResult<()> {
@@ -57,13 +61,14 @@ impl Module for Uwsgi {
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
             let mut pass = conf.pass.conf(buffers, HIDDEN, &to.temp_path);
             if to.may_use_tls() {
-                pass.tls = Some(Arc::default());
+                pass.tls = Some(Arc::new(conf.tls.build("uwsgi", b"")?));
             }
             on.upstream(Arc::new(Pass {
                 protocol: Box::new(Application {
                     params: Params::new(&conf.params, &to.host, headers),
                     modifiers: [conf.modifier1.unwrap_or(0), conf.modifier2.unwrap_or(0)],
                     string: conf.string.clone().unwrap_or_default(),
+                    origin: to.clone(),
                 }),
                 target: to.target(),
                 conf: pass,
@@ -134,6 +139,7 @@ struct Application {
     params: Params,
     modifiers: [u8; 2],
     string: Arc<[u8]>,
+    origin: Arc<Origin>,
 }
 
 impl Protocol for Application {
@@ -160,6 +166,10 @@ impl Protocol for Application {
         _body: BodyLength,
         out: &mut Vec<u8>,
     ) -> Result<(), u16> {
+        if !self.origin.name.is_empty() {
+            r.upstream.host.clear();
+            r.upstream.host.extend_from_slice(&self.origin.name);
+        }
         let begin = out.len();
         let [first, second] = self.modifiers;
         out.extend_from_slice(&[first, 0, 0, second]);

@@ -7,6 +7,7 @@ pub(crate) mod directives;
 mod origin;
 pub mod params;
 mod set;
+pub mod tls;
 
 pub use origin::{Origin, Schemes, target};
 pub use set::{IGNORE, NEXT, NEXT_CGI, bind, bits, buffers, limit_rate, name, temp_path, template};
@@ -263,10 +264,7 @@ pub const fn joined<C, const N: usize>(lists: &[&[Directive<C>]]) -> [Directive<
 pub fn shield<M: Module>(b: &mut Build) {
     let outer = b.block();
     b.at_end(move |b| {
-        let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
-            .map(BlockId)
-            .filter(|id| b.parent_of(*id) == Some(outer))
-            .collect();
+        let inner = b.children_of(outer).to_vec();
         for id in inner {
             let _ = b.conf_of::<M>(id);
         }
