@@ -50,7 +50,7 @@ impl Module for Uwsgi {
             shared::NEXT_CGI,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, "none"),
+        shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, ""),
         shared::buffer_directives!("uwsgi", UwsgiConf),
         tls_directives!("uwsgi", UwsgiConf),
     );
