@@ -427,7 +427,8 @@ impl Records {
         Ok(Piece {
             used,
             direct: 0,
-            done: self.excess || self.answer.ended.is_some() || (self.answer.closed && !self.keep),
+            // an application that closes its output may still have to say that the request is over
+            done: self.excess || self.answer.ended.is_some(),
         })
     }
 }

@@ -93,7 +93,7 @@ impl Module for Proxy {
             shared::NEXT,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad"),
+        shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad and "),
         shared::buffer_directives!("proxy", ProxyConf),
         tls_directives!("proxy", ProxyConf),
     );
