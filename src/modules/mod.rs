@@ -24,6 +24,7 @@ pub mod limit_req;
 pub mod map;
 mod media_types;
 pub mod mirror;
+pub mod pass;
 mod password;
 pub mod proxy;
 pub mod random_index;

@@ -84,7 +84,7 @@ const PROTOCOLS: &[(&str, u32)] = &[
 ];
 
 pub(super) fn protocols(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    super::directives::bits(&mut c.tls.protocols, s, b, PROTOCOLS)?;
+    crate::modules::pass::bits(&mut c.tls.protocols, s, b, PROTOCOLS)?;
     let both = (1 << 4) | (1 << 5);
     if c.tls.protocols.is_some_and(|p| p & both != both) {
         return Err(s.error(
@@ -105,7 +105,7 @@ pub(super) fn ciphers(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfR
 }
 
 pub(super) fn name(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    super::directives::template(&mut c.tls.name, s, b)
+    crate::modules::pass::template(&mut c.tls.name, s, b)
 }
 
 pub(super) fn server_name(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
