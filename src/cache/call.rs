@@ -4,7 +4,7 @@ use super::file::Meta;
 use super::key::Digest;
 use super::rules::Freshness;
 use super::settings::{CachePath, Settings};
-use super::store::Object;
+use super::store::{Fill, Object};
 use super::zone::Zone;
 use std::sync::Arc;
 
@@ -151,6 +151,8 @@ pub struct Call {
     pub fresh: Freshness,
     /// Whether the old object may be served where the origin fails (stale-if-error).
     pub stale_error: bool,
+    /// The object being written.
+    pub fill: Option<Fill>,
 }
 
 impl Call {

@@ -298,7 +298,10 @@ mod tests {
         let bytes = sample();
         let h = read(&bytes, bytes.len() as u64).unwrap();
         assert_eq!(h.meta, meta());
-        assert_eq!((h.head.status, &h.head.status_line[..]), (200, &b"200 Fine"[..]));
+        assert_eq!(
+            (h.head.status, &h.head.status_line[..]),
+            (200, &b"200 Fine"[..])
+        );
         assert_eq!(h.head.content_length, Some(5));
         assert_eq!(h.head.headers.get_all(b"set-cookie").count(), 2);
         assert_eq!(&bytes[h.body_start as usize..], b"hello");
@@ -331,7 +334,10 @@ mod tests {
         assert_eq!(read(&long, long.len() as u64).unwrap_err(), Damage::Broken);
         let mut other = bytes;
         other[7] = 9;
-        assert_eq!(read(&other, other.len() as u64).unwrap_err(), Damage::Version);
+        assert_eq!(
+            read(&other, other.len() as u64).unwrap_err(),
+            Damage::Version
+        );
     }
 
     proptest::proptest! {

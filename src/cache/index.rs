@@ -551,7 +551,10 @@ mod tests {
         assert_eq!(i.enter(key(1), 0, 10, 3, 9, false), Some(Found::Absent));
         let g = i.stored(key(1), 3);
         assert_eq!(i.blocks(), 3);
-        let cached = Found::Cached { generation: g, stale: false };
+        let cached = Found::Cached {
+            generation: g,
+            stale: false,
+        };
         assert_eq!(enter(&i, 1, 0), Some(cached));
         assert_eq!(i.touch(key(1), 5), Some(g));
         assert!(i.expire(key(1)));
@@ -606,12 +609,27 @@ mod tests {
         let i = Index::default();
         for n in 0..50u8 {
             assert!(i.add(
-                Saved { key: key(n), expire: n.into(), blocks: 1, uses: 1, stale: false },
+                Saved {
+                    key: key(n),
+                    expire: n.into(),
+                    blocks: 1,
+                    uses: 1,
+                    stale: false
+                },
                 50
             ));
         }
         assert_eq!(i.enter(key(99), 0, 9, 1, 50, false), None, "full");
-        assert!(!i.add(Saved { key: key(99), expire: 0, blocks: 1, uses: 1, stale: false }, 50));
+        assert!(!i.add(
+            Saved {
+                key: key(99),
+                expire: 0,
+                blocks: 1,
+                uses: 1,
+                stale: false
+            },
+            50
+        ));
         i.touch(key(0), 1000);
         assert_eq!(i.next_expire(), Some(1));
         assert!(i.evict(Some(0)).is_none());

@@ -3,7 +3,6 @@
 use super::file;
 use super::index::Saved;
 use super::key::Digest;
-use super::names::Names;
 use super::saved;
 use super::store::{self, place};
 use super::zone::{Pace, Params, Zone, reason};
@@ -50,7 +49,10 @@ impl Zone {
         self.set_params(params);
         let mut active = ACTIVE.lock();
         active.retain(|z| z.strong_count() > 0);
-        if active.iter().any(|z| std::ptr::eq(z.as_ptr(), Arc::as_ptr(self))) {
+        if active
+            .iter()
+            .any(|z| std::ptr::eq(z.as_ptr(), Arc::as_ptr(self)))
+        {
             drop(active);
             if params.named && !named_before && self.is_serving() {
                 self.cold.store(true, Ordering::Relaxed);
@@ -257,7 +259,11 @@ fn manage(zone: &Weak<Zone>) {
             let Some(zone) = zone.upgrade() else { return };
             if zone.is_serving() {
                 zone.manage()
-            } else if ACTIVE.lock().iter().any(|z| std::ptr::eq(z.as_ptr(), Arc::as_ptr(&zone))) {
+            } else if ACTIVE
+                .lock()
+                .iter()
+                .any(|z| std::ptr::eq(z.as_ptr(), Arc::as_ptr(&zone)))
+            {
                 zone.open(false);
                 Duration::from_secs(1)
             } else {
@@ -349,11 +355,15 @@ impl Loader {
                 zone.make_room();
                 zone.index.add(saved, params.keys);
             }
-            if params.named && let Ok(o) = store::read(&entry.path(), 0) {
+            if params.named
+                && let Ok(o) = store::read(&entry.path(), 0)
+            {
                 zone.names.lock().insert(key, &o.meta.key, &o.meta.tags);
             }
         } else if is_leftover(name)
-            && info.modified().is_ok_and(|t| t + Duration::from_secs(1) < self.began)
+            && info
+                .modified()
+                .is_ok_and(|t| t + Duration::from_secs(1) < self.began)
         {
             // of a process that was killed while it wrote
             let _ = std::fs::remove_file(entry.path());
@@ -361,8 +371,7 @@ impl Loader {
         self.files += 1;
         let pace = zone.params().loader;
         drop(zone);
-        if self.files >= pace.files
-            || self.round.elapsed() >= Duration::from_millis(pace.threshold)
+        if self.files >= pace.files || self.round.elapsed() >= Duration::from_millis(pace.threshold)
         {
             thread::sleep(Duration::from_millis(pace.sleep));
             (self.files, self.round) = (0, Instant::now());
@@ -414,13 +423,17 @@ mod tests {
         let digest = Digest::of(&key);
         let params = zone.params();
         let now = crate::http::date::time().0;
-        zone.index.enter(digest, now, params.inactive, 1, params.keys, false);
+        zone.index
+            .enter(digest, now, params.inactive, 1, params.keys, false);
         let meta = Meta {
             tags: format!("t{}", n % 3).into_bytes(),
             key,
             ..Meta::default()
         };
-        let temp = TempPath { path: zone.root.join("temp"), levels: vec![] };
+        let temp = TempPath {
+            path: zone.root.join("temp"),
+            levels: vec![],
+        };
         let head = UpstreamHead {
             status: 200,
             ..UpstreamHead::default()
@@ -442,7 +455,11 @@ mod tests {
     #[test]
     fn the_table_survives_an_end_and_a_crash() {
         let d = tempfile::tempdir().unwrap();
-        let params = Params { named: true, use_temp_path: false, ..Params::default() };
+        let params = Params {
+            named: true,
+            use_temp_path: false,
+            ..Params::default()
+        };
         let first = zone(d.path(), &params);
         wait("an empty folder", || !first.is_cold());
         for n in 0..20 {
@@ -459,7 +476,11 @@ mod tests {
         second.close();
         assert!(d.path().join(TABLE).exists());
         std::fs::remove_file(d.path().join(TABLE)).unwrap();
-        std::fs::write(d.path().join("0123456789abcdef0123456789abcdef.0000000001"), "x").unwrap();
+        std::fs::write(
+            d.path().join("0123456789abcdef0123456789abcdef.0000000001"),
+            "x",
+        )
+        .unwrap();
         let old = SystemTime::now() - Duration::from_secs(60);
         std::fs::File::open(d.path().join("0123456789abcdef0123456789abcdef.0000000001"))
             .unwrap()
@@ -469,7 +490,11 @@ mod tests {
         wait("the loader", || !third.is_cold());
         assert_eq!((third.index.blocks(), third.index.len()), (blocks, len));
         assert_eq!(third.names.lock().with_tag(b"t0").len(), 7);
-        assert!(!d.path().join("0123456789abcdef0123456789abcdef.0000000001").exists());
+        assert!(
+            !d.path()
+                .join("0123456789abcdef0123456789abcdef.0000000001")
+                .exists()
+        );
     }
 
     #[test]
@@ -486,7 +511,11 @@ mod tests {
     fn the_manager_keeps_the_size() {
         let d = tempfile::tempdir().unwrap();
         let max = 64 * 4096;
-        let params = Params { max_size: max, use_temp_path: false, ..Params::default() };
+        let params = Params {
+            max_size: max,
+            use_temp_path: false,
+            ..Params::default()
+        };
         let z = zone(d.path(), &params);
         for n in 0..400 {
             store(&z, n, 4000);
@@ -504,6 +533,5 @@ mod tests {
         for name in ["a.0000000012", digest, &format!("{digest}.12")] {
             assert!(!is_leftover(name), "{name}");
         }
-        assert!(!Names::default().is_enabled());
     }
 }

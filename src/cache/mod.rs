@@ -14,7 +14,7 @@ mod settings;
 pub mod store;
 mod zone;
 
-pub use call::{Call, Entry, Status};
+pub use call::{Call, Entry, Status, Update};
 pub use key::Digest;
 pub use manager::{active, close_all};
 pub use names::{Names, split as split_tags};

@@ -95,7 +95,8 @@ impl Names {
 
     fn from(&self, key: &[u8]) -> impl Iterator<Item = &(Arc<[u8]>, Digest)> {
         let begin = (Arc::from(key), Digest::default());
-        self.by_key.range((Bound::Included(begin), Bound::Unbounded))
+        self.by_key
+            .range((Bound::Included(begin), Bound::Unbounded))
     }
 }
 
@@ -134,6 +135,9 @@ mod tests {
         names.remove(d(9));
         assert!(names.with_tag(b"x").is_empty());
         assert_eq!(names.with_key(b"/a"), []);
-        assert_eq!(names.get(d(1)).map(|(k, t)| (k.to_vec(), t.len())), Some((b"/c".to_vec(), 1)));
+        assert_eq!(
+            names.get(d(1)).map(|(k, t)| (k.to_vec(), t.len())),
+            Some((b"/c".to_vec(), 1))
+        );
     }
 }

@@ -220,7 +220,10 @@ mod tests {
             let f = of(&[("Cache-Control", value)]);
             assert_eq!((f.may_store(), f.valid), (store, valid), "{value}");
         }
-        let f = of(&[("Cache-Control", "max-age=1, stale-while-revalidate=5, stale-if-error=7")]);
+        let f = of(&[(
+            "Cache-Control",
+            "max-age=1, stale-while-revalidate=5, stale-if-error=7",
+        )]);
         assert_eq!((f.updating, f.error), (5, 7));
         let f = of(&[("Cache-Control", "max-age=1, stale-while-revalidate=5")]);
         assert_eq!((f.updating, f.error), (5, 5));
@@ -238,7 +241,10 @@ mod tests {
         assert!(!of(&[("Expires", "0")]).may_store());
         let f = of(&[("Cache-Control", "no-cache"), ("X-Accel-Expires", "5")]);
         assert_eq!((f.may_store(), f.valid), (true, NOW + 5));
-        let f = of(&[("X-Accel-Expires", "5"), ("Cache-Control", "no-cache, stale-if-error=3")]);
+        let f = of(&[
+            ("X-Accel-Expires", "5"),
+            ("Cache-Control", "no-cache, stale-if-error=3"),
+        ]);
         assert_eq!((f.may_store(), f.valid, f.error), (true, NOW + 5, 3));
         let f = of(&[("X-Accel-Expires", "@2000000"), ("Expires", past)]);
         assert_eq!((f.may_store(), f.valid), (true, 2_000_000));

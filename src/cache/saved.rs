@@ -19,7 +19,10 @@ pub struct Entry {
 }
 
 /// Writes entries.
-pub fn write<'a>(named: bool, entries: impl Iterator<Item = (Saved, &'a [u8], Vec<u8>)>) -> Vec<u8> {
+pub fn write<'a>(
+    named: bool,
+    entries: impl Iterator<Item = (Saved, &'a [u8], Vec<u8>)>,
+) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.push(u8::from(named));
     for (saved, key, tags) in entries {

@@ -31,8 +31,10 @@ pub enum Choice {
 pub struct Purge {
     /// Purges where one of them is neither empty nor `0`.
     pub when: Arc<[Template]>,
-    /// Whether objects are marked as stale instead of removed.
-    pub soft: bool,
+    /// Marks objects as stale instead of removing them where one of these is neither empty nor `0`.
+    pub soft: Option<Arc<[Template]>>,
+    /// Tags, separated by spaces, to purge by instead of the key; empty purges by the key.
+    pub tags: Option<Template>,
 }
 
 /// The cache settings of a location; times in milliseconds where not said otherwise.

@@ -64,7 +64,12 @@ impl Object {
     pub fn in_memory_size(&self) -> Option<u64> {
         match &self.body {
             Content::Memory(b) => {
-                let head: usize = self.head.headers.iter().map(|(n, v)| n.len() + v.len() + 16).sum();
+                let head: usize = self
+                    .head
+                    .headers
+                    .iter()
+                    .map(|(n, v)| n.len() + v.len() + 16)
+                    .sum();
                 Some((b.len() + head + self.meta.key.len() + 256) as u64)
             }
             Content::File(..) => None,
@@ -103,7 +108,11 @@ impl Zone {
     /// Writes changed times into an object's file, if that still is the same one.
     pub fn rewrite(&self, digest: Digest, object: &Object, meta: &Meta) -> io::Result<()> {
         let path = self.path(digest);
-        let file = match std::fs::OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+        {
             Ok(f) => f,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
@@ -137,7 +146,11 @@ pub fn read(path: &Path, generation: u64) -> Result<Object, ReadError> {
     if !small && header_len > bytes.len() {
         let have = bytes.len();
         bytes.resize(header_len, 0);
-        fill(&file, bytes.get_mut(have..).unwrap_or_default(), have as u64)?;
+        fill(
+            &file,
+            bytes.get_mut(have..).unwrap_or_default(),
+            have as u64,
+        )?;
     }
     let header = file::read(&bytes, info.len()).map_err(ReadError::Damaged)?;
     let body = if small {
@@ -178,7 +191,13 @@ pub struct Fill {
 
 impl Fill {
     /// Begins to write an object. `temp` is where temporary files go with `use_temp_path`.
-    pub fn new(zone: Arc<Zone>, digest: Digest, meta: Meta, head: UpstreamHead, temp: Arc<TempPath>) -> Fill {
+    pub fn new(
+        zone: Arc<Zone>,
+        digest: Digest,
+        meta: Meta,
+        head: UpstreamHead,
+        temp: Arc<TempPath>,
+    ) -> Fill {
         let mut bytes = Vec::with_capacity(1024 + meta.key.len());
         file::write(&meta, &head, 0, &mut bytes);
         Fill {
@@ -388,8 +407,15 @@ mod tests {
             zone.index.enter(digest, 0, 1, 1, 9, false),
             Some(Found::New)
         );
-        let meta = Meta { key: key.to_vec(), valid: 5, ..Meta::default() };
-        let temp = TempPath { path: zone.root.join("temp"), levels: vec![1, 2] };
+        let meta = Meta {
+            key: key.to_vec(),
+            valid: 5,
+            ..Meta::default()
+        };
+        let temp = TempPath {
+            path: zone.root.join("temp"),
+            levels: vec![1, 2],
+        };
         Fill::new(zone.clone(), digest, meta, head(), Arc::new(temp))
     }
 
@@ -431,7 +457,10 @@ mod tests {
                 zone.read(digest, b"other", 7),
                 Err(ReadError::Collision)
             ));
-            let later = Meta { valid: 99, ..object.meta.clone() };
+            let later = Meta {
+                valid: 99,
+                ..object.meta.clone()
+            };
             zone.rewrite(digest, &object, &later).unwrap();
             assert_eq!(zone.read(digest, b"key", 7).unwrap().meta.valid, 99);
             assert!(zone.index.blocks() > 0);

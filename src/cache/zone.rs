@@ -166,7 +166,8 @@ impl Zone {
         }
         self.params.store(Arc::new(params.clone()));
         if let Ok(fs) = nix::sys::statvfs::statvfs(&self.root) {
-            self.block.store(fs.fragment_size().max(512), Ordering::Relaxed);
+            self.block
+                .store(fs.fragment_size().max(512), Ordering::Relaxed);
         }
     }
 
@@ -284,6 +285,59 @@ impl Zone {
         {
             t.unpark();
         }
+    }
+
+    /// Counts a request.
+    pub fn count(&self, status: super::Status) {
+        if let Some(n) = self.counts.status.get(status as usize) {
+            n.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Purges every variant of a key; how many objects there were. With `soft` they stay, as ones whose time is over.
+    pub fn purge_key(&self, key: &[u8], soft: bool) -> usize {
+        let mut list = self.names.lock().with_key(key);
+        let main = Digest::of(key);
+        // names are not known of what the loader has not seen yet
+        if !list.contains(&main) {
+            list.push(main);
+        }
+        self.purge(&list, soft)
+    }
+
+    /// Purges objects whose keys begin so.
+    pub fn purge_prefix(&self, prefix: &[u8], soft: bool) -> usize {
+        let list = self.names.lock().with_prefix(prefix);
+        self.purge(&list, soft)
+    }
+
+    /// Purges objects that have one of these tags.
+    pub fn purge_tags(&self, tags: &[u8], soft: bool) -> usize {
+        let names = self.names.lock();
+        let mut list: Vec<Digest> = super::names::split(tags)
+            .flat_map(|tag| names.with_tag(tag))
+            .collect();
+        drop(names);
+        list.sort_unstable();
+        list.dedup();
+        self.purge(&list, soft)
+    }
+
+    fn purge(&self, list: &[Digest], soft: bool) -> usize {
+        let purged = list
+            .iter()
+            .filter(|d| {
+                if soft {
+                    self.index.expire(**d)
+                } else {
+                    self.remove(**d)
+                }
+            })
+            .count();
+        self.counts
+            .purged
+            .fetch_add(purged as u64, Ordering::Relaxed);
+        purged
     }
 
     fn unlink(&self, key: Digest) {

@@ -94,12 +94,29 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
     if !(r.is_head() && r.out.content_length.is_some()) {
         r.out.content_length = Some(len);
     }
+    send_as_is(r, body).await
+}
+
+/// The same, whatever length `r.out` tells: of what an origin sent without one.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
+    if r.header_sent {
+        return Ok(());
+    }
     start(r)?;
     if r.out.header_only {
         return Ok(());
     }
     let sent = match body {
         Body::Empty => write(r, b"", true).await,
+        Body::Bytes(b) if r.output.is_plain() && r.limit_rate == 0 && !r.subrequest => {
+            r.body_sent += b.len() as u64;
+            r.down.write_bytes(b);
+            finish(r);
+            Ok(())
+        }
         Body::Bytes(b) => write(r, &b, true).await,
         Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
     };
@@ -141,7 +158,7 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
     if r.is_head() {
         r.out.header_only = true;
     }
-    if r.out.status == 200 && !r.subrequest {
+    if r.out.status == 200 && !r.subrequest && !r.out.unconditional {
         not_modified(r)?;
     }
     let site = r.site.clone();

@@ -91,6 +91,46 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     Ok(())
 }
 
+/// Asks the origin anew for an object of the cache that is being served although its time is over.
+///
+/// The request is the parent's, repeated in its location; nobody waits for it. `update` ends with it.
+pub(crate) fn refresh(
+    r: &mut Request,
+    pass: &Arc<crate::module::Pass>,
+    update: crate::cache::Update,
+) {
+    let memory = Arc::new(Memory {
+        background: true,
+        ..Memory::new(r, Keeps::Nothing)
+    });
+    let (uri, args) = (r.uri.clone(), r.args.clone());
+    let ask = Ask {
+        uri: &uri,
+        args: &args,
+        method: r.method,
+        body: false,
+    };
+    let Ok(mut child) = child(r, &ask, memory) else {
+        return;
+    };
+    child.out.header_only = true;
+    child.location = r.location;
+    child.valid_unparsed_uri = r.valid_unparsed_uri;
+    child.valid_location = r.valid_location;
+    child.internal = r.internal;
+    child.captures.clone_from(&r.captures);
+    child.upstream.background = Some(update);
+    repeat_body(r, &mut child);
+    let pass = pass.clone();
+    crate::serve::detach(async move {
+        let outcome = crate::exchange::run(&mut child, &pass).await;
+        phases::finish(&mut child, Some(outcome)).await;
+        if child.core().log_subrequest {
+            phases::log(&mut child);
+        }
+    });
+}
+
 /// Begins a subrequest whose response comes in pieces.
 ///
 /// It runs as a task of its own, so that responses may be included in each other without growing the stack.

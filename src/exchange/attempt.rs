@@ -1,7 +1,7 @@
 //! One try at one peer.
 
 use super::target::Found;
-use super::{body, head, tunnel};
+use super::{body, cache, head, tunnel};
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::response::{Parser, Progress};
 use crate::log::Level;
@@ -195,7 +195,7 @@ impl<'a> Attempt<'a> {
             options.tls = Some(head::tls_options(r, self.pass, self.target));
         }
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort;
+        let watch = !conf.ignore_client_abort && !r.upstream.is_cacheable();
         let result = tokio::select! {
             biased;
             c = pool::get(connector, self.group, self.peer, tag, &options) => c,
@@ -285,7 +285,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<usize, Failure> {
         let conf = &self.pass.conf;
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort && !self.streaming;
+        let watch = !conf.ignore_client_abort && !self.streaming && !r.upstream.is_cacheable();
         let UpConn { rbuf, .. } = conn;
         let mut buf = std::mem::take(rbuf);
         buf.reserve(4096);
@@ -342,6 +342,7 @@ impl<'a> Attempt<'a> {
         let conf = &self.pass.conf;
         let status = r.upstream.head.status;
         let kind = head::condition(status);
+        cache::judge(r, self.pass);
         if kind != 0 && conf.next_upstream & kind != 0 {
             // the last peer's own answer is passed on, so the response must be kept for that case
             let more = self.more_peers(r);
@@ -349,8 +350,22 @@ impl<'a> Attempt<'a> {
                 return Err(Failure::new(kind, status));
             }
         }
+        let to = self.target.destination();
+        if kind != 0
+            && cache::may_be_stale(r, kind)
+            && let Some(outcome) = cache::stale(r, self.pass, &to, kind, false).await
+        {
+            return Ok(outcome);
+        }
+        if status == 304
+            && let Some(outcome) = cache::revalidated(r, self.pass, &to).await
+        {
+            body::park(self, r, conn, connector);
+            return Ok(outcome);
+        }
         if status == 101 && r.head.headers.contains(b"upgrade") {
-            head::copy(self, r);
+            cache::abandon(r);
+            head::copy(self.pass, &to, r);
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
@@ -364,12 +379,13 @@ impl<'a> Attempt<'a> {
             {
                 r.out.headers.set(b"WWW-Authenticate", &v);
             }
+            cache::failed_with(r, status);
             return Ok(Outcome::Status(status));
         }
-        if let Some(redirect) = head::accel_redirect(self, r) {
+        if let Some(redirect) = head::accel_redirect(self.pass, r) {
             return Ok(redirect);
         }
-        head::copy(self, r);
+        head::copy(self.pass, &to, r);
         Ok(body::pass_on(self, r, conn, connector).await)
     }
 

@@ -1,6 +1,7 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
 use super::attempt::{Attempt, Failure, received};
+use super::cache;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::chunked::Decoder;
@@ -69,17 +70,26 @@ pub(super) async fn pass_on(
         buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
-    let result = transfer(a, r, &mut conn, &mut framing).await;
+    cache::begin(r, a.pass);
+    // a body that neither the client nor the cache wants is not read
+    if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
+        buffers::give(std::mem::take(&mut conn.rbuf));
+        return Outcome::Done;
+    }
+    let mut result = transfer(a, r, &mut conn, &mut framing).await;
+    if let Err(Broken::Client(e)) = &result
+        && cache::filling(r)
+    {
+        output::broken(r, e);
+        result = Box::pin(drain(a, r, &mut conn, &mut framing)).await;
+    }
     match result {
-        Ok(()) => {
-            let clean = conn.rbuf.is_empty() && !matches!(framing, Framing::Close);
+        Ok(()) if matches!(framing, Framing::Close) => {
             buffers::give(std::mem::take(&mut conn.rbuf));
-            let unsent = a.streaming && !r.body.read;
-            if clean && !unsent && !r.upstream.head.connection_close {
-                pool::park(connector, a.group, conn);
-            }
         }
+        Ok(()) => park(a, r, conn, connector),
         Err(Broken::Origin) => {
+            cache::abandon(r);
             r.aborted = true;
             r.keepalive = false;
             // what has come is sent, but it must not look complete
@@ -89,6 +99,57 @@ pub(super) async fn pass_on(
         Err(Broken::Client(e)) => output::broken(r, &e),
     }
     Outcome::Done
+}
+
+/// Keeps the connection after a whole response, where it can be used again.
+pub(super) fn park(a: &Attempt<'_>, r: &Request, mut conn: UpConn, connector: &Connector) {
+    let clean = conn.rbuf.is_empty();
+    buffers::give(std::mem::take(&mut conn.rbuf));
+    let unsent = a.streaming && !r.body.read;
+    if clean && !unsent && !r.upstream.head.connection_close {
+        pool::park(connector, a.group, conn);
+    }
+}
+
+/// Reads the rest of a body that only the cache wants: the client has gone.
+async fn drain(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    framing: &mut Framing,
+) -> Result<(), Broken> {
+    let mut body = BytesMut::new();
+    loop {
+        body.clear();
+        let Ok(piece) = decode(framing, &conn.rbuf, &mut body) else {
+            return Err(Broken::Origin);
+        };
+        let direct = !matches!(framing, Framing::Chunked(_));
+        let data = match direct {
+            true => conn.rbuf.get(..piece.used).unwrap_or_default(),
+            false => &body[..],
+        };
+        cache::tee(r, data, piece.done);
+        conn.rbuf.advance(piece.used);
+        if piece.done || !cache::filling(r) {
+            return Ok(());
+        }
+        match a.read(r, conn, DOING).await {
+            Ok(0) if matches!(framing, Framing::Close) => {
+                cache::complete(r);
+                return Ok(());
+            }
+            Ok(0) => {
+                r.error(
+                    Level::Error,
+                    format_args!("upstream prematurely closed connection {DOING}"),
+                );
+                return Err(Broken::Origin);
+            }
+            Ok(_) => {}
+            Err(_) => return Err(Broken::Origin),
+        }
+    }
 }
 
 /// Which side broke.
@@ -127,6 +188,13 @@ async fn transfer(
             s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
         let direct = !matches!(framing, Framing::Chunked(_));
+        if cache::filling(r) {
+            let data = match direct {
+                true => conn.rbuf.get(..used).unwrap_or_default(),
+                false => &body[..],
+            };
+            cache::tee(r, data, done);
+        }
         if backlog.is_empty()
             && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
         {
@@ -151,7 +219,10 @@ async fn transfer(
                 output::write(r, data, false).await
             };
             conn.rbuf = buf;
-            sent.map_err(Broken::Client)?;
+            if let Err(e) = sent {
+                conn.rbuf.advance(used);
+                return Err(Broken::Client(e));
+            }
         } else {
             let data = if direct {
                 conn.rbuf.get(..used).unwrap_or_default()
@@ -203,6 +274,7 @@ async fn transfer(
         }
         match more(a, r, conn, &mut backlog, buffered, memory).await? {
             0 if matches!(framing, Framing::Close) => {
+                cache::complete(r);
                 backlog.drain(r).await.map_err(Broken::Client)?;
                 output::write(r, b"", true).await.map_err(Broken::Client)?;
                 return Ok(());

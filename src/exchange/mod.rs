@@ -3,6 +3,7 @@
 
 mod attempt;
 mod body;
+mod cache;
 pub mod h1;
 mod head;
 mod request_body;
@@ -52,6 +53,12 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
             .map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
+    r.upstream.forget_cache();
+    if let Some(settings) = &pass.conf.cache
+        && let Some(outcome) = cache::open(r, pass, settings).await
+    {
+        return outcome;
+    }
     let found = match target::fixed(pass) {
         Some(t) => Ok(t),
         None => Box::pin(target::find(r, pass)).await,
@@ -78,6 +85,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         return Outcome::Status(status);
     }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
+    cache::close(r, &outcome);
     r.put_scratch(bytes);
     outcome
 }
@@ -111,6 +119,10 @@ async fn tries(
                 Level::Error,
                 format_args!("no live upstreams while connecting to upstream"),
             );
+            let to = target.destination();
+            if let Some(outcome) = cache::stale(r, pass, &to, next::ERROR, true).await {
+                return outcome;
+            }
             return Outcome::Status(502);
         };
         let peer = picked.peer();
@@ -188,6 +200,13 @@ async fn tries(
             || late
             || r.header_sent
         {
+            let to = target.destination();
+            if !r.header_sent
+                && failure.outcome.is_none()
+                && let Some(outcome) = cache::stale(r, pass, &to, kind, true).await
+            {
+                return outcome;
+            }
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }
     }

@@ -102,6 +102,7 @@ fn start(mut program: Program) -> Result<i32, i32> {
         Box::new(move || supervisor.run(prepared, &inbox, ready)),
     )?;
     let code = service.serve(exited);
+    crate::cache::close_all();
     LogFiles::global().flush_all(&process_log());
     // SAFETY: ends the process. Exit handlers of libraries must not run while other threads still use them.
     #[allow(unsafe_code)]
@@ -145,6 +146,8 @@ pub(super) fn make_temp_folders(site: &Site, identity: Option<&Identity>, log: &
             folders.insert(&pass.conf.temp_path.path);
         }
     }
+    let caches = crate::cache::paths(site);
+    folders.extend(caches.iter().map(|c| &c.zone.root));
     for folder in folders {
         let failed = |what: &'static str| {
             move |error: std::io::Error| {

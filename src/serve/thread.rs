@@ -44,6 +44,7 @@ pub struct Shared {
 impl Shared {
     /// State of a process that serves `site` on so many threads.
     pub fn new(site: Site, threads: usize) -> Shared {
+        crate::cache::activate(&site);
         Shared {
             site: ArcSwap::from_pointee(site),
             epoch: AtomicU64::new(0),
@@ -57,6 +58,7 @@ impl Shared {
 
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
+        crate::cache::activate(&site);
         self.site.store(Arc::new(site));
         self.epoch.fetch_add(1, Ordering::Release);
     }

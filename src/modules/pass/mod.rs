@@ -3,10 +3,12 @@
 //!
 //! A module keeps a [`PassWritten`] in a field `pass` of its settings and joins the tables of this module with its own.
 
+mod cache;
+pub(crate) mod cache_directives;
 pub(crate) mod directives;
 mod set;
 
-pub use set::{IGNORE, NEXT, bind, bits, buffers, limit_rate, name, temp_path, template};
+pub use set::{IGNORE, NEXT, STALE, bind, bits, buffers, limit_rate, name, temp_path, template};
 
 use crate::http::names::NameSet;
 use crate::inherit;
@@ -66,6 +68,8 @@ pub struct PassWritten {
     pub temp_file_write_size: Option<u64>,
     /// `…_temp_path`.
     pub temp_path: Option<Arc<TempPath>>,
+    /// `…_cache` and its kin.
+    pub cache: CacheWritten,
     /// The last directive about buffers: where a contradiction among them is reported.
     pub sizes_at: Option<Arc<Statement>>,
 }
@@ -77,6 +81,7 @@ impl Conf for PassWritten {
             intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, bind,
             limit_rate, buffer_size, buffers, busy_buffers_size, max_temp_file_size, temp_file_write_size, temp_path,
             sizes_at);
+        self.cache.inherit(&outer.cache);
     }
 }
 
@@ -193,6 +198,7 @@ impl PassWritten {
             hide: Arc::new(self.hidden(hidden)),
             ignore: self.ignore.unwrap_or(0),
             tls: None,
+            cache: self.cache.settings(),
         }
     }
 
@@ -216,6 +222,12 @@ macro_rules! join_directives {
         &ALL
     }};
 }
+pub use cache::CacheWritten;
+pub(crate) use cache::{
+    methods as cache_methods, named as cache_named, off_or_zone, path as cache_path, predicate,
+    valid as cache_valid,
+};
+pub(crate) use cache_directives::cache_directives;
 pub(crate) use directives::{buffer_directives, connect_directives, response_directives};
 pub(crate) use join_directives;
 

@@ -23,6 +23,23 @@ pub const NEXT: &[(&str, u32)] = &[
     ("off", next::OFF),
 ];
 
+/// `…_cache_use_stale`.
+pub const STALE: &[(&str, u32)] = &[
+    ("error", next::ERROR),
+    ("timeout", next::TIMEOUT),
+    ("invalid_header", next::INVALID_HEADER),
+    ("updating", next::UPDATING),
+    ("http_500", next::HTTP_500),
+    ("http_502", next::HTTP_502),
+    ("http_503", next::HTTP_503),
+    ("http_504", next::HTTP_504),
+    ("http_403", next::HTTP_403),
+    ("http_404", next::HTTP_404),
+    ("http_429", next::HTTP_429),
+    ("non_idempotent", next::NON_IDEMPOTENT),
+    ("off", next::OFF),
+];
+
 /// `…_ignore_headers`.
 pub const IGNORE: &[(&str, u32)] = &[
     ("X-Accel-Redirect", ignore::ACCEL_REDIRECT),
