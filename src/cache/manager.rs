@@ -69,7 +69,6 @@ impl Zone {
         let weak = Arc::downgrade(self);
         let spawned = thread::Builder::new()
             .name("cache manager".to_owned())
-            .stack_size(256 * 1024)
             .spawn(move || manage(&weak));
         match spawned {
             Ok(t) => *self.manager.lock() = Some(t.thread().clone()),
@@ -180,7 +179,6 @@ impl Zone {
         let weak = Arc::downgrade(self);
         let spawned = thread::Builder::new()
             .name("cache loader".to_owned())
-            .stack_size(256 * 1024)
             .spawn(move || {
                 let Some(root) = weak.upgrade().map(|z| z.root.clone()) else {
                     return;

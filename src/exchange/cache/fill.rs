@@ -136,11 +136,7 @@ pub(in crate::exchange) fn complete(r: &mut Request) {
         return;
     };
     let Some(fill) = call.fill.take() else { return };
-    let declared = r.upstream.head.content_length;
-    // an answer without a body to a request that was not HEAD, or one that was cut
-    if declared.is_none_or(|n| n == fill.len())
-        && let Err(e) = fill.finish()
-    {
+    if let Err(e) = fill.finish() {
         call.zone().trouble(format_args!("{}", reason(&e)));
     }
     call.release();

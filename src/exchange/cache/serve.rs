@@ -30,6 +30,14 @@ pub(super) async fn serve(
     if object.head.is_http09() {
         r.out.http09 = true;
     }
+    // what was stored of HEAD has a length, and no body: after it the connection is of no use
+    if !r.is_head()
+        && r.out
+            .content_length
+            .is_some_and(|n| n != object.body.len())
+    {
+        r.keepalive = false;
+    }
     let body = match &object.body {
         Content::Memory(bytes) => Body::Bytes(bytes.clone()),
         Content::File(file, offset, len) => Body::File {
