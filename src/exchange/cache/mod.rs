@@ -29,6 +29,9 @@ pub(super) async fn open(
     pass: &Arc<Pass>,
     settings: &Arc<Settings>,
 ) -> Option<Outcome> {
+    if r.is_dry() {
+        return None;
+    }
     let purging = settings.purge.as_ref().filter(|p| any(&p.when, r)).cloned();
     if purging.is_none() && settings.methods & r.method.bit() == 0 {
         return None;

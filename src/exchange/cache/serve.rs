@@ -31,11 +31,7 @@ pub(super) async fn serve(
         r.out.http09 = true;
     }
     // what was stored of HEAD has a length, and no body: after it the connection is of no use
-    if !r.is_head()
-        && r.out
-            .content_length
-            .is_some_and(|n| n != object.body.len())
-    {
+    if !r.is_head() && r.out.content_length.is_some_and(|n| n != object.body.len()) {
         r.keepalive = false;
     }
     let body = match &object.body {

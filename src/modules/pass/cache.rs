@@ -75,6 +75,19 @@ impl CacheWritten {
         matches!(self.choice, Some(Some(_)))
     }
 
+    /// Checks that a protocol without a key of its own has been given one.
+    ///
+    /// # Errors
+    /// Where it has not: all responses would be taken for the same. (nginx warns.)
+    pub fn must_have_key(&self, prefix: &str) -> ConfResult<()> {
+        if self.is_on() && self.key.is_none() {
+            return Err(Diag::plain(format!(
+                "no \"{prefix}_cache_key\" for \"{prefix}_cache\""
+            )));
+        }
+        Ok(())
+    }
+
     /// The settings, where responses are cached.
     pub fn settings(&self) -> Option<Arc<Settings>> {
         let (choice, paths) = self.choice.as_ref()?.as_ref()?;
@@ -98,7 +111,7 @@ impl CacheWritten {
             use_stale,
             background_update: self.background_update.unwrap_or(false),
             revalidate: self.revalidate.unwrap_or(false),
-            convert_head: self.convert_head.unwrap_or(true),
+            convert_head: self.convert_head.unwrap_or(false),
             max_range_offset: self.max_range_offset,
             purge: self.purge.as_ref().map(|when| Purge {
                 when: when.as_slice().into(),

@@ -6,9 +6,15 @@
 mod cache;
 pub(crate) mod cache_directives;
 pub(crate) mod directives;
+mod origin;
+pub mod params;
 mod set;
+pub mod tls;
 
-pub use set::{IGNORE, NEXT, STALE, bind, bits, buffers, limit_rate, name, temp_path, template};
+pub use origin::{Origin, Schemes, target};
+pub use set::{
+    IGNORE, NEXT, NEXT_CGI, STALE, bind, bits, buffers, limit_rate, name, temp_path, template,
+};
 
 use crate::http::names::NameSet;
 use crate::inherit;
@@ -84,6 +90,16 @@ impl Conf for PassWritten {
         self.cache.inherit(&outer.cache);
     }
 }
+
+/// Headers of the answer of an application that stay behind unless `…_pass_header` names them.
+pub const HIDDEN_CGI: &[&[u8]] = &[
+    b"status",
+    b"x-accel-expires",
+    b"x-accel-redirect",
+    b"x-accel-limit-rate",
+    b"x-accel-buffering",
+    b"x-accel-charset",
+];
 
 /// A memory page: nginx's unit of buffers.
 const PAGE: u64 = 4096;
@@ -262,10 +278,7 @@ pub const fn joined<C, const N: usize>(lists: &[&[Directive<C>]]) -> [Directive<
 pub fn shield<M: Module>(b: &mut Build) {
     let outer = b.block();
     b.at_end(move |b| {
-        let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
-            .map(BlockId)
-            .filter(|id| b.parent_of(*id) == Some(outer))
-            .collect();
+        let inner = b.children_of(outer).to_vec();
         for id in inner {
             let _ = b.conf_of::<M>(id);
         }

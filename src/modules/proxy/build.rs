@@ -18,9 +18,12 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
         WrittenTarget::Dynamic(url, groups) => PassTarget::Dynamic(url.clone(), groups.clone()),
     };
     let mut conf = c.pass.conf(buffers, HIDDEN, &written.temp_path);
+    if let Some(cache) = &mut conf.cache {
+        Arc::make_mut(cache).convert_head = c.pass.cache.convert_head.unwrap_or(true);
+    }
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
     if written.target().is_none_or(|t| t.tls) {
-        conf.tls = Some(Arc::new(c.tls.build()?));
+        conf.tls = Some(Arc::new(c.tls.build("proxy", b"")?));
     }
     Ok(Pass {
         protocol: Box::new(protocol(c, written)),

@@ -8,18 +8,17 @@ mod redirect;
 mod request;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod variables;
 
 use crate::inherit;
 use crate::module::*;
+use crate::modules::pass::tls::{TlsWritten, tls_directives};
 use crate::modules::pass::{self as shared, PassWritten};
 use cookies::FlagsRule;
 use directives as set;
 use pass::ProxyPass;
 use redirect::Rule;
 use std::sync::Arc;
-use tls::TlsWritten;
 
 /// HTTP origins.
 pub struct Proxy;
@@ -96,6 +95,7 @@ impl Module for Proxy {
         shared::buffer_directives!("proxy", ProxyConf),
         shared::cache_directives!("proxy", ProxyConf, " Default: $scheme$proxy_host$request_uri."),
         CONVERT_HEAD,
+        tls_directives!("proxy", ProxyConf),
     );
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
 
@@ -211,103 +211,5 @@ const OWN: &[Directive<ProxyConf>] = &[
         headers_hash_bucket_size,
         number,
         "`proxy_headers_hash_bucket_size size;` Accepted and not used: tables size themselves."
-    ),
-    Directive::new(
-        "proxy_ssl_server_name",
-        A,
-        FLAG,
-        "`proxy_ssl_server_name on|off;` Sends the server's name (SNI); it is sent in any case where it is verified. Default: off.",
-        tls::server_name,
-    ),
-    Directive::new(
-        "proxy_ssl_name",
-        A,
-        ONE,
-        "`proxy_ssl_name name;` The name to send and to verify. Default: $proxy_host.",
-        tls::name,
-    ),
-    Directive::new(
-        "proxy_ssl_verify",
-        A,
-        FLAG,
-        "`proxy_ssl_verify on|off;` Verifies the origin's certificate. Default: off.",
-        tls::verify,
-    ),
-    Directive::new(
-        "proxy_ssl_verify_depth",
-        A,
-        ONE,
-        "`proxy_ssl_verify_depth number;` Accepted; the length of chains is not limited.",
-        tls::verify_depth,
-    ),
-    Directive::new(
-        "proxy_ssl_trusted_certificate",
-        A,
-        ONE,
-        "`proxy_ssl_trusted_certificate file;` CA certificates (PEM) for `proxy_ssl_verify`.",
-        tls::trusted,
-    ),
-    Directive::new(
-        "proxy_ssl_protocols",
-        A,
-        Args::AtLeast(1),
-        "`proxy_ssl_protocols protocol …;` TLSv1.2 and TLSv1.3 must be among them. Default: TLSv1.2 TLSv1.3.",
-        tls::protocols,
-    ),
-    Directive::new(
-        "proxy_ssl_ciphers",
-        A,
-        ONE,
-        "`proxy_ssl_ciphers DEFAULT;` Other lists are not supported yet.",
-        tls::ciphers,
-    ),
-    Directive::new(
-        "proxy_ssl_session_reuse",
-        A,
-        FLAG,
-        "`proxy_ssl_session_reuse on|off;` Accepted; every handshake is a full one.",
-        tls::session_reuse,
-    ),
-    Directive::new(
-        "proxy_ssl_certificate",
-        A,
-        ONE,
-        "`proxy_ssl_certificate file;` The client's certificate (PEM).",
-        tls::certificate,
-    ),
-    Directive::new(
-        "proxy_ssl_certificate_key",
-        A,
-        ONE,
-        "`proxy_ssl_certificate_key file;` Its key (PEM, without a password).",
-        tls::certificate_key,
-    ),
-    Directive::new(
-        "proxy_ssl_certificate_cache",
-        A,
-        Args::Between(1, 3),
-        "`proxy_ssl_certificate_cache off|max=N …;` Not supported yet.",
-        tls::unsupported,
-    ),
-    Directive::new(
-        "proxy_ssl_password_file",
-        A,
-        ONE,
-        "`proxy_ssl_password_file file;` Not supported yet.",
-        tls::unsupported,
-    ),
-    Directive::new(
-        "proxy_ssl_crl",
-        A,
-        ONE,
-        "`proxy_ssl_crl file;` Not supported yet.",
-        tls::unsupported,
-    ),
-    Directive::new(
-        "proxy_ssl_conf_command",
-        A,
-        Args::Exactly(2),
-        "`proxy_ssl_conf_command name value;` Not supported yet.",
-        tls::unsupported,
     ),
 ];
