@@ -114,11 +114,7 @@ pub(crate) fn refresh(
         return;
     };
     child.out.header_only = true;
-    child.location = r.location;
-    child.valid_unparsed_uri = r.valid_unparsed_uri;
-    child.valid_location = r.valid_location;
-    child.internal = r.internal;
-    child.captures.clone_from(&r.captures);
+    repeats(r, &mut child);
     child.upstream.background = Some(update);
     repeat_body(r, &mut child);
     let pass = pass.clone();
@@ -148,8 +144,17 @@ pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> 
         .take()
         .map(|text| (r.out.content_type.clone(), text));
     repeat_body(r, &mut child);
+    let repeat = include.repeat.take();
+    let again = repeat.is_some();
+    if let Some(prepare) = repeat {
+        repeats(r, &mut child);
+        prepare(r, &mut child);
+    }
     let task = tokio::spawn(async move {
-        phases::subrequest(&mut child).await;
+        match again {
+            true => phases::repetition(&mut child).await,
+            false => phases::subrequest(&mut child).await,
+        }
         child
     });
     Ok(Running { memory, task })
@@ -202,6 +207,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Makes a subrequest the same as its parent, in its location.
+fn repeats(r: &Request, child: &mut Request) {
+    child.location = r.location;
+    child.method = r.method;
+    child.uri.clone_from(&r.uri);
+    child.args.clone_from(&r.args);
+    child.valid_unparsed_uri = r.valid_unparsed_uri;
+    child.valid_location = r.valid_location;
+    child.internal = r.internal;
+    child.captures.clone_from(&r.captures);
 }
 
 /// Takes a response that nobody wants.

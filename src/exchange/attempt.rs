@@ -198,7 +198,7 @@ impl<'a> Attempt<'a> {
             })?);
         }
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort && !r.upstream.is_cacheable();
+        let watch = !conf.ignore_client_abort && !cache::outlives_client(r, self.pass);
         let result = tokio::select! {
             biased;
             c = pool::get(connector, self.group, self.peer, tag, &options) => c,
@@ -275,7 +275,8 @@ impl<'a> Attempt<'a> {
     ) -> Result<usize, Failure> {
         let conf = &self.pass.conf;
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort && !self.streaming && !r.upstream.is_cacheable();
+        let watch =
+            !conf.ignore_client_abort && !self.streaming && !cache::outlives_client(r, self.pass);
         let UpConn { rbuf, .. } = conn;
         let mut buf = std::mem::take(rbuf);
         buf.reserve(4096);

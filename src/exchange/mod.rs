@@ -3,7 +3,7 @@
 
 mod attempt;
 mod body;
-mod cache;
+pub(crate) mod cache;
 pub mod cgi;
 mod codec;
 mod dry;

@@ -310,6 +310,16 @@ pub struct PassConf {
     pub tls: Option<Arc<super::UpstreamTls>>,
     /// `proxy_cache` and its kin, where responses are cached.
     pub cache: Option<Arc<crate::cache::Settings>>,
+    /// `proxy_store`, where copies of responses are kept.
+    pub store: Option<Arc<Store>>,
+}
+
+/// `proxy_store`.
+pub struct Store {
+    /// The file; the URI's own where it is not given.
+    pub path: Option<Template>,
+    /// `proxy_store_access`: permission bits.
+    pub access: u32,
 }
 
 /// What was learnt of one try at an origin: the `$upstream_*` variables.
@@ -362,6 +372,8 @@ pub struct UpstreamInfo {
     pub limit_rate: u64,
     /// What this exchange does with the cache.
     pub cache: Option<Box<crate::cache::Call>>,
+    /// The copy of the answer that is being written (`proxy_store`).
+    pub copy: Option<crate::exchange::cache::Copy>,
     /// `$upstream_cache_status`.
     pub cache_status: Option<crate::cache::Status>,
     /// Seconds since the object that is served was stored or found unchanged: `$upstream_cache_age`.
@@ -378,6 +390,7 @@ impl UpstreamInfo {
     /// Forgets what the last exchange did with the cache.
     pub fn forget_cache(&mut self) {
         self.cache = None;
+        self.copy = None;
         self.cache_status = None;
         self.cache_age = None;
         self.from_cache = false;

@@ -1,5 +1,6 @@
 //! Storing an origin's answer while it passes.
 
+use super::copy::Copy;
 use super::{any, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, MAX_ETAG, valid_for};
@@ -7,6 +8,7 @@ use crate::cache::{Call, Digest, Entry, Fill, Status, reason};
 use crate::engine::phases::Outcome;
 use crate::http::date;
 use crate::http::headers::Known;
+use crate::log::Level;
 use crate::module::{Pass, Request};
 
 /// Reads what the origin's head says about storing the answer.
@@ -22,6 +24,9 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
 
 /// Begins to store the answer, whose head is on its way to the client, where it may be stored.
 pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
+    if pass.conf.store.is_some() {
+        r.upstream.copy = Copy::begin(r, pass);
+    }
     let Some(mut call) = r.upstream.cache.take() else {
         return;
     };
@@ -110,11 +115,28 @@ fn start(r: &Request, call: &mut Call, pass: &Pass) -> Option<Fill> {
 
 /// Whether the answer is being stored: it is read to its end even where the client has gone.
 pub(in crate::exchange) fn filling(r: &Request) -> bool {
-    r.upstream.cache.as_ref().is_some_and(|c| c.fill.is_some())
+    r.upstream.copy.is_some() || r.upstream.cache.as_ref().is_some_and(|c| c.fill.is_some())
+}
+
+/// Whether the origin is asked to the end even where the client has gone.
+pub(in crate::exchange) fn outlives_client(r: &Request, pass: &Pass) -> bool {
+    pass.conf.store.is_some() || r.upstream.is_cacheable()
 }
 
 /// Takes a piece of the body; `done` is its end.
 pub(in crate::exchange) fn tee(r: &mut Request, data: &[u8], done: bool) {
+    if let Some(copy) = &mut r.upstream.copy
+        && let Err(e) = copy.write(data)
+    {
+        r.upstream.copy = None;
+        r.error(
+            Level::Crit,
+            format_args!("pwrite() failed ({}) while reading upstream", reason(&e)),
+        );
+    }
+    if done && let Some(copy) = r.upstream.copy.take() {
+        copy.place(r);
+    }
     let Some(call) = &mut r.upstream.cache else {
         return;
     };
@@ -132,6 +154,9 @@ pub(in crate::exchange) fn tee(r: &mut Request, data: &[u8], done: bool) {
 
 /// The body has come to its end: the object gets its name, and those who wait for it go on.
 pub(in crate::exchange) fn complete(r: &mut Request) {
+    if let Some(copy) = r.upstream.copy.take() {
+        copy.place(r);
+    }
     let Some(call) = &mut r.upstream.cache else {
         return;
     };
@@ -144,6 +169,7 @@ pub(in crate::exchange) fn complete(r: &mut Request) {
 
 /// The body broke off: nothing is stored.
 pub(in crate::exchange) fn abandon(r: &mut Request) {
+    r.upstream.copy = None;
     if let Some(call) = &mut r.upstream.cache {
         call.fill = None;
         call.release();

@@ -4,12 +4,16 @@
 //! exchange goes on as for any location, and what the origin says is judged, stored while it passes ([`fill`]), or the
 //! old object is served instead.
 
+mod copy;
 mod fill;
 mod lookup;
 mod purge;
 mod serve;
 
-pub(super) use fill::{abandon, begin, close, complete, failed_with, filling, judge, tee};
+pub use copy::Copy;
+pub(super) use fill::{
+    abandon, begin, close, complete, failed_with, filling, judge, outlives_client, tee,
+};
 pub(super) use serve::{may_be_stale, revalidated, stale};
 
 use super::target;

@@ -19,8 +19,31 @@ macro_rules! cache_directives {
         use $crate::module::{Args, Directive};
         use $crate::modules::pass as set;
         const TABLE: &[Directive<$conf>] = &[
+            $crate::modules::pass::directives::written!(
+                $p,
+                "_store",
+                Args::Exactly(1),
+                concat!("`", $p, "_store on|off|string;` Keeps a copy of every complete response of status 200, in the file that the URI stands for or the string names. Default: off."),
+                |c, s, b| set::store(&mut c.pass, s, b, concat!($p, "_cache"))
+            ),
+            $crate::modules::pass::directives::written!(
+                $p,
+                "_store_access",
+                Args::Between(1, 3),
+                concat!("`", $p, "_store_access users:permissions …;` Permissions of these files and of new directories. Default: user:rw."),
+                |c, s, _| $crate::module::once(&mut c.pass.store_access, s, $crate::modules::dav::access(s)?)
+            ),
             Directive::new(concat!($p, "_cache_path"), $crate::module::Place::HTTP, Args::AtLeast(2), concat!("`", $p, "_cache_path path keys_zone=name:size [levels=levels] [inactive=time] [max_size=size] [min_free=size] [use_temp_path=on|off] [manager_files=number] [manager_sleep=time] [manager_threshold=time] [loader_files=number] [loader_sleep=time] [loader_threshold=time] [memory=size];` A folder of stored responses. Objects of up to 128k that are often asked for are kept in memory, too: `memory` (Couloir's own) bounds them. Defaults: inactive=10m, memory=16m."), |_, s, b| set::cache_path(s, b, $p, concat!($p, "_cache_path"))),
-            $crate::modules::pass::directives::written!($p, "_cache", Args::Exactly(1), concat!("`", $p, "_cache zone|off;` Stores responses in a zone; the name may have variables. Default: off."), |c, s, b| set::off_or_zone(&mut c.pass.cache, s, b, $p)),
+            $crate::modules::pass::directives::written!($p, "_cache", Args::Exactly(1), concat!("`", $p, "_cache zone|off;` Stores responses in a zone; the name may have variables. Default: off."), |c, s, b| {
+                    if matches!(c.pass.store, Some(Some(_))) {
+                        let name = concat!($p, "_cache");
+                        let other = concat!($p, "_store");
+                        return Err(s.error(format!(
+                            "\"{name}\" directive is incompatible with \"{other}\""
+                        )));
+                    }
+                    set::off_or_zone(&mut c.pass.cache, s, b, $p)
+                }),
             $crate::modules::pass::directives::written!($p, "_cache_key", Args::Exactly(1), concat!("`", $p, "_cache_key string;` What tells responses apart.", $key), |c, s, b| set::template(&mut c.pass.cache.key, s, b)),
             $crate::modules::pass::directives::written!($p, "_cache_valid", Args::AtLeast(1), concat!("`", $p, "_cache_valid [code …|any] time;` How long responses are fresh whose headers do not say so. Without codes: 200, 301 and 302."), |c, s, _| set::cache_valid(&mut c.pass.cache, s)),
             $crate::modules::pass::directives::written!($p, "_cache_methods", Args::AtLeast(1), concat!("`", $p, "_cache_methods GET|HEAD|POST …;` GET and HEAD are always among them. Default: GET HEAD."), |c, s, b| set::cache_methods(&mut c.pass.cache, s, b)),

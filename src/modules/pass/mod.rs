@@ -13,7 +13,8 @@ pub mod tls;
 
 pub use origin::{Origin, Schemes, target};
 pub use set::{
-    IGNORE, NEXT, NEXT_CGI, STALE, bind, bits, buffers, limit_rate, name, temp_path, template,
+    IGNORE, NEXT, NEXT_CGI, STALE, bind, bits, buffers, limit_rate, name, store, temp_path,
+    template,
 };
 
 use crate::http::names::NameSet;
@@ -74,6 +75,10 @@ pub struct PassWritten {
     pub temp_file_write_size: Option<u64>,
     /// `…_temp_path`.
     pub temp_path: Option<Arc<TempPath>>,
+    /// `…_store`: none inside where it is `off`, and no path where it is the URI's.
+    pub store: Option<Option<Option<Template>>>,
+    /// `…_store_access`: permission bits.
+    pub store_access: Option<u32>,
     /// `…_cache` and its kin.
     pub cache: CacheWritten,
     /// The last directive about buffers: where a contradiction among them is reported.
@@ -86,7 +91,15 @@ impl Conf for PassWritten {
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
             intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, bind,
             limit_rate, buffer_size, buffers, busy_buffers_size, max_temp_file_size, temp_file_write_size, temp_path,
-            sizes_at);
+            sizes_at, store_access);
+        // what one says here takes the other one back
+        if matches!(self.store, Some(Some(_))) {
+            self.cache.choice = Some(None);
+        }
+        if self.cache.is_on() {
+            self.store = Some(None);
+        }
+        inherit!(self, outer; store);
         self.cache.inherit(&outer.cache);
     }
 }
@@ -215,6 +228,12 @@ impl PassWritten {
             ignore: self.ignore.unwrap_or(0),
             tls: None,
             cache: self.cache.settings(),
+            store: self.store.clone().flatten().map(|path| {
+                Arc::new(Store {
+                    path,
+                    access: self.store_access.unwrap_or(0o600),
+                })
+            }),
         }
     }
 

@@ -114,6 +114,34 @@ pub fn template(slot: &mut Option<Template>, s: &Statement, b: &mut Build) -> Co
     Ok(())
 }
 
+/// `…_store`.
+///
+/// # Errors
+/// `"…" directive is duplicate`, `empty path`, or a cache in the same block.
+pub fn store(c: &mut PassWritten, s: &Statement, b: &mut Build, cache: &str) -> ConfResult<()> {
+    if c.store.is_some() {
+        return Err(s.duplicate());
+    }
+    if s.arg(0) == b"off" {
+        c.store = Some(None);
+        return Ok(());
+    }
+    if s.arg(0).is_empty() {
+        return Err(s.error("empty path"));
+    }
+    if c.cache.is_on() {
+        let name = s.name();
+        return Err(s.error(format!(
+            "\"{name}\" directive is incompatible with \"{cache}\""
+        )));
+    }
+    c.store = Some(Some(match s.arg(0) {
+        b"on" => None,
+        _ => Some(b.template(s, 0)?),
+    }));
+    Ok(())
+}
+
 /// `…_limit_rate`.
 ///
 /// # Errors
