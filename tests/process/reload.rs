@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use super::common::client::{self, Client};
-use super::common::proc::{Couloir, Setup};
+use super::common::proc::Couloir;
 use super::common::{DEADLINE, wait_for};
 use super::{REQUEST, answering, lives, slow, wait_for_answer, wait_for_end, worker_of};
 

@@ -75,18 +75,28 @@ fn a_process_table_that_is_full() {
     std::os::unix::fs::chown(folder.path(), Some(uid), Some(uid)).unwrap();
     let program = folder.path().join("couloir");
     std::fs::copy(Couloir::program(), &program).unwrap();
-    let script = format!(
-        "ulimit -u 1; exec {} -p {} -c nginx.conf -e first.log",
-        program.display(),
-        folder.path().display()
-    );
-    let output = Command::new("/bin/sh")
-        .args(["-c", &script])
+    let mut command = Command::new(&program);
+    command
+        .arg("-p")
+        .arg(folder.path())
+        .args(["-c", "nginx.conf", "-e", "first.log"])
         .uid(uid)
         .gid(uid)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+        .stdin(Stdio::null());
+    // SAFETY: setrlimit is allowed between fork and exec
+    unsafe {
+        command.pre_exec(|| {
+            let one = libc::rlimit {
+                rlim_cur: 1,
+                rlim_max: 1,
+            };
+            match libc::setrlimit(libc::RLIMIT_NPROC, &raw const one) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let log = folder.read("error.log") + &folder.read("first.log") + &text;
