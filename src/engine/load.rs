@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where a configuration is and how it is read.
+#[derive(Clone)]
 pub struct LoadOptions {
     /// `-c`.
     pub conf: PathBuf,

@@ -557,7 +557,8 @@ pub(super) mod tests {
         assert_eq!(share(&group), 0);
         now.fetch_add(5, Relaxed);
         let half = share(&group);
-        assert!((100..170).contains(&half), "{half}");
+        // in half of the rounds it has its full share
+        assert!((75..125).contains(&half), "{half}");
         now.fetch_add(6, Relaxed);
         assert_eq!(share(&group), 200);
     }
@@ -580,8 +581,10 @@ pub(super) mod tests {
 
     #[test]
     fn errors_in_a_row_take_a_peer_out() {
-        let (group, _) = group(vec![spec(1), spec(2), spec(3)]);
-        let group = group.with(Extras {
+        let servers = vec![spec(1), spec(2), spec(3)];
+        let (keepalive, clock) = (KeepaliveConf::default(), Clock::system());
+        let group = Group::new("x", servers, RoundRobin, keepalive, &Registry::new(), clock);
+        let group = group.unwrap().with(Extras {
             outlier: Some(Detector::new(OutlierConf::default())),
             ..Extras::default()
         });

@@ -10,6 +10,7 @@
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
+//! * [`proxy_header`]: the PROXY protocol towards origins;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
 //! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
@@ -26,6 +27,7 @@ pub mod outlier;
 pub mod peer;
 pub mod pick;
 pub mod pool;
+pub mod proxy_header;
 pub mod queue;
 pub mod random;
 pub mod resolve;

@@ -311,7 +311,7 @@ fn session_context(
 
 fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
     let path = b.conf_prefixed(file);
-    let text = std::fs::read(&path).map_err(|e| {
+    let text = crate::config::outside::read(&path).map_err(|e| {
         Diag::plain(format!(
             "open() \"{}\" failed{}",
             path.display(),
@@ -337,7 +337,7 @@ fn stapling(
     let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
     if let Some(file) = given(&c.stapling_file) {
         let path = b.conf_prefixed(file);
-        let der = std::fs::read(&path).map_err(|e| {
+        let der = crate::config::outside::read(&path).map_err(|e| {
             Diag::plain(format!(
                 "BIO_new_file(\"{}\") failed{}",
                 path.display(),
