@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 
@@ -26,6 +27,7 @@ use crate::module::{Listener, MainConf, ReloadMethod};
 /// A configuration that is good as far as the master can tell, and that a worker is trying.
 pub(super) struct Pending {
     pub number: u64,
+    begun: Instant,
     /// Who tries it.
     pub worker: Option<Pid>,
     /// Who waits for the outcome.
@@ -79,9 +81,11 @@ impl Master {
     /// A configuration that is at fault in any way changes nothing.
     pub(super) fn reload(&mut self, clients: Vec<Client>) {
         process_log().write(Level::Notice, None, format_args!("reconfiguring"));
+        let begun = Instant::now();
         self.notify.reloading();
         match self.prepare() {
-            Ok(pending) => {
+            Ok(mut pending) => {
+                pending.begun = begun;
                 let pending = self.pending.insert(pending);
                 pending.clients = clients;
                 self.try_pending();
@@ -147,6 +151,7 @@ impl Master {
         self.numbers += 1;
         Ok(Pending {
             number: self.numbers,
+            begun: Instant::now(),
             worker: None,
             clients: Vec::new(),
             prepared,
@@ -232,8 +237,8 @@ impl Master {
         }
     }
 
-    /// The configuration is in force in that worker: it is now the master's own.
-    pub(super) fn accept_pending(&mut self, by: Pid) {
+    /// The configuration is in force in that worker, which tells what changed for it: it is now the master's own.
+    pub(super) fn accept_pending(&mut self, by: Pid, changes: &str) {
         let Some(pending) = self.pending.take() else {
             return;
         };
@@ -250,6 +255,16 @@ impl Master {
         self.number = pending.number;
         self.resting = false;
         self.respawn = Default::default();
+        let changes = match changes {
+            "" => "a new worker process has taken over",
+            changes => changes,
+        };
+        let took = pending.begun.elapsed().as_millis();
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("reload: {changes}, {took} ms"),
+        );
         // what served before drains, as in nginx
         let old: Vec<_> = self
             .workers

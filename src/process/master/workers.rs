@@ -248,7 +248,7 @@ impl Master {
                     .as_ref()
                     .is_some_and(|p| p.number == packet.number)
                 {
-                    self.accept_pending(pid);
+                    self.accept_pending(pid, &packet.text);
                 }
                 if self.stopping() {
                     return None;
