@@ -34,6 +34,7 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+mod refusal;
 pub mod refused;
 pub mod rewrite;
 pub mod scgi;
