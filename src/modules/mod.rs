@@ -3,6 +3,7 @@
 pub mod access;
 pub mod access_log;
 pub mod addition;
+pub mod api;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -20,6 +21,7 @@ pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
 pub mod headers_more;
+pub mod health_check;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -39,6 +41,7 @@ pub mod refused;
 pub mod rewrite;
 pub mod scgi;
 pub mod secure_link;
+pub mod slice;
 pub mod split_clients;
 pub mod ssi;
 pub mod ssl;
@@ -84,6 +87,7 @@ pub fn builtin() -> Registry {
     r.add::<auth_request::AuthRequest>();
     r.add::<explain::Explain>();
     // response heads, in nginx's order
+    r.add::<slice::Slice>();
     r.add::<headers::HeadersModule>();
     r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
@@ -102,9 +106,12 @@ pub fn builtin() -> Registry {
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();
     r.add::<memcached::Memcached>();
+    r.add::<health_check::HealthMatch>();
+    r.add::<health_check::HealthCheck>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
+    r.add::<api::Api>();
     // before content
     r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();

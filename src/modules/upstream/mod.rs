@@ -20,6 +20,7 @@ use crate::upstream::queue::Queue;
 use crate::upstream::round_robin::RoundRobin;
 use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ResolveName, ServerSpec};
 use implied::{Defined, Table, may_not_have_port, schedule};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +42,9 @@ pub struct UpstreamWritten {
     keepalive_requests: Option<u64>,
     keepalive_time: Option<u64>,
     keepalive_timeout: Option<u64>,
-    zone: Option<()>,
+    zone: Option<Arc<str>>,
     resolver: resolve::Own,
+    state: Option<PathBuf>,
 }
 
 impl Conf for UpstreamWritten {
@@ -195,8 +197,8 @@ impl Module for HttpUpstream {
             "state",
             U,
             Args::Exactly(1),
-            "`state file;` Not supported yet.",
-            unsupported,
+            "`state file;` Keeps the servers in a file, which the runtime API changes, instead of `server` directives; requires `zone`.",
+            resolve::state,
         ),
         Directive::new(
             "ntlm",
@@ -241,7 +243,12 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         return Err(e);
     }
     let written = b.conf_of::<HttpUpstream>(id).cloned().unwrap_or_default();
-    if written.servers.is_empty() {
+    if written.state.is_some() && written.zone.is_none() {
+        return Err(s.error(format!(
+            "\"state\" requires \"zone\" in upstream \"{name}\""
+        )));
+    }
+    if written.servers.is_empty() && written.state.is_none() {
         // nginx finds it at the closing brace
         let mut end = s.clone();
         end.line = s.block.as_ref().map_or(s.line, |block| block.end_line);
@@ -255,7 +262,9 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         let name = server.resolve.as_ref();
         name.is_some_and(|n| !written.unresolved.contains(n))
     });
-    let make = if written.zone.is_some() {
+    let make = if written.state.is_some() {
+        Group::empty
+    } else if written.zone.is_some() {
         Group::changeable
     } else if names {
         return Err(s.error(format!(
@@ -276,7 +285,13 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         Clock::system(),
     );
     let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?.with(extras));
-    if written.zone.is_some() && (names || written.unresolved.is_empty()) {
+    if let Some(live) = made.live() {
+        live.set_zone(written.zone.as_deref().unwrap_or_default());
+        if let Some(file) = written.state {
+            live.keep_in(file);
+        }
+    }
+    if made.live().is_some() && (names || written.unresolved.is_empty()) {
         resolve::keep_resolved(b, s, written.resolver, made.clone());
     }
     for name in written.unresolved {
@@ -352,6 +367,6 @@ fn zone(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()>
         zones::reference(b, s, "upstream", name)?
     };
     drop(zone);
-    c.zone = Some(());
+    c.zone = Some(name.into());
     Ok(())
 }

@@ -10,6 +10,14 @@ use std::sync::Arc;
 
 /// `server`.
 pub(super) fn server(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    if c.state.is_some() {
+        return Err(s.error("\"server\" is incompatible with \"state\""));
+    }
+    read(c, s, b)
+}
+
+/// Reads one server, from the configuration or from a `state` file.
+pub(super) fn read(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let mut spec = ServerSpec::new(s.str(0)?, Vec::new());
     let mut names = resolve::Written::default();
     for i in 1..s.len() {
