@@ -140,3 +140,38 @@ fn early_hints_come_before_the_response() {
     }
     assert!(server.stop().success());
 }
+
+#[test]
+fn bodies_are_read_early_and_browsers_told_apart() {
+    let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
+        server { listen 127.0.0.1:%%PORT_8080%%; client_body_early_read $http_x_early; client_body_in_file_only clean;
+            client_max_body_size 5; modern_browser msie 6.0; modern_browser_value new;
+            location / { return 200 '[$request_body_file]'; }
+            location /b { return 200 '$modern_browser|$ancient_browser|$msie'; } } }";
+    let server = Setup::new(conf).start(&Couloir::program());
+    let post = |head: &str, body: &str| {
+        let length = body.len();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{head}Connection: close\r\n\r\n{body}"
+        );
+        client::exchange(server.addr(8080), &request)
+    };
+    assert_eq!(post("", "abc").text(), "[]");
+    assert_eq!(post("X-Early: 0\r\n", "abc").text(), "[]");
+    let read = post("X-Early: 1\r\n", "abc").text();
+    assert!(read.contains("client_body_temp/"), "{read}");
+    assert_eq!(post("X-Early: 1\r\n", "too long").status, 413);
+
+    for (agent, expected) in [
+        ("Mozilla/4.0 (compatible; MSIE 6.0; X)", "new||1"),
+        ("Mozilla/4.0 (compatible; MSIE 5.0; X)", "|1|1"),
+        ("curl/8", "|1|"),
+    ] {
+        let request = format!(
+            "GET /b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = client::exchange(server.addr(8080), &request);
+        assert_eq!(answer.text(), expected, "{agent}");
+    }
+    assert!(server.stop().success());
+}

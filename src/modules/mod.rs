@@ -8,10 +8,12 @@ pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
 pub mod brotli;
+pub mod browser;
 pub mod charset;
 mod compress;
 mod crypt_ffi;
 pub mod dav;
+pub mod early_read;
 pub mod empty_gif;
 pub mod explain;
 pub mod fastcgi;
@@ -73,11 +75,13 @@ pub fn builtin() -> Registry {
     r.add::<map::Map>();
     r.add::<geo::Geo>();
     r.add::<split_clients::SplitClients>();
+    r.add::<browser::Browser>();
     r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<early_read::EarlyRead>();
     r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
