@@ -8,6 +8,7 @@ mod codec;
 mod dry;
 pub mod fastcgi;
 pub mod h1;
+pub mod h2;
 mod head;
 pub mod memcached;
 mod request_body;

@@ -154,6 +154,8 @@ pub struct UpConn {
     pub opened: Instant,
     /// It served a request before: if it breaks before the first byte, a fresh one may do.
     pub reused: bool,
+    /// What HTTP/2 remembers between requests.
+    pub h2: Option<Box<crate::exchange::h2::stream::Kept>>,
     pub(super) opened_ms: u64,
     pub(super) key: PoolKey,
 }
@@ -166,6 +168,7 @@ impl UpConn {
             requests: 1,
             opened: Instant::now(),
             reused: false,
+            h2: None,
             opened_ms: coarse_millis(),
             key,
         }
