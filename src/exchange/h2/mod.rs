@@ -6,6 +6,7 @@ pub mod block;
 pub mod stream;
 
 use super::attempt::{Attempt, Failure, received};
+use super::cache;
 use super::codec::Body;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
@@ -79,13 +80,18 @@ pub(super) async fn run(
         client_due: None,
         wrote: false,
     };
+    let mut hints = 0;
     loop {
         let event = x.next(a, r, &mut conn, HEAD).await;
         a.sent = x.wrote;
         match event? {
             Event::Head => break,
-            // an interim answer; the final head follows
-            Event::EarlyHints => {}
+            Event::EarlyHints => {
+                let length = r.upstream.head.headers.iter().map(|(n, v)| n.len() + v.len());
+                hints += length.sum::<usize>();
+                super::hints::pass_on(r, a.pass, hints);
+                super::hints::send(r).await;
+            }
             _ => {
                 r.error(
                     Level::Error,
@@ -118,8 +124,13 @@ pub(super) async fn pass_on(
     if let Err(status) = output::start(r) {
         return Outcome::Status(status);
     }
+    cache::begin(r, a.pass);
     r.output.prompt = !r.upstream.buffered.unwrap_or(a.pass.conf.buffering);
-    match x.transfer(a, r, &mut conn).await {
+    let result = x.transfer(a, r, &mut conn).await;
+    if result.is_err() {
+        cache::abandon(r);
+    }
+    match result {
         Ok(()) => {
             if let Some(kept) = x.stream.end() {
                 conn.h2 = Some(kept);
@@ -151,6 +162,7 @@ impl Exchange {
                     if let Some(s) = r.upstream.states.last_mut() {
                         s.response_length += data.len() as u64;
                     }
+                    cache::tee(r, &data, false);
                     if !r.out.header_only {
                         output::write(r, &data, false).await.map_err(|_| Failure::gone())?;
                     }
@@ -159,6 +171,7 @@ impl Exchange {
                 Event::Head | Event::EarlyHints | Event::Need => {}
             }
         }
+        cache::complete(r);
         if a.pass.conf.pass_trailers {
             for (name, value) in r.upstream.trailers.iter() {
                 r.out.trailers.append(name, value);
@@ -185,7 +198,10 @@ impl Exchange {
                 Ok(Event::Need) => {}
                 Ok(event) => return Ok(event),
                 Err(e) => {
+                    r.upstream.failing = "bad_header";
                     r.error(Level::Error, format_args!("{e} {doing}"));
+                    r.upstream.failing = "";
+                    r.upstream.fails("bad_header");
                     return Err(Failure::new(next::INVALID_HEADER, 502));
                 }
             }

@@ -90,7 +90,7 @@ impl Stream {
                 recv: i64::from(WINDOW),
                 initial: i64::from(DEFAULT_WINDOW),
                 max_frame: DEFAULT_FRAME as usize,
-                decoder: Decoder::new(0),
+                decoder: Decoder::new(0).forgiving(),
                 settings: 0,
                 pings: 0,
             })
@@ -355,7 +355,7 @@ impl Stream {
         self.kept
             .decoder
             .decode(&block, limits, &mut fields)
-            .map_err(|e| format!("upstream sent {e}"))?;
+            .map_err(|e| format!("upstream {e}"))?;
         if self.has_head {
             return self.trailers(&fields, end, trailers).map(Some);
         }

@@ -10,6 +10,8 @@ pub struct Decoder {
     table: Table,
     /// What we allow the table to be (SETTINGS_HEADER_TABLE_SIZE).
     allowed: usize,
+    /// Padding that a Huffman code may have, bits.
+    padding: u32,
 }
 
 /// What a header list may take; what is larger ends the decoding, so that no small block becomes a large list.
@@ -48,7 +50,15 @@ impl Decoder {
         Decoder {
             table: Table::new(allowed),
             allowed,
+            padding: huffman::PADDING,
         }
+    }
+
+    /// Takes a whole byte of padding too, as nginx does: for origins, which are trusted more than clients.
+    #[must_use]
+    pub fn forgiving(mut self) -> Decoder {
+        self.padding = 15;
+        self
     }
 
     /// Appends the fields of a whole block to `out`.
@@ -61,7 +71,7 @@ impl Decoder {
         limits: ListLimits,
         out: &mut Fields,
     ) -> Result<(), DecodeError> {
-        let mut input = Input(block);
+        let mut input = Input(block, self.padding);
         let mut left = limits.list;
         while let Some(first) = input.0.first().copied() {
             if first >= 0x80 {
@@ -115,7 +125,8 @@ impl Decoder {
     }
 }
 
-struct Input<'a>(&'a [u8]);
+/// What is left of a block, and the padding that is taken.
+struct Input<'a>(&'a [u8], u32);
 
 impl Input<'_> {
     fn byte(&mut self) -> Result<u8, DecodeError> {
@@ -153,7 +164,7 @@ impl Input<'_> {
             .ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         if coded {
-            huffman::decode(text, out).map_err(|_| DecodeError::Huffman)
+            huffman::decode(text, self.1, out).map_err(|_| DecodeError::Huffman)
         } else {
             out.extend_from_slice(text);
             Ok(())

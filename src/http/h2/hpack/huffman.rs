@@ -74,11 +74,14 @@ const fn tables() -> Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid;
 
-/// Appends the decoded string.
+/// Padding that RFC 7541 lets an encoder add, bits (section 5.2).
+pub const PADDING: u32 = 7;
+
+/// Appends the decoded string, behind which up to `most` bits of padding stand.
 ///
 /// # Errors
 /// [`Invalid`].
-pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
+pub fn decode(input: &[u8], most: u32, out: &mut Vec<u8>) -> Result<(), Invalid> {
     out.reserve(input.len() * 8 / SHORTEST);
     let (mut word, mut bits) = (0u64, 0u32);
     let mut bytes = input.iter();
@@ -96,7 +99,7 @@ pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
         if length > bits {
             // the end of the input: what is left are the first bits of a code, all of them ones
             let padding = !(u64::MAX.checked_shr(bits).unwrap_or(0));
-            return if bits < 8 && word == padding {
+            return if bits <= most && word == padding {
                 Ok(())
             } else {
                 Err(Invalid)
@@ -158,7 +161,7 @@ mod tests {
 
     fn decoded(input: &[u8]) -> Result<Vec<u8>, Invalid> {
         let mut out = Vec::new();
-        decode(input, &mut out).map(|()| out)
+        decode(input, PADDING, &mut out).map(|()| out)
     }
 
     #[test]
