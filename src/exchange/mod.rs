@@ -3,13 +3,16 @@
 
 mod attempt;
 mod body;
+pub(crate) mod cache;
 pub mod cgi;
 mod codec;
 mod dry;
 pub mod fastcgi;
 pub mod h1;
 mod head;
+mod hints;
 pub mod memcached;
+pub mod probe;
 mod request_body;
 mod target;
 mod tunnel;
@@ -62,6 +65,12 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
             .map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
+    r.upstream.forget_cache();
+    if let Some(settings) = &pass.conf.cache
+        && let Some(outcome) = cache::open(r, pass, settings).await
+    {
+        return outcome;
+    }
     let found = match target::fixed(pass) {
         Some(t) => Ok(t),
         None => Box::pin(target::find(r, pass)).await,
@@ -93,6 +102,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         return outcome;
     }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
+    cache::close(r, &outcome);
     r.put_scratch(bytes);
     outcome
 }
@@ -158,6 +168,10 @@ async fn tries(
                 Level::Error,
                 format_args!("no live upstreams while connecting to upstream"),
             );
+            let to = target.destination();
+            if let Some(outcome) = cache::stale(r, pass, &to, next::ERROR, true).await {
+                return outcome;
+            }
             return Outcome::Status(502);
         };
         let peer = picked.peer();
@@ -193,6 +207,7 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.response_time = Some(elapsed.as_millis() as u64);
         }
+        picked.account(r.upstream.states.last());
         let failure = match result {
             Ok(outcome) => {
                 if let Some(steer) = steer {
@@ -260,6 +275,13 @@ async fn tries(
             || r.header_sent
             || !(failure.paid || may_retry(group))
         {
+            let to = target.destination();
+            if !r.header_sent
+                && failure.outcome.is_none()
+                && let Some(outcome) = cache::stale(r, pass, &to, kind, true).await
+            {
+                return outcome;
+            }
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }
     }

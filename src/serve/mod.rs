@@ -15,6 +15,7 @@ mod tcp_info;
 mod thread;
 mod tls;
 
+pub use background::background_site;
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::{SERVER, SERVER_BUILD};
 pub use proxy::Front;

@@ -79,6 +79,22 @@ impl Group {
         Ok(Self::with_members(name, keepalive, state, members))
     }
 
+    /// As [`Group::changeable`]; may begin without servers (`state`).
+    pub fn empty(
+        name: &str,
+        servers: Vec<ServerSpec>,
+        balance: Arc<dyn Balance>,
+        keepalive: KeepaliveConf,
+        registry: &Registry,
+        clock: Clock,
+    ) -> Result<Self, GroupError> {
+        let state = registry.group(name);
+        let live =
+            Live::new(servers, balance, state.clone(), clock).map_err(GroupError::Address)?;
+        let members = Members::Live(Arc::new(live));
+        Ok(Self::with_members(name, keepalive, state, members))
+    }
+
     fn with_members(
         name: &str,
         keepalive: KeepaliveConf,

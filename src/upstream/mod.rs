@@ -3,6 +3,9 @@
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
 //! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`state_file`]: servers that a group keeps over a restart;
+//! * [`stats`]: what the runtime API shows of a peer's work;
+//! * [`health`]: what active health checks say of a peer;
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
 //! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
 //!   [`ring`], [`random`], [`ewma`]: the methods;
@@ -20,6 +23,7 @@ pub mod discovery;
 pub mod ewma;
 pub mod group;
 pub mod hash;
+pub mod health;
 pub mod least_conn;
 pub mod least_time;
 pub mod members;
@@ -36,7 +40,10 @@ pub mod round_robin;
 pub mod selection;
 pub mod sessions;
 pub mod set;
+pub mod state_file;
+pub mod stats;
 pub mod timing;
+pub mod unresolved;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};

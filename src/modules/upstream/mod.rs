@@ -6,6 +6,7 @@ mod methods;
 mod resolve;
 mod server;
 mod sticky;
+mod unresolved;
 
 pub use implied::{group_for, groups};
 
@@ -17,8 +18,9 @@ use crate::upstream::budget::{BudgetConf, RetryBudget};
 use crate::upstream::outlier::{Detector, OutlierConf};
 use crate::upstream::queue::Queue;
 use crate::upstream::round_robin::RoundRobin;
-use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ServerSpec};
+use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ResolveName, ServerSpec};
 use implied::{Defined, Table, may_not_have_port, schedule};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub struct HttpUpstream;
 #[derive(Default, Clone)]
 pub struct UpstreamWritten {
     servers: Vec<ServerSpec>,
+    /// Names among them that do not resolve (`start_degraded`).
+    unresolved: Vec<ResolveName>,
     method: Option<methods::Method>,
     sticky: Option<sticky::Sticky>,
     queue: Option<(u32, u64)>,
@@ -38,8 +42,9 @@ pub struct UpstreamWritten {
     keepalive_requests: Option<u64>,
     keepalive_time: Option<u64>,
     keepalive_timeout: Option<u64>,
-    zone: Option<()>,
+    zone: Option<Arc<str>>,
     resolver: resolve::Own,
+    state: Option<PathBuf>,
 }
 
 impl Conf for UpstreamWritten {
@@ -192,8 +197,8 @@ impl Module for HttpUpstream {
             "state",
             U,
             Args::Exactly(1),
-            "`state file;` Not supported yet.",
-            unsupported,
+            "`state file;` Keeps the servers in a file, which the runtime API changes, instead of `server` directives; requires `zone`.",
+            resolve::state,
         ),
         Directive::new(
             "ntlm",
@@ -238,7 +243,12 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         return Err(e);
     }
     let written = b.conf_of::<HttpUpstream>(id).cloned().unwrap_or_default();
-    if written.servers.is_empty() {
+    if written.state.is_some() && written.zone.is_none() {
+        return Err(s.error(format!(
+            "\"state\" requires \"zone\" in upstream \"{name}\""
+        )));
+    }
+    if written.servers.is_empty() && written.state.is_none() {
         // nginx finds it at the closing brace
         let mut end = s.clone();
         end.line = s.block.as_ref().map_or(s.line, |block| block.end_line);
@@ -248,17 +258,21 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     let extras = written.extras();
     let balance = written.balance();
     let registry = crate::upstream::Registry::global();
-    let make = if written.zone.is_some() {
+    let names = written.servers.iter().any(|server| {
+        let name = server.resolve.as_ref();
+        name.is_some_and(|n| !written.unresolved.contains(n))
+    });
+    let make = if written.state.is_some() {
+        Group::empty
+    } else if written.zone.is_some() {
         Group::changeable
-    } else if written
-        .servers
-        .iter()
-        .any(|server| server.resolve.is_some())
-    {
+    } else if names {
         return Err(s.error(format!(
             "resolving names at run time requires upstream \"{name}\" in {} to be in shared memory",
             s.place()
         )));
+    } else if !written.unresolved.is_empty() {
+        Group::changeable
     } else {
         Group::new
     };
@@ -271,8 +285,17 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         Clock::system(),
     );
     let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?.with(extras));
-    if made.live().is_some() {
+    if let Some(live) = made.live() {
+        live.set_zone(written.zone.as_deref().unwrap_or_default());
+        if let Some(file) = written.state {
+            live.keep_in(file);
+        }
+    }
+    if made.live().is_some() && (names || written.unresolved.is_empty()) {
         resolve::keep_resolved(b, s, written.resolver, made.clone());
+    }
+    for name in written.unresolved {
+        unresolved::ask_later(b, made.clone(), name);
     }
     let _ = group.set(made);
     Ok(())
@@ -344,6 +367,6 @@ fn zone(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()>
         zones::reference(b, s, "upstream", name)?
     };
     drop(zone);
-    c.zone = Some(());
+    c.zone = Some(name.into());
     Ok(())
 }
