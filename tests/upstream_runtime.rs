@@ -35,7 +35,8 @@ fn body(server: &Server) -> String {
 }
 
 // the state file is written by the user that serves
-const HEAD: &str = "%%TEST_GLOBALS%% user root; worker_processes 2; events { } http { %%TEST_GLOBALS_HTTP%% ";
+const HEAD: &str =
+    "%%TEST_GLOBALS%% user root; worker_processes 2; events { } http { %%TEST_GLOBALS_HTTP%% ";
 
 fn start(http: &str, values: &[(&str, String)]) -> Server {
     let mut setup = Setup::new(&format!("{HEAD}{http}}}"));

@@ -186,6 +186,7 @@ async fn transfer(
         // what has been read is decoded and handed on
         body.clear();
         let piece = decode(framing, &conn.rbuf, &mut body).map_err(|e| {
+            r.upstream.fails("bad_body");
             r.error(Level::Error, format_args!("{e} {DOING}"));
             Broken::Origin
         })?;
@@ -297,6 +298,7 @@ async fn transfer(
                 return Ok(());
             }
             0 => {
+                r.upstream.fails("closed_in_body");
                 r.error(
                     Level::Error,
                     format_args!("upstream prematurely closed connection {DOING}"),
@@ -516,6 +518,7 @@ async fn more(
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await
         }
         Err(_) => {
+            r.upstream.fails("read_timeout");
             r.error(
                 Level::Error,
                 format_args!("upstream timed out (110: Connection timed out) {DOING}"),

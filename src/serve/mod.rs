@@ -9,7 +9,7 @@ mod head_writer;
 mod opening;
 mod pingora_io;
 mod proxy;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod socket;
 mod tcp_info;
 mod thread;

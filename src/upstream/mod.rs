@@ -13,6 +13,7 @@
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
+//! * [`proxy_header`]: the PROXY protocol towards origins;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
 //! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
@@ -30,6 +31,7 @@ pub mod outlier;
 pub mod peer;
 pub mod pick;
 pub mod pool;
+pub mod proxy_header;
 pub mod queue;
 pub mod random;
 pub mod resolve;
@@ -41,6 +43,7 @@ pub mod set;
 pub mod state_file;
 pub mod stats;
 pub mod timing;
+pub mod unresolved;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};

@@ -1,8 +1,9 @@
 //! Which group a target stands for: an `upstream {}`, or one that an address implies.
 
+use super::unresolved;
 use crate::config::addr::Address;
 use crate::module::*;
-use crate::upstream::{Group, PeerAddr, resolve_at_load};
+use crate::upstream::{Group, PeerAddr, ResolveName, resolve_at_load};
 use std::sync::Arc;
 
 /// The group that a target without variables stands for: the `upstream {}` of that name wherever it is written, else
@@ -81,8 +82,13 @@ pub(super) fn schedule(b: &mut Build) {
     }
 }
 
+/// A name that does not resolve, and what there is to say of it.
+type Later = (ResolveName, Box<Diag>);
+
 /// Resolves the implied upstreams once every `upstream {}` is known.
 fn resolve(b: &mut Build) -> ConfResult<()> {
+    let degraded = b.start_degraded;
+    let mut later = Vec::new();
     let table = b.shared::<Table>();
     let mut all = Groups::default();
     for block in &table.blocks {
@@ -98,7 +104,9 @@ fn resolve(b: &mut Build) -> ConfResult<()> {
         let group = match block.and_then(|u| u.group.get()) {
             Some(g) => g.clone(),
             None => {
-                let g = Arc::new(implied(i)?);
+                let (g, name) = implied(i, degraded)?;
+                let g = Arc::new(g);
+                later.extend(name.map(|name| (g.clone(), name)));
                 all.list.push((i.name.as_str().into(), i.port, g.clone()));
                 g
             }
@@ -106,17 +114,31 @@ fn resolve(b: &mut Build) -> ConfResult<()> {
         let _ = i.group.set(group);
     }
     let _ = table.groups.set(all);
+    for (group, (name, diag)) in later {
+        b.degrade(diag)?;
+        unresolved::ask_later(b, group, name);
+    }
     Ok(())
 }
 
-fn implied(i: &Implied) -> ConfResult<Group> {
+/// The group of an address; with `start_degraded` a name that does not resolve is left for later.
+fn implied(i: &Implied, degraded: bool) -> ConfResult<(Group, Option<Later>)> {
     let error = |e: &dyn std::fmt::Display| i.at.error(format!("{e} in upstream \"{}\"", i.name));
     let addrs = match &i.address {
         Address::Unix(path) => vec![PeerAddr::Unix(path.clone())],
         Address::Inet(_) if i.port == 0 => return Err(error(&"no port")),
-        Address::Inet(a) => addresses(a).map_err(|e| error(&e))?,
+        Address::Inet(a) => match addresses(a) {
+            Err(e) if degraded => {
+                let name = unresolved::name(a);
+                let made = unresolved::group(&i.name, &name);
+                let made = made.map_err(|e| i.at.error(e.to_string()))?;
+                return Ok((made, Some((name, error(&e)))));
+            }
+            found => found.map_err(|e| error(&e))?,
+        },
     };
-    Group::single(&i.name, addrs).map_err(|e| i.at.error(e.to_string()))
+    let group = Group::single(&i.name, addrs).map_err(|e| i.at.error(e.to_string()))?;
+    Ok((group, None))
 }
 
 pub(super) fn addresses(a: &crate::config::addr::Inet) -> std::io::Result<Vec<PeerAddr>> {

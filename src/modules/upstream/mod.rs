@@ -6,6 +6,7 @@ mod methods;
 mod resolve;
 mod server;
 mod sticky;
+mod unresolved;
 
 pub use implied::{group_for, groups};
 
@@ -17,7 +18,7 @@ use crate::upstream::budget::{BudgetConf, RetryBudget};
 use crate::upstream::outlier::{Detector, OutlierConf};
 use crate::upstream::queue::Queue;
 use crate::upstream::round_robin::RoundRobin;
-use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ServerSpec};
+use crate::upstream::{Balance, Clock, Extras, Group, KeepaliveConf, ResolveName, ServerSpec};
 use implied::{Defined, Table, may_not_have_port, schedule};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct HttpUpstream;
 #[derive(Default, Clone)]
 pub struct UpstreamWritten {
     servers: Vec<ServerSpec>,
+    /// Names among them that do not resolve (`start_degraded`).
+    unresolved: Vec<ResolveName>,
     method: Option<methods::Method>,
     sticky: Option<sticky::Sticky>,
     queue: Option<(u32, u64)>,
@@ -255,19 +258,21 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     let extras = written.extras();
     let balance = written.balance();
     let registry = crate::upstream::Registry::global();
+    let names = written.servers.iter().any(|server| {
+        let name = server.resolve.as_ref();
+        name.is_some_and(|n| !written.unresolved.contains(n))
+    });
     let make = if written.state.is_some() {
         Group::empty
     } else if written.zone.is_some() {
         Group::changeable
-    } else if written
-        .servers
-        .iter()
-        .any(|server| server.resolve.is_some())
-    {
+    } else if names {
         return Err(s.error(format!(
             "resolving names at run time requires upstream \"{name}\" in {} to be in shared memory",
             s.place()
         )));
+    } else if !written.unresolved.is_empty() {
+        Group::changeable
     } else {
         Group::new
     };
@@ -280,12 +285,17 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         Clock::system(),
     );
     let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?.with(extras));
-    if let Some(live) = made.live() {
-        live.set_zone(written.zone.as_deref().unwrap_or_default());
+    if let (Some(live), Some(zone)) = (made.live(), &written.zone) {
+        live.set_zone(zone);
         if let Some(file) = written.state {
             live.keep_in(file);
         }
+    }
+    if written.zone.is_some() && (names || written.unresolved.is_empty()) {
         resolve::keep_resolved(b, s, written.resolver, made.clone());
+    }
+    for name in written.unresolved {
+        unresolved::ask_later(b, made.clone(), name);
     }
     let _ = group.set(made);
     Ok(())

@@ -118,7 +118,7 @@ pub(super) fn keep_resolved(b: &mut Build, s: &Statement, own: Own, group: Arc<G
 #[derive(Default)]
 struct Resolvers(Vec<(ResolverConf, Arc<Resolver>)>);
 
-fn shared(b: &mut Build, conf: ResolverConf) -> std::io::Result<Arc<Resolver>> {
+pub(super) fn shared(b: &mut Build, conf: ResolverConf) -> std::io::Result<Arc<Resolver>> {
     let known = &mut b.shared::<Resolvers>().0;
     if let Some((_, resolver)) = known.iter().find(|(c, _)| *c == conf) {
         return Ok(resolver.clone());

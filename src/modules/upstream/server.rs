@@ -1,7 +1,7 @@
 //! `server` of an `upstream {}`.
 
 use super::implied::addresses;
-use super::{UpstreamWritten, resolve};
+use super::{UpstreamWritten, resolve, unresolved};
 use crate::config::addr::{Address, parse_server};
 use crate::config::value::{parse_number, parse_time_ms, parse_time_sec};
 use crate::module::*;
@@ -17,7 +17,7 @@ pub(super) fn server(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> C
 }
 
 /// Reads one server, from the configuration or from a `state` file.
-pub(super) fn read(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<()> {
+pub(super) fn read(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let mut spec = ServerSpec::new(s.str(0)?, Vec::new());
     let mut names = resolve::Written::default();
     for i in 1..s.len() {
@@ -62,7 +62,16 @@ pub(super) fn read(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> Co
     spec.addrs = match address {
         _ if spec.resolve.is_some() => Vec::new(),
         Address::Unix(path) => vec![PeerAddr::Unix(path)],
-        Address::Inet(a) => addresses(&a).map_err(|e| error(&e))?,
+        Address::Inet(a) => match addresses(&a) {
+            Ok(addrs) => addrs,
+            Err(e) => {
+                b.degrade(error(&e))?;
+                let name = unresolved::name(&a);
+                c.unresolved.push(name.clone());
+                spec.resolve = Some(name);
+                Vec::new()
+            }
+        },
     };
     c.servers.push(spec);
     Ok(())
