@@ -212,7 +212,7 @@ fn an_origin_that_turns_bad_is_left_alone_until_it_is_good_again() {
          upstream app { zone app 64k; server %%A%%; server %%B%%; }
          server { listen 127.0.0.1:%%PORT_8080%%;
              location / { proxy_pass http://app; proxy_set_header X-Who $proxy_host;
-                 health_check interval=40ms jitter=10ms fails=2 passes=2 uri=/health match=good; } }";
+                 health_check interval=40ms jitter=10ms fails=2 passes=2 uri=/health match=good keepalive_time=60s; } }";
     let values = [
         ("A", a.origin.addr().to_string()),
         ("B", b.origin.addr().to_string()),
@@ -224,6 +224,9 @@ fn an_origin_that_turns_bad_is_left_alone_until_it_is_good_again() {
     assert_eq!(check.line(), "GET /health HTTP/1.1");
     assert_eq!(check.header("Host").as_deref(), Some("app"));
     assert_eq!(check.header("X-Who").as_deref(), Some("app"));
+
+    // one connection for all checks; requests had theirs
+    assert!(a.origin.connections() <= 3, "{}", a.origin.connections());
 
     a.set(500);
     let text = format!(
@@ -305,6 +308,73 @@ fn a_check_of_the_port_alone() {
         "peer is unhealthy while connecting to upstream, health check \"\"",
     );
     assert!(all_from(&server, "a"));
+}
+
+/// A gRPC server that knows the health of one service.
+fn grpc_server() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve_health(stream));
+            }
+        });
+    });
+    addr
+}
+
+async fn serve_health(stream: tokio::net::TcpStream) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+        let path = request.uri().path().to_owned();
+        assert_eq!(request.headers()["content-type"], "application/grpc");
+        tokio::spawn(async move {
+            let asked = request.body_mut().data().await.unwrap().unwrap();
+            let known = path == "/grpc.health.v1.Health/Check" && asked.ends_with(b"app.Main");
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            if !known {
+                let unknown = response.header("grpc-status", "12").body(()).unwrap();
+                respond.send_response(unknown, true).unwrap();
+                return;
+            }
+            let mut body = respond
+                .send_response(response.body(()).unwrap(), false)
+                .unwrap();
+            let message = bytes::Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
+            body.send_data(message, false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            body.send_trailers(trailers).unwrap();
+        });
+    }
+}
+
+#[test]
+fn checks_by_grpc() {
+    let addr = grpc_server();
+    let server = start(
+        "upstream good { zone good 64k; server %%A%%; }
+         upstream bad { zone bad 64k; server %%A%%; }
+         upstream old { zone old 64k; server %%A%%; }
+         server { listen 127.0.0.1:%%PORT_8080%%; location /api { api; }
+             location /1 { proxy_pass http://good; health_check type=grpc grpc_service=app.Main mandatory interval=50ms; }
+             location /2 { proxy_pass http://bad; health_check type=grpc grpc_service=app.Other interval=50ms; }
+             location /3 { proxy_pass http://old; health_check type=grpc grpc_status=12 mandatory interval=50ms; } }",
+        &[("A", addr.to_string())],
+    );
+    eventually("verdicts", || {
+        let all = json(&get(server.addr(8080), "/api/9/http/upstreams", "h"));
+        let state = |name: &str| all[name]["peers"][0]["state"].clone();
+        state("good") == "up" && state("bad") == "unhealthy" && state("old") == "up"
+    });
+    server.wait_for_text("error.log", "peer is unhealthy while checking grpc status");
 }
 
 fn json(r: &Response) -> serde_json::Value {

@@ -167,6 +167,8 @@ fn fastcgi(
     match (progress, answer.no_head()) {
         (cgi::Progress::Done(length), _) => {
             answer.stdout.advance(length);
+            // the records say what becomes of the connection, not a header of the application
+            head.connection_close = false;
             Read::Done(Body::Http)
         }
         (cgi::Progress::Bad(e), _) => bad(r, &e),

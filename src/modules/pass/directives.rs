@@ -167,7 +167,7 @@ macro_rules! response_directives {
                     $p,
                     "_hide_header field;` A header of the response that is not passed on, besides ",
                     $hidden,
-                    " and X-Accel-…."
+                    "X-Accel-…."
                 ),
                 |c, s, _| set::name(&mut c.pass.hide, s)
             ),
