@@ -13,6 +13,7 @@ mod head;
 mod hints;
 pub mod memcached;
 pub mod probe;
+mod probe_grpc;
 mod request_body;
 mod target;
 mod tunnel;
