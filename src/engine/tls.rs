@@ -59,10 +59,11 @@ pub(super) fn listener(
         .get(default as usize)
         .and_then(|s| s.tls.clone())
         .ok_or_else(|| missing(default))?;
-    let context = tls.context.clone().ok_or_else(|| missing(default))?;
+    if tls.context.load().is_none() {
+        return Err(missing(default));
+    }
     Ok(Arc::new(TlsListener {
         default: tls,
-        context,
         several: on.len() > 1,
     }))
 }
@@ -123,6 +124,15 @@ fn verify(r: &Request, mode: VerifyClient, info: &TlsInfo) -> std::result::Resul
             ),
         );
         return Err(496);
+    }
+    if let Some(text) = info.ocsp {
+        r.error(
+            Level::Info,
+            format_args!(
+                "client SSL certificate verify error: {text} while reading client request headers"
+            ),
+        );
+        return Err(495);
     }
     Ok(())
 }

@@ -339,7 +339,7 @@ enum Value {
 }
 
 /// What tells one version of a file from another.
-type Stamp = (i64, u64);
+pub type Stamp = (i64, i64, u64, u64);
 
 fn stamp(name: &Name) -> Option<Stamp> {
     match name {
@@ -348,8 +348,10 @@ fn stamp(name: &Name) -> Option<Stamp> {
     }
 }
 
-fn stamp_of(path: &Path) -> Option<Stamp> {
-    std::fs::metadata(path).ok().map(|m| (m.mtime(), m.ino()))
+/// The version of a file; `None` where there is none.
+pub fn stamp_of(path: &Path) -> Option<Stamp> {
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.mtime(), m.mtime_nsec(), m.ino(), m.size()))
 }
 
 impl Cache {

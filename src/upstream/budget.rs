@@ -48,7 +48,11 @@ impl RetryBudget {
     pub fn draw(&self, now: u64) -> bool {
         let second = now & u64::from(u32::MAX);
         let free = |word: u64| {
-            let used = if word >> 32 == second { word & 0xffff_ffff } else { 0 };
+            let used = if word >> 32 == second {
+                word & 0xffff_ffff
+            } else {
+                0
+            };
             (used < u64::from(self.conf.min)).then_some((second << 32) | (used + 1))
         };
         if self.free.fetch_update(Relaxed, Relaxed, free).is_ok() {
@@ -79,10 +83,7 @@ mod tests {
 
     #[test]
     fn a_few_are_free_each_second() {
-        let budget = RetryBudget::new(BudgetConf {
-            percent: 0,
-            min: 3,
-        });
+        let budget = RetryBudget::new(BudgetConf { percent: 0, min: 3 });
         for second in [7, 8] {
             let drawn: Vec<bool> = (0..5).map(|_| budget.draw(second)).collect();
             assert_eq!(drawn, [true, true, true, false, false]);

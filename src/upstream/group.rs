@@ -4,8 +4,8 @@ use super::Clock;
 use super::budget::RetryBudget;
 use super::members::{FoundName, Held, Live, Members, Servers};
 use super::outlier::Detector;
-pub use super::pick::{Outcome, PickState, Picked};
 use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
+pub use super::pick::{Outcome, PickState, Picked};
 use super::queue::Queue;
 use super::round_robin::RoundRobin;
 use super::selection::{Selection, load_balancer};
@@ -588,7 +588,11 @@ pub(super) mod tests {
         for _ in 0..15 {
             let mut r = group.start();
             let mut picked = group.pick(&mut r).unwrap();
-            picked.answered(if letter_of(picked.peer()) == 'a' { 500 } else { 200 });
+            picked.answered(if letter_of(picked.peer()) == 'a' {
+                500
+            } else {
+                200
+            });
             picked.done(Outcome::Ok, &mut r);
         }
         assert!(!letters(&group, 6).contains('a'));

@@ -97,7 +97,10 @@ mod tests {
         let (group, _) = group_by(servers(), Hash);
         for i in 0..100 {
             let key = format!("/{i}");
-            assert_eq!(letter(&group, key.as_bytes()), letter(&group, key.as_bytes()));
+            assert_eq!(
+                letter(&group, key.as_bytes()),
+                letter(&group, key.as_bytes())
+            );
         }
     }
 

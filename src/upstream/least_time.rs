@@ -37,7 +37,9 @@ impl LeastTime {
         if idle > peer.fail_timeout {
             // a slow peer gets another chance: each fail_timeout halves its time
             let halves = idle / peer.fail_timeout.saturating_add(1);
-            time = time.checked_shr(u32::try_from(halves).unwrap_or(64)).unwrap_or(0);
+            time = time
+                .checked_shr(u32::try_from(halves).unwrap_or(64))
+                .unwrap_or(0);
         }
         if timing.inflight.requests > 0 {
             time = time.max(timing.inflight.time);

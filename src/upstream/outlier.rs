@@ -144,8 +144,10 @@ impl Detector {
         if mine.is_err() || next == 0 {
             return;
         }
-        let windows: Vec<(&Peer, Window)> =
-            peers.clone().map(|p| (p, Window::take(&p.state.outlier))).collect();
+        let windows: Vec<(&Peer, Window)> = peers
+            .clone()
+            .map(|p| (p, Window::take(&p.state.outlier)))
+            .collect();
         let known = |w: &Window| w.answers >= u64::from(self.conf.min_requests.max(1));
         let mut times: Vec<u64> = windows
             .iter()
@@ -263,7 +265,14 @@ mod tests {
         }
     }
 
-    fn feed(d: &Detector, group: &Group, i: usize, error: bool, ms: u64, now: u64) -> Vec<Ejection> {
+    fn feed(
+        d: &Detector,
+        group: &Group,
+        i: usize,
+        error: bool,
+        ms: u64,
+        now: u64,
+    ) -> Vec<Ejection> {
         let mut told = Vec::new();
         let sample = Sample {
             error,
@@ -318,7 +327,10 @@ mod tests {
         let names: Vec<_> = told.iter().map(|e| (&*e.peer, e.reason)).collect();
         assert_eq!(
             names,
-            [("127.0.0.1:2", "latency"), ("127.0.0.1:5", "rate of errors")]
+            [
+                ("127.0.0.1:2", "latency"),
+                ("127.0.0.1:5", "rate of errors")
+            ]
         );
     }
 

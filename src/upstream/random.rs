@@ -103,7 +103,11 @@ impl<C: Cost> Balance for RandomTwo<C> {
             match first {
                 None if open => first = Some(i),
                 Some(one) if open => {
-                    let i = if self.is_worse(set, i, one, now) { one } else { i };
+                    let i = if self.is_worse(set, i, one, now) {
+                        one
+                    } else {
+                        i
+                    };
                     if set.claim(i, r, now) {
                         return Some(i);
                     }
@@ -188,7 +192,10 @@ mod tests {
     #[test]
     fn all_peers_are_found_however_the_dice_fall() {
         fastrand::seed(7);
-        let (group, _) = group_by(vec![weighted(1, 1000), weighted(2, 1), weighted(3, 1)], Random);
+        let (group, _) = group_by(
+            vec![weighted(1, 1000), weighted(2, 1), weighted(3, 1)],
+            Random,
+        );
         let mut r = group.start();
         let mut seen = Vec::new();
         while let Some(picked) = group.pick(&mut r) {

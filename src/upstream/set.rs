@@ -255,7 +255,10 @@ impl Turn {
         if weight.effective < i64::from(peer.weight) {
             weight.effective += 1;
         }
-        if self.best.is_none_or(|(_, current)| weight.current > current) {
+        if self
+            .best
+            .is_none_or(|(_, current)| weight.current > current)
+        {
             self.best = Some((i, weight.current));
         }
     }

@@ -71,7 +71,9 @@ impl Inflight {
     fn account(&mut self, now: u64) {
         let each = now.saturating_sub(self.changed);
         if self.requests > 0 {
-            self.waited = self.waited.saturating_add(each.saturating_mul(self.requests));
+            self.waited = self
+                .waited
+                .saturating_add(each.saturating_mul(self.requests));
         }
     }
 }
