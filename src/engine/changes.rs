@@ -70,7 +70,9 @@ impl Changes {
         };
         let mut peers = Count::default();
         self.upstreams = count(groups(old), groups(new), |a, b| {
-            let found = count(peers_of(a), peers_of(b), |x, y| x != y);
+            let found = count(peers_of(a).into_iter(), peers_of(b).into_iter(), |x, y| {
+                x != y
+            });
             peers += found;
             // what is said of its servers is counted as theirs
             found == Count::default() && written(old, a) != written(new, b)
@@ -232,8 +234,9 @@ fn groups(site: &Site) -> impl Iterator<Item = ((&str, u16), &Group)> {
 }
 
 /// The peers of a group by what was written and where it leads, with their settings.
-fn peers_of(group: &Group) -> impl Iterator<Item = ((String, String), [u64; 6])> {
-    group.peers().map(|p| {
+fn peers_of(group: &Group) -> Vec<((String, String), [u64; 6])> {
+    let members = group.members();
+    let shown = members.peers().map(|p| {
         let settings = [
             u64::from(p.weight),
             u64::from(p.max_fails),
@@ -243,7 +246,8 @@ fn peers_of(group: &Group) -> impl Iterator<Item = ((String, String), [u64; 6])>
             u64::from(p.down),
         ];
         ((p.server.to_string(), p.name.to_string()), settings)
-    })
+    });
+    shown.collect()
 }
 
 #[cfg(test)]

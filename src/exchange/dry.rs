@@ -17,7 +17,7 @@ pub(super) fn answer(r: &mut Request, target: &Found, request: &[u8], body: Body
                 "{scheme}://{} would be asked, of \"{}\" with {} servers",
                 picked.peer().name,
                 group.name,
-                group.peers().count()
+                group.members().peers().count()
             ),
         ),
         None => Step::new("upstream", format!("no live server in \"{}\"", group.name)),

@@ -5,7 +5,7 @@ use super::target::Found;
 use crate::engine::phases::{Outcome, split_uri};
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::{Destination, Pass, Request, UpstreamTls, ignore, next};
+use crate::module::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
 use crate::tls::client::Client;
 use crate::upstream::Peer;
 use crate::upstream::connect::ConnectTls;
@@ -140,15 +140,21 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
-    // where they are the origin's, none of our own takes their place
+    let codec = a.pass.protocol.codec();
+    // where they are the origin's, none of our own takes their place; applications leave them to the server
+    let own = codec != Codec::Http1;
     r.out.no_date =
-        !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
-    r.out.no_server =
-        !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
+        !own && !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server = !own
+        && !head.headers.contains_id(Known::Server)
+        && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.out.single_range = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
+    if matches!(codec, Codec::Memcached { .. }) {
+        r.set_content_type();
+    }
 }
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {

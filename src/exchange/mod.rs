@@ -3,16 +3,20 @@
 
 mod attempt;
 mod body;
+pub mod cgi;
+mod codec;
 mod dry;
+pub mod fastcgi;
 pub mod h1;
 mod head;
+pub mod memcached;
 mod request_body;
 mod target;
 mod tunnel;
 
 use crate::engine::phases::Outcome;
 use crate::log::Level;
-use crate::module::{BodyLength, Destination, Pass, Request, Step, UpstreamState, next};
+use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::Outcome as PeerOutcome;
 use attempt::{Attempt, Failure};
 use std::sync::Arc;
@@ -21,6 +25,9 @@ use std::time::{Duration, Instant};
 /// Talks to an origin and writes its response.
 pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let conf = &pass.conf;
+    if matches!(pass.protocol.codec(), Codec::Memcached { .. }) && !codec::can_get(r) {
+        return Outcome::Status(405);
+    }
     let own_body = pass.protocol.body(r);
     let wanted = r.has_body() && conf.pass_request_body && own_body.is_none();
     let unbuffered = wanted
@@ -64,7 +71,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let mut bytes = r.scratch();
     r.upstream.uri.clear();
     r.upstream.scheme = if target.tls {
-        "https"
+        pass.protocol.secure_scheme()
     } else {
         pass.protocol.scheme()
     };

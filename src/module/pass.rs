@@ -96,6 +96,22 @@ pub trait Protocol: Send + Sync + 'static {
         })
     }
 
+    /// How answers, and the bodies of requests, are framed.
+    fn codec(&self) -> Codec {
+        Codec::Http1
+    }
+
+    /// Name for logs where TLS is spoken: `https`.
+    fn secure_scheme(&self) -> &'static str {
+        "https"
+    }
+
+    /// Whether error output of the application makes the answer an invalid one (`fastcgi_catch_stderr`).
+    fn is_fatal(&self, stderr: &[u8]) -> bool {
+        let _ = stderr;
+        false
+    }
+
     /// Whether a request body of unknown length can be sent ([`BodyLength::Chunked`]); it is read first where not.
     fn chunked(&self) -> bool {
         false
@@ -131,6 +147,25 @@ pub trait Protocol: Send + Sync + 'static {
     fn method<'r>(&'r self, r: &'r Request) -> Val<'r> {
         Val::Bytes(r.method_text())
     }
+}
+
+/// How an origin frames its answers, and the bodies that it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// HTTP/1.
+    Http1,
+    /// CGI's head, or HTTP's, and a body up to the end of the connection: SCGI and uwsgi.
+    Cgi,
+    /// FastCGI records; whether the connection may be kept (`fastcgi_keep_conn`).
+    FastCgi {
+        /// See above.
+        keep: bool,
+    },
+    /// memcached's text protocol; flags that mean a value is compressed (`memcached_gzip_flag`), 0 for none.
+    Memcached {
+        /// See above.
+        gzip_flag: u64,
+    },
 }
 
 /// Which origin a request goes to.

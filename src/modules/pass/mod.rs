@@ -4,10 +4,13 @@
 //! A module keeps a [`PassWritten`] in a field `pass` of its settings and joins the tables of this module with its own.
 
 pub(crate) mod directives;
+mod origin;
+pub mod params;
 mod set;
 pub mod tls;
 
-pub use set::{IGNORE, NEXT, bind, bits, buffers, limit_rate, name, temp_path, template};
+pub use origin::{Origin, Schemes, target};
+pub use set::{IGNORE, NEXT, NEXT_CGI, bind, bits, buffers, limit_rate, name, temp_path, template};
 
 use crate::http::names::NameSet;
 use crate::inherit;
@@ -80,6 +83,16 @@ impl Conf for PassWritten {
             sizes_at);
     }
 }
+
+/// Headers of the answer of an application that stay behind unless `…_pass_header` names them.
+pub const HIDDEN_CGI: &[&[u8]] = &[
+    b"status",
+    b"x-accel-expires",
+    b"x-accel-redirect",
+    b"x-accel-limit-rate",
+    b"x-accel-buffering",
+    b"x-accel-charset",
+];
 
 /// A memory page: nginx's unit of buffers.
 const PAGE: u64 = 4096;

@@ -23,6 +23,21 @@ pub const NEXT: &[(&str, u32)] = &[
     ("off", next::OFF),
 ];
 
+/// `…_next_upstream`, as applications' protocols have it.
+pub const NEXT_CGI: &[(&str, u32)] = &[
+    ("error", next::ERROR),
+    ("timeout", next::TIMEOUT),
+    ("invalid_header", next::INVALID_HEADER),
+    ("non_idempotent", next::NON_IDEMPOTENT),
+    ("http_500", next::HTTP_500),
+    ("http_503", next::HTTP_503),
+    ("http_403", next::HTTP_403),
+    ("http_404", next::HTTP_404),
+    ("http_429", next::HTTP_429),
+    ("updating", next::UPDATING),
+    ("off", next::OFF),
+];
+
 /// `…_ignore_headers`.
 pub const IGNORE: &[(&str, u32)] = &[
     ("X-Accel-Redirect", ignore::ACCEL_REDIRECT),
