@@ -7,20 +7,24 @@ use crate::module::{
     BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient,
 };
 use crate::modules::ssl::{self, Ssl};
-use crate::tls::load::Loader;
+use crate::tls::load::SharedLoader;
 use openssl::x509::X509VerifyResult;
 use std::sync::Arc;
 
+/// Lets certificates be taken over from the configuration in force; before any is loaded.
+pub(super) fn begin(b: &mut Build) {
+    if effective::<Ssl>(b, BlockId(0)).inheritable() {
+        b.shared::<SharedLoader>().lock().inherit();
+    }
+}
+
 /// Makes the contexts of all servers, whether or not they listen with TLS.
 pub(super) fn servers(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
-    if effective::<Ssl>(b, BlockId(0)).inheritable() {
-        b.shared::<Loader>().inherit();
-    }
     for (id, server) in ids.iter().zip(servers) {
         let conf = effective::<Ssl>(b, *id);
         server.tls = Some(Arc::new(ssl::server(&conf, b)?));
     }
-    b.shared::<Loader>().keep();
+    b.shared::<SharedLoader>().lock().keep();
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! TLS contexts of listeners and servers.
 
 use super::Template;
-use crate::tls::load::{ByName, Loader, Stamp};
+use crate::tls::load::{ByName, Loader, Version};
 use crate::tls::ocsp::ClientOcsp;
 use crate::tls::session::{Tickets, Zone};
 use arc_swap::ArcSwapOption;
@@ -55,7 +55,7 @@ pub struct Renew {
     /// How often its files are looked at.
     pub interval: Duration,
     /// Its files, as they were before they were read.
-    pub files: Vec<(PathBuf, Option<Stamp>)>,
+    pub files: Vec<(PathBuf, Option<Version>)>,
     /// Makes it; the error is the text for the log.
     pub make: MakeContext,
 }

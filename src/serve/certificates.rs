@@ -4,7 +4,7 @@ use super::thread::Shared;
 use crate::log::{Level, process_log};
 use crate::module::{Renew, Site, TlsServer};
 use crate::tls::ffi;
-use crate::tls::load::{Loader, Stamp, stamp_of};
+use crate::tls::load::{Loader, Version};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ struct Watch {
 
 /// A server's files as they were when its context was made, or when that failed.
 struct Seen {
-    stamps: Vec<Option<Stamp>>,
+    versions: Vec<Option<Version>>,
     due: Instant,
     trouble: Trouble,
 }
@@ -89,7 +89,7 @@ impl Watch {
         let mut pass = Pass::default();
         for (n, tls, renew) in watched(site) {
             let seen = self.servers.entry(n).or_insert_with(|| Seen {
-                stamps: renew.files.iter().map(|(_, s)| *s).collect(),
+                versions: renew.files.iter().map(|(_, s)| *s).collect(),
                 due: now,
                 trouble: Trouble::None,
             });
@@ -119,8 +119,8 @@ fn watched(site: &Site) -> impl Iterator<Item = (usize, &TlsServer, &Renew)> {
 /// One round.
 #[derive(Default)]
 struct Pass {
-    stamps: HashMap<PathBuf, Option<Stamp>>,
-    loader: Option<Loader>,
+    versions: HashMap<PathBuf, Option<Version>>,
+    loader: Loader,
     /// Servers by the files that changed.
     renewed: BTreeMap<PathBuf, usize>,
     refused: HashSet<String>,
@@ -128,20 +128,15 @@ struct Pass {
 
 impl Pass {
     fn look(&mut self, tls: &TlsServer, renew: &Renew, seen: &mut Seen) {
-        let present: Vec<_> = renew.files.iter().map(|(p, _)| self.stamp(p)).collect();
-        let changed = present != seen.stamps;
+        let present: Vec<_> = renew.files.iter().map(|(p, _)| self.version(p)).collect();
+        let changed = present != seen.versions;
         if !changed && seen.trouble != Trouble::Once {
             return;
         }
-        let loader = self.loader.get_or_insert_with(|| {
-            let mut loader = Loader::default();
-            loader.inherit();
-            loader
-        });
-        match (renew.make)(loader) {
+        match (renew.make)(&mut self.loader) {
             Ok(Some(context)) => {
                 tls.context.store(Some(context));
-                let files = renew.files.iter().zip(seen.stamps.iter().zip(&present));
+                let files = renew.files.iter().zip(seen.versions.iter().zip(&present));
                 for ((path, _), (old, new)) in files {
                     if old != new {
                         *self.renewed.entry(path.clone()).or_default() += 1;
@@ -156,23 +151,27 @@ impl Pass {
                 seen.trouble = Trouble::Told;
             }
         }
-        seen.stamps = present;
+        seen.versions = present;
     }
 
-    fn stamp(&mut self, path: &Path) -> Option<Stamp> {
-        if let Some(known) = self.stamps.get(path) {
+    fn version(&mut self, path: &Path) -> Option<Version> {
+        if let Some(known) = self.versions.get(path) {
             return *known;
         }
-        let stamp = stamp_of(path);
-        self.stamps.insert(path.to_owned(), stamp);
-        stamp
+        let version = Version::of(path);
+        self.versions.insert(path.to_owned(), version);
+        version
     }
 
     fn renewed(&self) -> bool {
         !self.renewed.is_empty()
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
+        if self.renewed() {
+            // what a reload must not take for the present
+            std::mem::take(&mut self.loader).keep_beside();
+        }
         let log = process_log();
         for (path, servers) in &self.renewed {
             log.write(

@@ -5,7 +5,7 @@ use crate::config::Diag;
 use crate::log::LogFiles;
 use crate::module::*;
 use crate::tls::context::{self, DEFAULT_PROTOCOLS};
-use crate::tls::load::{ByName, Chain, Loader, Name};
+use crate::tls::load::{ByName, Chain, Loader, Name, SharedLoader};
 use crate::tls::ocsp::{ClientOcsp, Responder};
 use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
@@ -42,15 +42,14 @@ impl Making<'_> {
 pub fn server(c: &Arc<SslConf>, b: &mut Build) -> ConfResult<TlsServer> {
     let base = b.conf_prefixed("");
     let files = c.files(&base);
-    let mut loader = std::mem::take(b.shared::<Loader>());
+    let loader = b.shared::<SharedLoader>().clone();
     let mut m = Making {
-        loader: &mut loader,
+        loader: &mut loader.lock(),
         base: &base,
         warnings: Vec::new(),
     };
     let made = make(c, &mut m);
     let warnings = m.warnings;
-    *b.shared::<Loader>() = loader;
     for w in warnings {
         b.warn(w);
     }
@@ -259,7 +258,8 @@ fn verification(
         trust(ctx, file, m)?;
     }
     if let Some(file) = given(&c.crl) {
-        context::revoke(ctx, &m.path(file)).map_err(Diag::plain)?;
+        let path = m.path(file);
+        context::revoke(ctx, m.loader, &path).map_err(Diag::plain)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::config::{Diag, value};
 use crate::module::once;
 use crate::module::*;
 use crate::tls::context::PROTOCOLS;
-use crate::tls::load::{Cache, Name, Stamp, stamp_of};
+use crate::tls::load::{Cache, Name, Version};
 use crate::tls::ocsp;
 use crate::tls::session::Zone;
 use std::collections::HashMap;
@@ -99,7 +99,7 @@ impl SslConf {
     }
 
     /// The files that a server without variables in their names is made of, as they are now.
-    fn files(&self, base: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
+    fn files(&self, base: &Path) -> Vec<(PathBuf, Option<Version>)> {
         let Some(certificates) = &self.certificates else {
             return Vec::new();
         };
@@ -124,7 +124,7 @@ impl SslConf {
             .map(|f| base.join(f));
         named
             .chain(others)
-            .map(|p| (p.clone(), stamp_of(&p)))
+            .map(|p| (p.clone(), Version::of(&p)))
             .collect()
     }
 
