@@ -138,9 +138,15 @@ impl AsyncWrite for Early {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // close_notify cannot be sent before the handshake is over
-        if !ffi::is_finished(this.stream.ssl()) {
-            return Poll::Ready(Ok(()));
+        // close_notify cannot be sent before the handshake is over, and a socket that is closed with the client's
+        // Finished unread would reset what was sent
+        while !ffi::is_finished(this.stream.ssl()) {
+            let mut rest = [0; 512];
+            let mut rest = ReadBuf::new(&mut rest);
+            ready!(Pin::new(&mut *this).poll_read(cx, &mut rest))?;
+            if rest.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }
