@@ -22,6 +22,8 @@ struct Making<'a> {
     loader: &'a mut Loader,
     /// What relative names begin with.
     base: &'a Path,
+    // boxed as `Build::warn` takes them
+    #[allow(clippy::vec_box)]
     warnings: Vec<Box<Diag>>,
 }
 
