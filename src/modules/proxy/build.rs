@@ -19,6 +19,7 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
     };
     let mut conf = c.pass.conf(buffers, HIDDEN, &written.temp_path);
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
+    conf.proxy_protocol = c.proxy_protocol.flatten();
     if written.target().is_none_or(|t| t.tls) {
         conf.tls = Some(Arc::new(c.tls.build("proxy", b"")?));
     }

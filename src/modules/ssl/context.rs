@@ -5,7 +5,7 @@ use crate::config::Diag;
 use crate::log::LogFiles;
 use crate::module::*;
 use crate::tls::context::{self, DEFAULT_PROTOCOLS};
-use crate::tls::load::{ByName, Chain, Loader, Name, SharedLoader};
+use crate::tls::load::{ByName, Cache, Chain, Loader, Name, SharedLoader};
 use crate::tls::ocsp::{ClientOcsp, Responder};
 use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
@@ -25,6 +25,8 @@ struct Making<'a> {
     // boxed as `Build::warn` takes them
     #[allow(clippy::vec_box)]
     warnings: Vec<Box<Diag>>,
+    /// `start_degraded`: what one server lacks is a warning.
+    lenient: bool,
 }
 
 impl Making<'_> {
@@ -49,6 +51,7 @@ pub fn server(c: &Arc<SslConf>, b: &mut Build) -> ConfResult<TlsServer> {
         loader: &mut loader.lock(),
         base: &base,
         warnings: Vec::new(),
+        lenient: b.start_degraded,
     };
     let made = make(c, &mut m);
     let warnings = m.warnings;
@@ -67,6 +70,7 @@ pub fn server(c: &Arc<SslConf>, b: &mut Build) -> ConfResult<TlsServer> {
                     loader,
                     base: &base,
                     warnings: Vec::new(),
+                    lenient: false,
                 };
                 let made = make(&c, &mut m).map_err(|e| e.first_line())?;
                 Ok(made.context.swap(None))
@@ -176,6 +180,11 @@ fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
     Ok(ctx)
 }
 
+/// How soon a file is looked at again that was not good at the start.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long what it holds is kept without being used.
+const FORGET: Duration = Duration::from_secs(600);
+
 /// Loads the certificates, or leaves those with variables to the handshake.
 fn certificates(
     c: &SslConf,
@@ -188,33 +197,47 @@ fn certificates(
     };
     let pairs = list.iter().zip(keys);
     let dynamic = |n: &Named| n.template.as_literal().is_none();
+    let at_handshake = |cache, base| DynamicCertificates {
+        pairs: pairs
+            .clone()
+            .map(|(c, k)| (c.template.clone(), k.template.clone()))
+            .collect(),
+        by_name: ByName {
+            base,
+            passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
+            cache,
+        },
+    };
     if pairs.clone().any(|(c, k)| dynamic(c) || dynamic(k)) {
-        out.dynamic = Some(DynamicCertificates {
-            pairs: pairs
-                .map(|(c, k)| (c.template.clone(), k.template.clone()))
-                .collect(),
-            by_name: ByName {
-                base: m.base.to_path_buf(),
-                passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
-                cache: c.cache.clone().flatten(),
-            },
-        });
+        let cache = c.cache.clone().flatten();
+        out.dynamic = Some(at_handshake(cache, m.base.to_path_buf()));
         ffi::set_certificate_callback(ctx);
         return Ok(Vec::new());
     }
     let base = m.base;
     let mut loaded = Vec::with_capacity(list.len());
-    for (certificate, key) in pairs {
+    for (certificate, key) in pairs.clone() {
         let (name, key_name) = (
             Name::parse(&certificate.text, base),
             Name::parse(&key.text, base),
         );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
-        let chain = context::pair(ctx, m.loader, &name, &key_name, passwords).map_err(|e| {
-            let written = if e.key { key } else { certificate };
-            written.at.error_at(0, e.text)
-        })?;
-        loaded.push((name.shown(), chain));
+        match context::pair(ctx, m.loader, &name, &key_name, passwords) {
+            Ok(chain) => loaded.push((name.shown(), chain)),
+            Err(e) => {
+                let written = if e.key { key } else { certificate };
+                let error = written.at.error_at(0, e.text);
+                if !m.lenient {
+                    return Err(error);
+                }
+                m.warnings.push(error);
+                // handshakes look for the files themselves, and are refused until they are good
+                let cache = Arc::new(Cache::new(2 * list.len(), RETRY, FORGET));
+                out.dynamic = Some(at_handshake(Some(cache), base.to_path_buf()));
+                ffi::set_certificate_callback(ctx);
+                return Ok(Vec::new());
+            }
+        }
     }
     if c.compression == Some(true) {
         m.warn("\"ssl_certificate_compression\" is not supported on this platform, ignored");
@@ -387,7 +410,7 @@ fn session_context(
 
 fn ticket_key(file: &str, m: &Making<'_>) -> ConfResult<TicketKey> {
     let path = m.path(file);
-    let text = std::fs::read(&path).map_err(|e| {
+    let text = crate::config::outside::read(&path).map_err(|e| {
         Diag::plain(format!(
             "open() \"{}\" failed{}",
             path.display(),
@@ -413,7 +436,7 @@ fn stapling(
     let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
     if let Some(file) = given(&c.stapling_file) {
         let path = m.path(file);
-        let der = std::fs::read(&path).map_err(|e| {
+        let der = crate::config::outside::read(&path).map_err(|e| {
             Diag::plain(format!(
                 "BIO_new_file(\"{}\") failed{}",
                 path.display(),
