@@ -36,7 +36,7 @@ fn a_new_pair_serves_without_a_reload_and_a_broken_one_changes_nothing() {
     replace(&server, "one.key", key.private_key_to_pem_pkcs8().unwrap());
     replace(&server, "one.crt", cert.to_pem().unwrap());
     serves(addr, "one", "fresh");
-    let log = server.wait_for_text("error.log", "one.crt\" has changed, 1 servers use it");
+    let log = server.wait_for_text("error.log", "one.crt\" was read anew, 1 servers use it");
     assert!(!log.contains("[emerg]"), "{log}");
 
     replace(&server, "one.crt", "no certificate");
@@ -58,6 +58,31 @@ fn a_new_pair_serves_without_a_reload_and_a_broken_one_changes_nothing() {
     serves(addr, "one", "third");
     let log = server.log();
     assert_eq!(log.matches("no start line").count(), 1, "told once: {log}");
+    assert!(server.stop().success());
+}
+
+/// Keys of root alone: the worker, which is not root, cannot read them.
+#[test]
+fn the_master_reads_what_the_worker_may_not() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let conf = WATCHED.replace("%%TEST_GLOBALS%%", "%%TEST_GLOBALS%% user nobody nogroup;");
+    let server = with_pairs(&conf, &["one", "two"]).start(&Couloir::program());
+    let addr = server.addr(8443);
+    let (cert, key) = pair("fresh");
+    for (name, pem) in [
+        ("one.key", key.private_key_to_pem_pkcs8().unwrap()),
+        ("one.crt", cert.to_pem().unwrap()),
+    ] {
+        server.write("new", pem);
+        let new = server.dir().join("new");
+        let only_root = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&new, only_root).unwrap();
+        std::fs::rename(new, server.dir().join(name)).unwrap();
+    }
+    serves(addr, "one", "fresh");
+    assert_eq!(get(addr, "two").cn, "two");
     assert!(server.stop().success());
 }
 

@@ -80,7 +80,11 @@ fn folder(options: &LoadOptions) -> PathBuf {
     options.conf.parent().unwrap_or(Path::new("")).to_path_buf()
 }
 
-fn read(b: &mut Build, options: &LoadOptions, reader: &(dyn Reader + Sync)) -> Result<Loaded, LoadError> {
+fn read(
+    b: &mut Build,
+    options: &LoadOptions,
+    reader: &(dyn Reader + Sync),
+) -> Result<Loaded, LoadError> {
     let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {

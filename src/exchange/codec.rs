@@ -17,7 +17,10 @@ pub(super) enum HeadReader<'a> {
     Http1(Parser, usize),
     Cgi(cgi::Parser),
     FastCgi(Box<(Answer, cgi::Parser)>, bool),
-    Memcached { key: &'a [u8], gzip_flag: u64 },
+    Memcached {
+        key: &'a [u8],
+        gzip_flag: u64,
+    },
 }
 
 /// What [`HeadReader::read`] came to.

@@ -1,7 +1,7 @@
 //! 103 Early Hints (RFC 8297) of an origin, passed on where `early_hints` says so.
 
-use crate::http::headers::Known;
 use crate::http::head::Version;
+use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Framing, Pass, Request, ResponseHead};
 use std::future::poll_fn;

@@ -10,12 +10,14 @@ const A: Place = Place::ANY_HTTP_IF.or(Place::LIMIT_EXCEPT);
 const H: Place = Place::HTTP;
 const ANY: Args = Args::Between(0, u8::MAX);
 
-const MP4: &str = "MP4 files are not cut by time here; serve them by byte ranges, or as HLS or DASH";
+const MP4: &str =
+    "MP4 files are not cut by time here; serve them by byte ranges, or as HLS or DASH";
 const FLV: &str = "FLV files are not cut here; serve them by byte ranges";
 const IMAGES: &str = "images are not changed here: decoders of images do not belong into a process that faces the network";
 const XSLT: &str = "XML is not transformed here: XSLT processors do not belong into a process that faces the network";
 const PERL: &str = "Perl is not embedded; filters are written in Rust (see examples/)";
-const GEOIP: &str = "the format of these databases is no longer published; \"geo\" reads ranges of addresses";
+const GEOIP: &str =
+    "the format of these databases is no longer published; \"geo\" reads ranges of addresses";
 const PROFILES: &str = "profiles are taken from outside, with perf";
 const MEMORY: &str = "it depends on the allocator of Solaris";
 

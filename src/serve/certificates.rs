@@ -1,16 +1,26 @@
-//! Certificates that change while a site serves: their files are looked at by a thread that serves nobody.
+//! Certificates that change while a site serves. Where there is a master it looks at their files, which a worker may not
+//! be able to read, and hands over what is new; else a thread that serves nobody does.
 
 use super::thread::Shared;
 use crate::log::{Level, process_log};
 use crate::module::{Renew, Site, TlsServer};
 use crate::tls::ffi;
-use crate::tls::load::{Loader, Version};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use crate::tls::load::Loader;
+use crate::tls::watch::{Group, Watch};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// When a certificate that is about to end is told of.
+const SOON: i64 = 14 * DAY;
+const DAY: i64 = 86_400;
+/// How often that is.
+const AGAIN: Duration = Duration::from_secs(DAY as u64);
+/// The longest sleep: a reload may have changed what there is to do.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Starts the thread, once a process.
 pub(super) fn watch(shared: &Arc<Shared>) {
@@ -20,10 +30,10 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     }
     let shared = Arc::downgrade(shared);
     let look = move || {
-        let mut watch = Watch::default();
+        let mut rounds = Rounds::default();
         while let Some(shared) = shared.upgrade() {
             let site = shared.site.load_full();
-            let pause = watch.look(&site);
+            let pause = rounds.next(&site);
             // neither lives on because it is looked at
             drop((site, shared));
             thread::sleep(pause);
@@ -41,156 +51,94 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     }
 }
 
-/// Where nothing is watched; a reload may change that.
-const IDLE: Duration = Duration::from_secs(1);
-/// When a certificate that is about to end is told of.
-const SOON: i64 = 14 * DAY;
-const DAY: i64 = 86_400;
-/// How often that is.
-const AGAIN: Duration = Duration::from_secs(DAY as u64);
+/// The files of a site's servers that are to be watched.
+pub fn watched(site: &Site) -> Watch {
+    Watch::new(servers(site).map(|(_, renew)| Group {
+        interval: renew.interval,
+        files: renew.files.clone(),
+    }))
+}
 
-/// What was seen of the site in force.
+fn servers(site: &Site) -> impl Iterator<Item = (&TlsServer, &Renew)> {
+    site.servers.iter().filter_map(|s| {
+        let tls = s.tls.as_deref()?;
+        Some((tls, tls.renew.as_ref()?))
+    })
+}
+
 #[derive(Default)]
-struct Watch {
+struct Rounds {
     site: u64,
-    /// By the number of the server.
-    servers: HashMap<usize, Seen>,
+    watch: Watch,
     /// When certificates that end soon were told of.
     told: Option<Instant>,
 }
 
-/// A server's files as they were when its context was made, or when that failed.
-struct Seen {
-    versions: Vec<Option<Version>>,
-    due: Instant,
-    trouble: Trouble,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    None,
-    /// The files as they are now were refused once: the other one of a pair may be on its way.
-    Once,
-    /// And are not tried again.
-    Told,
-}
-
-impl Watch {
-    /// Looks at what is due; returns how long nothing will be.
-    fn look(&mut self, site: &Site) -> Duration {
+impl Rounds {
+    /// Does what is due; returns how long to sleep.
+    fn next(&mut self, site: &Site) -> Duration {
         if self.site != site.serial {
             self.site = site.serial;
-            self.servers.clear();
             self.told = None;
+            self.watch = if site.main.master_process {
+                Watch::default()
+            } else {
+                watched(site)
+            };
         }
         let now = Instant::now();
-        let mut next = None;
-        // files and texts that many servers share are read and told of once
-        let mut pass = Pass::default();
-        for (n, tls, renew) in watched(site) {
-            let seen = self.servers.entry(n).or_insert_with(|| Seen {
-                versions: renew.files.iter().map(|(_, s)| *s).collect(),
-                due: now,
-                trouble: Trouble::None,
-            });
-            if seen.due <= now {
-                seen.due = now + renew.interval;
-                pass.look(tls, renew, seen);
-            }
-            next = Some(next.map_or(seen.due, |n: Instant| n.min(seen.due)));
+        let changed = self.watch.look(now);
+        if !changed.is_empty() {
+            renew(site, &changed);
         }
-        pass.tell();
-        if self.told.is_none_or(|at| now.duration_since(at) >= AGAIN) || pass.renewed() {
+        if self.told.is_none_or(|at| now.duration_since(at) >= AGAIN) {
             self.told = Some(now);
             tell_of_ends(site);
         }
-        next.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
-            .min(IDLE.max(Duration::from_secs(5)))
+        let due = self.watch.due();
+        due.map_or(LONGEST, |at| at.saturating_duration_since(now).min(LONGEST))
     }
 }
 
-fn watched(site: &Site) -> impl Iterator<Item = (usize, &TlsServer, &Renew)> {
-    site.servers.iter().enumerate().filter_map(|(n, s)| {
-        let tls = s.tls.as_deref()?;
-        Some((n, tls, tls.renew.as_ref()?))
-    })
-}
-
-/// One round.
-#[derive(Default)]
-struct Pass {
-    versions: HashMap<PathBuf, Option<Version>>,
-    loader: Loader,
-    /// Servers by the files that changed.
-    renewed: BTreeMap<PathBuf, usize>,
-    refused: HashSet<String>,
-}
-
-impl Pass {
-    fn look(&mut self, tls: &TlsServer, renew: &Renew, seen: &mut Seen) {
-        let present: Vec<_> = renew.files.iter().map(|(p, _)| self.version(p)).collect();
-        let changed = present != seen.versions;
-        if !changed && seen.trouble != Trouble::Once {
-            return;
+/// Makes the contexts anew of servers that use any of these files. A server whose files are at fault keeps what it has.
+pub fn renew(site: &Site, files: &BTreeSet<PathBuf>) {
+    // what many servers share is read and told of once
+    let mut loader = Loader::default();
+    let mut renewed: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    let mut refused = BTreeSet::new();
+    for (tls, renew) in servers(site) {
+        if !renew.files.iter().any(|(path, _)| files.contains(path)) {
+            continue;
         }
-        match (renew.make)(&mut self.loader) {
-            Ok(Some(context)) => {
-                tls.context.store(Some(context));
-                let files = renew.files.iter().zip(seen.versions.iter().zip(&present));
-                for ((path, _), (old, new)) in files {
-                    if old != new {
-                        *self.renewed.entry(path.clone()).or_default() += 1;
-                    }
+        match (renew.make)(&mut loader) {
+            Ok(made) => {
+                for (name, _) in made.iter().flat_map(|m| &m.certificates) {
+                    *renewed.entry(name.clone()).or_default() += 1;
                 }
-                seen.trouble = Trouble::None;
+                tls.context.store(made);
             }
-            Ok(None) => seen.trouble = Trouble::None,
-            Err(_) if changed => seen.trouble = Trouble::Once,
             Err(text) => {
-                self.refused.insert(text);
-                seen.trouble = Trouble::Told;
+                refused.insert(text);
             }
         }
-        seen.versions = present;
     }
-
-    fn version(&mut self, path: &Path) -> Option<Version> {
-        if let Some(known) = self.versions.get(path) {
-            return *known;
-        }
-        let version = Version::of(path);
-        self.versions.insert(path.to_owned(), version);
-        version
+    let log = process_log();
+    for (name, servers) in &renewed {
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("certificate \"{name}\" was read anew, {servers} servers use it"),
+        );
     }
-
-    fn renewed(&self) -> bool {
-        !self.renewed.is_empty()
+    for text in &refused {
+        log.write(
+            Level::Error,
+            None,
+            format_args!("{text}, what was there before stays in use"),
+        );
     }
-
-    fn tell(&mut self) {
-        if self.renewed() {
-            // what a reload must not take for the present
-            std::mem::take(&mut self.loader).keep_beside();
-        }
-        let log = process_log();
-        for (path, servers) in &self.renewed {
-            log.write(
-                Level::Notice,
-                None,
-                format_args!(
-                    "\"{}\" has changed, {servers} servers use it",
-                    path.display()
-                ),
-            );
-        }
-        for text in &self.refused {
-            log.write(
-                Level::Error,
-                None,
-                format_args!("{text}, what was there before stays in use"),
-            );
-        }
-    }
+    // what a reload must not take for the present
+    loader.keep_beside();
 }
 
 /// Warns of certificates that end soon, each once.

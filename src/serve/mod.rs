@@ -2,7 +2,7 @@
 
 mod background;
 pub mod buffers;
-mod certificates;
+pub mod certificates;
 mod conn;
 mod early;
 mod front;

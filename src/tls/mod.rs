@@ -9,3 +9,4 @@ pub mod load;
 pub mod ocsp;
 pub mod session;
 pub mod stapling;
+pub mod watch;
