@@ -20,6 +20,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod engine;

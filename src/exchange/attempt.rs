@@ -2,7 +2,7 @@
 
 use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
-use super::{body, head, tunnel};
+use super::{body, cache, head, tunnel};
 use crate::engine::phases::Outcome;
 use crate::log::Level;
 use crate::module::{BodyLength, Codec, Pass, Request, next};
@@ -241,7 +241,7 @@ impl<'a> Attempt<'a> {
             })?);
         }
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort;
+        let watch = !conf.ignore_client_abort && !cache::outlives_client(r, self.pass);
         let opening = async {
             if self.pooled() {
                 pool::get(connector, self.group, self.peer, tag, &options).await
@@ -342,7 +342,8 @@ impl<'a> Attempt<'a> {
     ) -> Result<usize, Failure> {
         let conf = &self.pass.conf;
         let down = r.down.clone();
-        let watch = !conf.ignore_client_abort && !self.streaming;
+        let watch =
+            !conf.ignore_client_abort && !self.streaming && !cache::outlives_client(r, self.pass);
         let UpConn { rbuf, .. } = conn;
         let mut buf = std::mem::take(rbuf);
         buf.reserve(4096);
@@ -429,6 +430,7 @@ impl<'a> Attempt<'a> {
         let status = r.upstream.head.status;
         let codec = self.pass.protocol.codec();
         let kind = head::condition(status);
+        cache::judge(r, self.pass);
         if kind != 0 && conf.next_upstream & kind != 0 {
             // the last peer's own answer is passed on, so the response must be kept for that case
             let more = self.more_peers(r);
@@ -441,6 +443,24 @@ impl<'a> Attempt<'a> {
                 });
             }
         }
+        let to = self.target.destination();
+        if kind != 0
+            && cache::may_be_stale(r, kind)
+            && let Some(outcome) = cache::stale(r, self.pass, &to, kind, false).await
+        {
+            return Ok(outcome);
+        }
+        if status == 304
+            && let Some(outcome) = cache::revalidated(r, self.pass, &to).await
+        {
+            // an answer without a body has come to its end
+            let body = match body {
+                Body::Http if !r.upstream.head.connection_close => Body::Nothing,
+                body => body,
+            };
+            body::finish(self, conn, connector, body);
+            return Ok(outcome);
+        }
         if matches!(codec, Codec::Memcached { .. }) && status == 404 {
             // memcached has no pages
             body::finish(self, conn, connector, body);
@@ -450,7 +470,8 @@ impl<'a> Attempt<'a> {
             && matches!(codec, Codec::Http1 | Codec::Cgi)
             && r.head.headers.contains(b"upgrade")
         {
-            head::copy(self, r);
+            cache::abandon(r);
+            head::copy(self.pass, &to, r);
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
@@ -464,15 +485,16 @@ impl<'a> Attempt<'a> {
             {
                 r.out.headers.set(b"WWW-Authenticate", &v);
             }
+            cache::failed_with(r, status);
             return Ok(Outcome::Status(status));
         }
         if let Some(steer) = self.group.extras.steer.as_deref() {
             steer.head(r, self.peer);
         }
-        if let Some(redirect) = head::accel_redirect(self, r) {
+        if let Some(redirect) = head::accel_redirect(self.pass, r) {
             return Ok(redirect);
         }
-        head::copy(self, r);
+        head::copy(self.pass, &to, r);
         Ok(body::pass_on(self, r, conn, connector, body).await)
     }
 

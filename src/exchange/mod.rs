@@ -3,6 +3,7 @@
 
 mod attempt;
 mod body;
+pub(crate) mod cache;
 pub mod cgi;
 mod codec;
 mod dry;
@@ -64,6 +65,12 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
             .map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
+    r.upstream.forget_cache();
+    if let Some(settings) = &pass.conf.cache
+        && let Some(outcome) = cache::open(r, pass, settings).await
+    {
+        return outcome;
+    }
     let found = match target::fixed(pass) {
         Some(t) => Ok(t),
         None => Box::pin(target::find(r, pass)).await,
@@ -95,6 +102,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         return outcome;
     }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
+    cache::close(r, &outcome);
     r.put_scratch(bytes);
     outcome
 }
@@ -160,6 +168,10 @@ async fn tries(
                 Level::Error,
                 format_args!("no live upstreams while connecting to upstream"),
             );
+            let to = target.destination();
+            if let Some(outcome) = cache::stale(r, pass, &to, next::ERROR, true).await {
+                return outcome;
+            }
             return Outcome::Status(502);
         };
         let peer = picked.peer();
@@ -263,6 +275,13 @@ async fn tries(
             || r.header_sent
             || !(failure.paid || may_retry(group))
         {
+            let to = target.destination();
+            if !r.header_sent
+                && failure.outcome.is_none()
+                && let Some(outcome) = cache::stale(r, pass, &to, kind, true).await
+            {
+                return outcome;
+            }
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }
     }

@@ -40,8 +40,8 @@ pub use downstream::{
     BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo,
 };
 pub use hook::{
-    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next,
-    Phase, RedirectTo, StatusText,
+    Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
+    Logger, Next, Phase, Prepare, RedirectTo, StatusText,
 };
 pub use pass::*;
 pub use pattern::{Captures, Pattern};

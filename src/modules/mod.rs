@@ -40,6 +40,7 @@ pub mod refused;
 pub mod rewrite;
 pub mod scgi;
 pub mod secure_link;
+pub mod slice;
 pub mod split_clients;
 pub mod ssi;
 pub mod ssl;
@@ -85,6 +86,7 @@ pub fn builtin() -> Registry {
     r.add::<auth_request::AuthRequest>();
     r.add::<explain::Explain>();
     // response heads, in nginx's order
+    r.add::<slice::Slice>();
     r.add::<headers::HeadersModule>();
     r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();

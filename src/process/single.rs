@@ -93,6 +93,7 @@ pub(super) fn run(started: Started, ready: Ready) -> Result<i32, i32> {
         }),
     )?;
     let code = service.serve(exited);
+    crate::cache::close_all();
     LogFiles::global().flush_all(&process_log());
     // SAFETY: ends the process. Exit handlers of libraries must not run while other threads still use them.
     #[allow(unsafe_code)]

@@ -126,6 +126,8 @@ pub(super) fn make_temp_folders(site: &Site, identity: Option<&Identity>, log: &
             folders.insert(&pass.conf.temp_path.path);
         }
     }
+    let caches = crate::cache::paths(site);
+    folders.extend(caches.iter().map(|c| &c.zone.root));
     for folder in folders {
         let failed = |what: &'static str| {
             move |error: std::io::Error| {

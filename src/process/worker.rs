@@ -162,6 +162,7 @@ impl Worker {
         )?;
         let code = service.serve(exited);
         let log = process_log();
+        crate::cache::close_all();
         LogFiles::global().flush_all(&log);
         if code == 0 {
             log.write(Level::Notice, None, format_args!("exit"));

@@ -50,6 +50,7 @@ pub struct Shared {
 impl Shared {
     /// State of a process that serves `site` on so many threads.
     pub fn new(site: Site, threads: usize) -> Shared {
+        crate::cache::activate(&site);
         Shared {
             site: ArcSwap::from_pointee(site),
             epoch: AtomicU64::new(0),
@@ -66,6 +67,7 @@ impl Shared {
 
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
+        crate::cache::activate(&site);
         let before = self.site.swap(Arc::new(site));
         let epoch = self.epoch.fetch_add(1, Ordering::Release) + 1;
         self.renewed.send_replace(epoch);

@@ -95,6 +95,8 @@ impl Module for Proxy {
         ),
         shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad and "),
         shared::buffer_directives!("proxy", ProxyConf),
+        shared::cache_directives!("proxy", ProxyConf, " Default: $scheme$proxy_host$request_uri."),
+        CONVERT_HEAD,
         tls_directives!("proxy", ProxyConf),
     );
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
@@ -110,6 +112,15 @@ impl Module for Proxy {
         Ok(())
     }
 }
+
+/// What of the cache only HTTP has.
+const CONVERT_HEAD: &[Directive<ProxyConf>] = &[Directive::new(
+    "proxy_cache_convert_head",
+    A,
+    FLAG,
+    "`proxy_cache_convert_head on|off;` Asks for the whole response where the client asks for its head, so that it can be stored. Default: on.",
+    |c, s, _| once(&mut c.pass.cache.convert_head, s, s.flag(0)?),
+)];
 
 /// The directives that only this module has.
 const OWN: &[Directive<ProxyConf>] = &[
