@@ -515,6 +515,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics(url in "http://.{0,40}", answer in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Responder::parse(&url);
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\n";
+            let _ = body(&[&head[..], &answer].concat());
+            let _ = body(&answer);
+        }
+    }
+
     #[test]
     fn a_cache_is_bounded_and_forgets() {
         let cache = Cache {
