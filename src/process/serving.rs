@@ -83,6 +83,11 @@ impl Serving {
         Changes::between(&before, &self.shared.site.load())
     }
 
+    /// The site in force.
+    pub fn site(&self) -> Arc<Site> {
+        self.shared.site.load_full()
+    }
+
     /// Accepts on these sockets and no others.
     pub fn listen(&mut self, sockets: &[Handle]) {
         self.accepting.retain(|(id, stop)| {
