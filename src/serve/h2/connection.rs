@@ -1,6 +1,7 @@
 //! A connection: reads frames, serves the requests that they open, sends what the streams have put into frames.
 
 use super::flood::Flood;
+use super::frames::LARGEST_FRAME;
 use super::link::{HIGH_WATER, Link};
 use super::listener;
 use super::open::{Opened, Served};
@@ -37,6 +38,8 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     /// The header block that is coming in.
     pub(super) block: Option<Block>,
+    /// A HEADERS frame that has come in part, and when the rest must have come.
+    pub(super) partial: Option<(u32, Instant)>,
     /// The fields of the last one.
     pub(super) fields: Fields,
     /// What all streams together may still receive.
@@ -94,7 +97,8 @@ pub(super) struct Block {
     pub end_stream: bool,
     /// CONTINUATION frames so far.
     pub frames: usize,
-    pub until: Instant,
+    /// When the rest must have come; `None` once it has been given up.
+    pub until: Option<Instant>,
 }
 
 /// Streams that ended not long ago, and whether frames for them may still be on their way.
@@ -159,6 +163,7 @@ impl Connection {
             preface: crate::http::h2::PREFACE.len(),
             decoder: Decoder::new(DEFAULT_TABLE),
             block: None,
+            partial: None,
             fields: Fields::default(),
             recv_window: i64::from(MAX_WINDOW),
             settings_acked: false,
@@ -222,7 +227,7 @@ impl Connection {
     /// What a server says first.
     fn greet(&self) {
         use frame::setting::{
-            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
+            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE,
         };
         let out = &mut *self.link.lock();
         frame::settings(
@@ -230,6 +235,7 @@ impl Connection {
             &[
                 (MAX_CONCURRENT_STREAMS, self.conf.max_concurrent_streams),
                 (INITIAL_WINDOW_SIZE, self.conf.preread),
+                (MAX_FRAME_SIZE, LARGEST_FRAME),
                 (ENABLE_CONNECT_PROTOCOL, 1),
             ],
         );
@@ -344,7 +350,8 @@ impl Connection {
 
     /// Nothing can be moved now: for how long that may be so.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let idle = self.processing == 0 && self.write_until.is_none();
+        let heading = self.heading();
+        let idle = self.processing == 0 && self.write_until.is_none() && heading.is_none();
         if idle {
             if self.idle_until.is_none() {
                 let limit = if self.kept {
@@ -362,8 +369,7 @@ impl Connection {
             self.state = None;
         }
         loop {
-            let block = self.block.as_ref().map(|b| b.until);
-            let first = [self.idle_until, self.write_until, block]
+            let first = [self.idle_until, self.write_until, heading]
                 .into_iter()
                 .flatten()
                 .min();
@@ -391,18 +397,55 @@ impl Connection {
             if passed(self.write_until) {
                 return Poll::Ready(End::Lost);
             }
-            let code = if passed(block) || !self.kept {
+            let late = || {
                 self.link.log(
                     Level::Info,
                     format_args!("client timed out (110: Connection timed out)"),
                 );
-                Code::PROTOCOL_ERROR
-            } else {
+            };
+            if passed(heading) {
+                late();
+                self.give_up_heading();
+                // what that made us send
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let code = if self.kept {
                 Code::NO_ERROR
+            } else {
+                late();
+                Code::PROTOCOL_ERROR
             };
             self.go_away(code);
             return Poll::Ready(End::Closed);
         }
+    }
+
+    /// When the head that is coming in must be whole.
+    fn heading(&self) -> Option<Instant> {
+        self.block
+            .as_ref()
+            .and_then(|b| b.until)
+            .or(self.partial.map(|p| p.1))
+            .filter(|_| self.block.is_some() || self.partial.is_some_and(|p| p.0 > self.last))
+    }
+
+    /// The head that is coming in is too late: its stream ends, the rest is read for the sake of the table.
+    fn give_up_heading(&mut self) {
+        let stream = match &mut self.block {
+            Some(b) => {
+                b.until = None;
+                b.stream
+            }
+            None => self.partial.map_or(0, |p| p.0),
+        };
+        if self.streams.contains_key(&stream) {
+            return;
+        }
+        self.last = self.last.max(stream);
+        self.kept = true;
+        self.closed.add(stream, true);
+        self.link.lock().reset(stream, Code::PROTOCOL_ERROR);
     }
 
     /// Takes no more streams, and says so once.

@@ -4,7 +4,7 @@ use super::connection::{Block, Connection, Fault};
 use super::stream::Stream;
 use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, kind, setting};
 use crate::http::h2::hpack::{DecodeError, ListLimits};
-use crate::http::h2::{Code, DEFAULT_FRAME, MAX_WINDOW, PREFACE};
+use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
 use crate::http::headers::Headers;
 use crate::log::Level;
 use bytes::{Buf, BytesMut};
@@ -17,10 +17,14 @@ enum Purpose {
     Open,
     /// The end of a request's body.
     Trailers(Arc<Stream>),
+    /// The same on a stream that we have reset already.
+    Late,
     /// Nothing: it is read for the sake of the table.
     Nothing,
 }
 
+/// The largest frame that we take, bytes.
+pub(super) const LARGEST_FRAME: u32 = 1 << 16;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
@@ -61,7 +65,20 @@ impl Connection {
             let Some(head) = Head::parse(rest) else {
                 break Ok(());
             };
-            if head.length > DEFAULT_FRAME as usize {
+            if head.kind == kind::PUSH_PROMISE {
+                break self.fault(
+                    Code::PROTOCOL_ERROR,
+                    format_args!("client sent PUSH_PROMISE frame"),
+                );
+            }
+            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
+            if block && head.length > self.largest_block() {
+                break self.fault(
+                    Code::ENHANCE_YOUR_CALM,
+                    format_args!("client sent too large header"),
+                );
+            }
+            if head.length > LARGEST_FRAME as usize {
                 break self.fault(
                     Code::FRAME_SIZE_ERROR,
                     format_args!(
@@ -71,8 +88,13 @@ impl Connection {
                 );
             }
             let Some(payload) = rest.get(HEAD..HEAD + head.length) else {
+                if head.kind == kind::HEADERS && head.stream > self.last {
+                    let until = Instant::now() + self.conf.header_timeout;
+                    self.partial.get_or_insert((head.stream, until));
+                }
                 break Ok(());
             };
+            self.partial = None;
             let full = self.processing >= self.conf.max_concurrent_streams as usize;
             if head.kind == kind::HEADERS && full && !self.opened.is_empty() {
                 break Ok(());
@@ -96,10 +118,7 @@ impl Connection {
     }
 
     fn frame(&mut self, head: &Head, frame: Frame<'_>) -> Result<(), Fault> {
-        if let Some(block) = &self.block
-            && head.kind != kind::CONTINUATION
-        {
-            let _ = block;
+        if self.block.is_some() && head.kind != kind::CONTINUATION {
             return self.fault(
                 Code::PROTOCOL_ERROR,
                 format_args!("client sent inappropriate frame while CONTINUATION was expected"),
@@ -136,7 +155,7 @@ impl Connection {
                     bytes: BytesMut::from(block),
                     end_stream: end,
                     frames: 0,
-                    until: Instant::now() + self.conf.header_timeout,
+                    until: Some(Instant::now() + self.conf.header_timeout),
                 });
                 Ok(())
             }
@@ -166,10 +185,8 @@ impl Connection {
                 self.settings_acked = true;
                 Ok(())
             }
-            Frame::PushPromise => self.fault(
-                Code::PROTOCOL_ERROR,
-                format_args!("client sent PUSH_PROMISE frame"),
-            ),
+            // refused as soon as its type was seen
+            Frame::PushPromise => Ok(()),
             Frame::Ping { ack, data } => {
                 self.flood.frame();
                 if !ack {
@@ -236,10 +253,16 @@ impl Connection {
         }
         self.flood.frame();
         // what was on its way when we reset the stream is no error
-        if answered && !self.streams.contains_key(&id) && self.closed.was_reset(id) == Some(false) {
+        let open = self.streams.get(&id).map(|s| s.is_reset());
+        if answered && open.or(self.closed.was_reset(id)) == Some(false) {
             self.link.lock().reset(id, Code::STREAM_CLOSED);
         }
         Ok(())
+    }
+
+    /// Bytes of the largest header block that can be of use.
+    fn largest_block(&self) -> usize {
+        self.conf.list.saturating_add(BLOCK_OVERHEAD)
     }
 
     fn continuation(&mut self, id: u32, bytes: &[u8], whole: bool) -> Result<(), Fault> {
@@ -257,13 +280,15 @@ impl Connection {
         }
         block.frames += 1;
         block.bytes.extend_from_slice(bytes);
-        if block.bytes.len() > self.conf.list.saturating_add(BLOCK_OVERHEAD) {
+        let long = block.bytes.len();
+        let frames = block.frames;
+        if long > self.largest_block() {
             return self.fault(
                 Code::ENHANCE_YOUR_CALM,
                 format_args!("client sent too large header"),
             );
         }
-        if block.frames > CONTINUATIONS {
+        if frames > CONTINUATIONS {
             return self.fault(
                 Code::ENHANCE_YOUR_CALM,
                 format_args!("http2 flood detected"),
@@ -287,30 +312,33 @@ impl Connection {
             let code = match e {
                 DecodeError::LargeField | DecodeError::LargeList => Code::ENHANCE_YOUR_CALM,
                 DecodeError::NoName => Code::PROTOCOL_ERROR,
+                // as nginx has it
+                DecodeError::Truncated => Code::FRAME_SIZE_ERROR,
                 _ => Code::COMPRESSION_ERROR,
             };
             return self.fault(code, format_args!("client {e}"));
         }
         match purpose {
             Purpose::Open => return self.open(id, block.len(), end),
-            Purpose::Trailers(stream) => {
-                let trailers = end.then(|| trailers(&self.fields)).flatten();
-                match trailers {
-                    Some(t) => {
-                        if !stream.receive_trailers(Some(t)) {
-                            stream.close(Some(Code::STREAM_CLOSED));
-                        }
-                    }
-                    None => {
-                        self.link.log(
-                            Level::Info,
-                            format_args!("client sent invalid trailers on stream {id}"),
-                        );
-                        stream.close(Some(Code::PROTOCOL_ERROR));
-                    }
+            Purpose::Nothing => return Ok(()),
+            Purpose::Trailers(_) | Purpose::Late => {}
+        }
+        let trailers = end.then(|| trailers(&self.fields)).flatten();
+        if trailers.is_none() {
+            self.link.log(
+                Level::Info,
+                format_args!("client sent invalid trailers on stream {id}"),
+            );
+        }
+        match (purpose, trailers) {
+            (Purpose::Trailers(stream), Some(t)) => {
+                if !stream.receive_trailers(Some(t)) {
+                    stream.close(Some(Code::STREAM_CLOSED));
                 }
             }
-            Purpose::Nothing => {}
+            (Purpose::Trailers(stream), None) => stream.close(Some(Code::PROTOCOL_ERROR)),
+            (_, None) => self.link.lock().reset(id, Code::PROTOCOL_ERROR),
+            _ => {}
         }
         Ok(())
     }
@@ -330,7 +358,7 @@ impl Connection {
             });
         }
         if let Some(stream) = self.streams.get(&id) {
-            if stream.is_closed() {
+            if stream.is_reset() {
                 return Ok(Purpose::Nothing);
             }
             if stream.in_closed() {
@@ -343,16 +371,12 @@ impl Connection {
             }
             return Ok(Purpose::Trailers(stream.clone()));
         }
-        let code = match self.closed.was_reset(id) {
-            Some(true) => {
-                self.flood.frame();
-                return Ok(Purpose::Nothing);
-            }
-            Some(false) => Code::STREAM_CLOSED,
-            None => Code::PROTOCOL_ERROR,
-        };
+        if self.closed.was_reset(id) == Some(true) {
+            self.flood.frame();
+            return Ok(Purpose::Late);
+        }
         self.fault(
-            code,
+            Code::PROTOCOL_ERROR,
             format_args!(
                 "client sent HEADERS frame with incorrect identifier {id}, the last was {}",
                 self.last
@@ -410,7 +434,7 @@ impl Connection {
                 format_args!("client terminated stream {id} with status {n}"),
             ),
         }
-        if stream.close(None) {
+        if stream.taken_back() {
             self.flood.reset();
         }
         Ok(())
