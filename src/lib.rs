@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod admin;
 pub mod cli;
 pub mod config;
 pub mod engine;
@@ -56,6 +57,10 @@ pub fn main_with(
 ) -> ExitCode {
     let mut registry = modules::builtin();
     add(&mut registry);
-    let code = process::main(registry, std::env::args_os().skip(1));
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let code = match admin::subcommand(&args) {
+        Some(run) => run(registry, &args),
+        None => process::main(registry, args.into_iter()),
+    };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -1,8 +1,9 @@
 //! Who makes the response: the location's own handler, or the first of the general ones that wants to.
 
 use super::phases::{Outcome, outcome, settle};
+use super::tale;
 use crate::log::Level;
-use crate::module::{Content, Location, Request};
+use crate::module::{Content, Location, Next, Request};
 
 /// Produces the content of a request in its location.
 pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
@@ -10,6 +11,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
         Some(Content::Upstream(pass)) => return crate::exchange::run(r, pass).await,
         Some(Content::Handler(h)) => {
             let next = settle(h.handle(r)).await;
+            r.explain(|| tale::content(r, h.name(), &next));
             return outcome(r, next).await.unwrap_or(Outcome::Status(404));
         }
         None if r.lost_pass => return Outcome::Status(500),
@@ -17,6 +19,9 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
     }
     for h in &location.hooks.contents {
         let next = settle(h.handle(r)).await;
+        if !matches!(next, Next::Continue) {
+            r.explain(|| tale::content(r, h.name(), &next));
+        }
         if let Some(o) = outcome(r, next).await {
             return o;
         }

@@ -66,7 +66,7 @@ pub(super) fn collect(
                 continue;
             };
             let Some(a) = order.get_mut(i) else { continue };
-            if a.servers.contains(&(n as u32)) {
+            if a.servers.last() == Some(&(n as u32)) {
                 return Err(Box::new(at(format!("a duplicate listen {}", spec.addr))));
             }
             a.servers.push(n as u32);
@@ -103,6 +103,17 @@ pub(super) fn collect(
                 }));
             }
         }
+    }
+    let mut addrs = vec![Vec::new(); servers.len()];
+    for a in &order {
+        for n in &a.servers {
+            if let Some(list) = addrs.get_mut(*n as usize) {
+                list.push(a.spec.addr.clone());
+            }
+        }
+    }
+    for (server, list) in servers.iter_mut().zip(addrs) {
+        server.addrs = list.into();
     }
     let mut listeners = Vec::with_capacity(order.len());
     for a in order {

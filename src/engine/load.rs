@@ -2,7 +2,7 @@
 
 use super::site::{self, Defaults};
 use crate::config::{self, Diag, Reader, Sources};
-use crate::module::{BlockKind, Build, Registry, Site};
+use crate::module::{BlockKind, Build, Registry, Site, WrittenList};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,9 +49,38 @@ pub fn load(
     options: &LoadOptions,
     reader: &dyn Reader,
 ) -> Result<Loaded, LoadError> {
-    let conf_prefix = options.conf.parent().unwrap_or(Path::new("")).to_path_buf();
-    let mut b = Build::new(registry.clone(), &options.prefix, &conf_prefix);
+    read(&mut build(registry, options), options, reader)
+}
+
+/// The same, and what stands where: for explaining requests.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_written(
+    registry: &Arc<Registry>,
+    options: &LoadOptions,
+    reader: &dyn Reader,
+) -> Result<(Loaded, WrittenList), LoadError> {
+    let mut b = build(registry, options);
+    b.written = Some(WrittenList::default());
+    let loaded = read(&mut b, options, reader)?;
+    let mut written = b.written.take().unwrap_or_default();
+    written.blocks_of(&b);
+    Ok((loaded, written))
+}
+
+fn build(registry: &Arc<Registry>, options: &LoadOptions) -> Build {
+    let mut b = Build::new(registry.clone(), &options.prefix, &folder(options));
     b.testing = options.testing;
+    b
+}
+
+fn folder(options: &LoadOptions) -> PathBuf {
+    options.conf.parent().unwrap_or(Path::new("")).to_path_buf()
+}
+
+fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loaded, LoadError> {
+    let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {
         // `-g` is read first, and its directives count as given in the main level
@@ -71,7 +100,7 @@ pub fn load(
             error_log: options.error_log.clone(),
             pid: options.pid.clone(),
         };
-        site::assemble(&mut b, &defaults)
+        site::assemble(b, &defaults)
     })();
     let warnings = std::mem::take(&mut b.warnings);
     match result {

@@ -1,6 +1,8 @@
 //! The runtime that calls the modules: assembling a site, finding server and location, the phases,
 //! the response on its way out, error pages.
 
+pub mod changes;
+pub mod choice;
 pub mod content;
 pub mod core;
 pub mod error_page;
@@ -15,6 +17,7 @@ pub mod phases;
 pub mod redirect;
 pub mod site;
 pub mod subrequest;
+pub mod tale;
 pub mod target;
 mod tls;
 pub mod variables;

@@ -176,6 +176,11 @@ fn write_head(r: &mut Request) {
             r.out.clear_last_modified();
         }
     }
+    if r.out.status < 200 {
+        // a 101 that the client did not ask for: nothing follows it
+        r.out.header_only = true;
+        r.keepalive = false;
+    }
     // nginx's own Last-Modified is of the document, not of an error
     if r.out.last_modified_text.is_empty() && !matches!(r.out.status, 200 | 206 | 304) {
         r.out.last_modified = None;

@@ -1,7 +1,7 @@
 //! The path of a request through the phases, with internal redirects inside the loop.
 
 use super::lookup::{self, Found};
-use super::{content, error_page, output};
+use super::{content, error_page, output, tale};
 use crate::http::uri;
 use crate::log::Level;
 use crate::module::*;
@@ -100,6 +100,9 @@ pub(crate) async fn subrequest(r: &mut Request) {
 
 /// Calls the loggers of the request's location.
 pub fn log(r: &mut Request) {
+    if r.is_dry() {
+        return;
+    }
     let site = r.site.clone();
     if let Some(l) = site.locations.get(r.location as usize) {
         for logger in &l.hooks.log {
@@ -179,6 +182,10 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         return Err(500);
     };
     r.location = server.default_location;
+    if r.trace.is_some() {
+        let step = super::choice::server(listener, r);
+        r.explain(|| step);
+    }
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
         r.error(
             Level::Info,
@@ -211,6 +218,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
         );
         return Err(500);
     }
+    r.explain(|| tale::redirect(&to));
     r.internal = true;
     r.valid_location = true;
     r.upstream.forget_target();
@@ -311,6 +319,10 @@ const Level_SERVER_DEFAULT: crate::module::Level = crate::module::Level::ServerD
 
 /// Finds the location of the URI and checks what nginx checks on entering one.
 fn find_location(r: &mut Request) -> Option<Outcome> {
+    if r.trace.is_some() {
+        let step = super::choice::location(r);
+        r.explain(|| step);
+    }
     match lookup::location(r) {
         Found::At(id) => r.location = id,
         Found::Slash => {
@@ -337,8 +349,10 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
         && methods & r.method.bit() == 0
     {
         r.location = other;
+        r.explain(|| tale::limit_except(r, other));
     }
     if location.core.internal && !r.internal {
+        r.explain(|| Step::new("location", "internal: not for clients").at(&location.place));
         return Some(Outcome::Status(404));
     }
     keepalive(r, &location.core);
@@ -439,7 +453,11 @@ async fn access(
     }
     let mut refused = None;
     for (_, step) in list {
-        match settle(step.handle(r)).await {
+        let next = settle(step.handle(r)).await;
+        if r.trace.is_some() && tale::module_of(step.name()) != "access" {
+            r.explain(|| tale::access(step.name(), &next));
+        }
+        match next {
             Next::Continue => {}
             Next::Allow if satisfy == Satisfy::Any => {
                 let proxy = r.method == crate::http::method::Method::Connect;
@@ -500,6 +518,9 @@ async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
 
 async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
     let next = settle(step.handle(r)).await;
+    if r.trace.is_some() {
+        tale::step(r, step.name(), &next);
+    }
     outcome(r, next).await
 }
 

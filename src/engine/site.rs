@@ -1,7 +1,6 @@
 //! From blocks of settings to a [`Site`]: inheritance, locations, names, listeners.
 
 use super::core::http::HttpWritten;
-use super::core::location::Locations;
 use super::core::main::CoreWritten;
 use super::core::server::{ServerName, ServerWritten, Servers};
 use super::core::{Core, Http2, HttpCore, HttpServer};
@@ -25,6 +24,7 @@ type ByName<T> = HashMap<Box<[u8]>, T>;
 
 /// Assembles the site of a configuration that has been read.
 pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
+    let groups = crate::modules::upstream::groups(b);
     b.configured()?;
     b.finish()?;
     inherit_all(b);
@@ -70,44 +70,91 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
         error_log,
         main,
         var_names,
+        background: std::mem::take(&mut b.background),
         registry: b.registry.clone(),
+        groups,
+        prints: Prints::of(b),
     })
+}
+
+const STREAM: Place = Place::STREAM
+    .or(Place::STREAM_SERVER)
+    .or(Place::STREAM_UPSTREAM);
+
+impl Prints {
+    fn of(b: &Build) -> Prints {
+        let print = |is: fn(&BlockKind) -> bool| {
+            let found = b.blocks.iter().find(|x| is(&x.kind));
+            found.map_or(0, |x| x.print)
+        };
+        Prints {
+            main: print(|k| matches!(k, BlockKind::Main)),
+            events: print(|k| matches!(k, BlockKind::Events)),
+            http: print(|k| matches!(k, BlockKind::Http)),
+            stream: b
+                .blocks
+                .iter()
+                .filter(|x| STREAM.allows(x.place))
+                .fold(0, |all: u64, x| all.rotate_left(5) ^ x.print),
+            upstreams: b
+                .blocks
+                .iter()
+                .filter_map(|x| match &x.kind {
+                    BlockKind::Upstream(name) if x.place == Place::UPSTREAM => {
+                        Some((name.as_str().into(), x.print))
+                    }
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// Effective settings of every block: outer blocks come before inner ones in the list.
 fn inherit_all(b: &mut Build) {
     let registry = b.registry.clone();
+    // modules whose settings inner blocks do not simply share
+    let own: Vec<usize> = registry
+        .modules()
+        .enumerate()
+        .filter(|(_, module)| !module.inherited())
+        .map(|(m, _)| m)
+        .collect();
+    let none: Arc<[Option<Arc<AnyConf>>]> = vec![None; registry.len()].into();
     for i in 0..b.blocks.len() {
-        for (m, module) in registry.modules().enumerate() {
-            let Some(block) = b.blocks.get_mut(i) else {
-                continue;
-            };
-            let parent = block.parent.map(|p| p.0 as usize);
-            let written = block.written.get_mut(m).and_then(Option::take);
-            let outer = parent
-                .and_then(|p| b.blocks.get(p))
-                .and_then(|p| p.effective.get(m))
-                .cloned()
-                .flatten();
-            let value = match (written, outer) {
-                (Some(mut w), Some(o)) => {
-                    module.inherit(&mut *w, &*o);
-                    Some(Arc::from(w))
+        let Some(block) = b.blocks.get_mut(i) else {
+            continue;
+        };
+        let parent = block.parent.map(|p| p.0 as usize);
+        let mut written = std::mem::take(&mut block.written);
+        let outer = parent
+            .and_then(|p| b.blocks.get(p))
+            .map_or_else(|| none.clone(), |p| p.effective.clone());
+        let says = |m: usize| written.iter().any(|(n, _)| *n == m);
+        let silent = own
+            .iter()
+            .copied()
+            .filter(|m| !says(*m) && outer.get(*m).is_some_and(Option::is_some))
+            .filter_map(|m| Some((m, registry.module(m)?.new_conf())))
+            .collect::<Vec<_>>();
+        written.extend(silent);
+        let mut effective = outer.clone();
+        if !written.is_empty() {
+            // its own from here on
+            let list = Arc::make_mut(&mut effective);
+            for (m, mut conf) in written {
+                let (Some(module), Some(slot)) = (registry.module(m), list.get_mut(m)) else {
+                    continue;
+                };
+                match slot.take() {
+                    Some(o) => module.inherit(&mut *conf, &*o),
+                    None => module.inherit(&mut *conf, &*module.new_conf()),
                 }
-                (Some(mut w), None) => {
-                    module.inherit(&mut *w, &*module.new_conf());
-                    Some(Arc::from(w))
-                }
-                (None, Some(o)) if !module.inherited() => {
-                    let mut w = module.new_conf();
-                    module.inherit(&mut *w, &*o);
-                    Some(Arc::from(w))
-                }
-                (None, o) => o,
-            };
-            if let Some(slot) = b.blocks.get_mut(i).and_then(|b| b.effective.get_mut(m)) {
-                *slot = value;
+                *slot = Some(Arc::from(conf));
             }
+        }
+        if let Some(block) = b.blocks.get_mut(i) {
+            block.effective = effective;
         }
     }
 }
@@ -271,7 +318,21 @@ impl Assembly<'_> {
             named,
             tls: None,
             place: self.at(id),
+            print: self.print(id),
+            deep_print: self.deep_print(id),
+            addrs: Box::default(),
         })
+    }
+
+    fn deep_print(&self, id: BlockId) -> u64 {
+        let inner = self.b.children_of(id).iter();
+        inner.fold(self.print(id), |all, c| {
+            all.rotate_left(5) ^ self.deep_print(*c)
+        })
+    }
+
+    fn print(&self, id: BlockId) -> u64 {
+        self.b.blocks.get(id.0 as usize).map_or(0, |b| b.print)
     }
 
     fn at(&self, id: BlockId) -> Arc<str> {
@@ -309,6 +370,7 @@ impl Assembly<'_> {
             };
             module.attach(&conf, &mut hooks)?;
         }
+        self.b.background.append(&mut hooks.background);
         // the phases run in order whatever the order of the modules
         hooks.steps.sort_by_key(|(p, _)| *p);
         Ok(hooks)
@@ -341,18 +403,17 @@ impl Assembly<'_> {
         {
             ends[i + 1] = hooks.steps.iter().filter(|(p, _)| *p <= phase).count() as u16;
         }
-        let limits = &self.b.shared::<Locations>().limits;
-        let limit = limits
+        let limit = self
+            .b
+            .children_of(id)
             .iter()
-            .find(|(_, outer)| *outer == id && level == Level::Location)
-            .map(|(l, _)| *l);
+            .filter(|_| level == Level::Location)
+            .find_map(|l| match self.b.kind_of(*l) {
+                BlockKind::LimitExcept(methods) => Some((*l, *methods)),
+                _ => None,
+            });
         let limit_except = match limit {
-            Some(l) => {
-                let BlockKind::LimitExcept(methods) = *self.b.kind_of(l) else {
-                    return Err(crate::config::Diag::plain("limit_except without methods"));
-                };
-                Some((methods, self.inner(l, Level::LimitExcept, &mut hooks)?))
-            }
+            Some((l, methods)) => Some((methods, self.inner(l, Level::LimitExcept, &mut hooks)?)),
             None => None,
         };
         let place = self.at(id);
@@ -370,6 +431,7 @@ impl Assembly<'_> {
             nested,
             limit_except,
             place,
+            print: self.print(id),
         };
         self.locations.push(location);
         let this = (self.locations.len() - 1) as LocId;
@@ -392,32 +454,39 @@ impl Assembly<'_> {
 
     /// Makes the `if` blocks of a block and tells their numbers to the module that opened them.
     fn ifs(&mut self, id: BlockId, this: LocId) -> Result<()> {
-        let list = std::mem::take(&mut self.b.shared::<IfBlocks>().0);
-        for (block, outer, cell) in &list {
-            if *outer == id {
-                let mut hooks = match self.locations.get(this as usize) {
-                    Some(l) => l.hooks.clone(),
-                    None => continue,
-                };
-                let loc = self.inner(*block, Level::If, &mut hooks)?;
-                if let Some(l) = self
-                    .locations
-                    .get(this as usize)
-                    .map(|l| (l.name.clone(), l.regex, l.exact, l.named, l.auto_redirect))
-                    && let Some(inner) = self.locations.get_mut(loc as usize)
-                {
-                    (
-                        inner.name,
-                        inner.regex,
-                        inner.exact,
-                        inner.named,
-                        inner.auto_redirect,
-                    ) = l;
-                }
-                let _ = cell.set(loc);
+        let blocks: Vec<BlockId> = self
+            .b
+            .children_of(id)
+            .iter()
+            .copied()
+            .filter(|c| matches!(self.b.kind_of(*c), BlockKind::If))
+            .collect();
+        for block in blocks {
+            // those of a server have no settings of their own
+            let Some(cell) = self.b.shared::<IfBlocks>().0.get(&block).cloned() else {
+                continue;
+            };
+            let mut hooks = match self.locations.get(this as usize) {
+                Some(l) => l.hooks.clone(),
+                None => continue,
+            };
+            let loc = self.inner(block, Level::If, &mut hooks)?;
+            if let Some(l) = self
+                .locations
+                .get(this as usize)
+                .map(|l| (l.name.clone(), l.regex, l.exact, l.named, l.auto_redirect))
+                && let Some(inner) = self.locations.get_mut(loc as usize)
+            {
+                (
+                    inner.name,
+                    inner.regex,
+                    inner.exact,
+                    inner.named,
+                    inner.auto_redirect,
+                ) = l;
             }
+            let _ = cell.set(loc);
         }
-        self.b.shared::<IfBlocks>().0 = list;
         Ok(())
     }
 
@@ -428,11 +497,10 @@ impl Assembly<'_> {
     ) -> Result<(LocationTree, ByName<LocId>)> {
         let list: Vec<BlockId> = self
             .b
-            .shared::<Locations>()
-            .list
+            .children_of(outer)
             .iter()
-            .filter(|(_, o)| *o == outer)
-            .map(|(id, _)| *id)
+            .copied()
+            .filter(|id| matches!(self.b.kind_of(*id), BlockKind::Location(_)))
             .collect();
         let mut names: ByName<(Option<LocId>, Option<LocId>)> = HashMap::new();
         let mut patterns = Vec::new();

@@ -214,6 +214,7 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
     child.depth = r.depth + 1;
+    child.trace = r.trace.clone();
     r.share(&mut child);
     Ok(child)
 }

@@ -1,14 +1,13 @@
 //! One try at one peer.
 
+use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
 use super::{body, head, tunnel};
 use crate::engine::phases::Outcome;
-use crate::exchange::h1::response::{Parser, Progress};
 use crate::log::Level;
-use crate::module::{BodyLength, Pass, Request, next};
+use crate::module::{BodyLength, Codec, Pass, Request, next};
 use crate::serve::buffers;
 use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
-use bytes::Buf;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -152,16 +151,16 @@ impl<'a> Attempt<'a> {
         conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
         received(r, conn.rbuf.len());
-        let consumed = self.read_head(r, &mut conn, early).await?;
-        conn.rbuf.advance(consumed);
+        let body = self.read_head(r, &mut conn, request, early).await?;
         if let Some(s) = r.upstream.states.last_mut() {
             s.header_time = Some(self.start.elapsed().as_millis() as u64);
             s.status = r.upstream.head.status;
         }
         if let Some(s) = r.upstream.states.last() {
-            self.head_bytes = s.bytes_received.saturating_sub(conn.rbuf.len() as u64);
+            let unread = conn.rbuf.len() + body.unread();
+            self.head_bytes = s.bytes_received.saturating_sub(unread as u64);
         }
-        self.respond(r, conn, connector).await
+        self.respond(r, conn, connector, body).await
     }
 
     async fn connect(
@@ -192,7 +191,11 @@ impl<'a> Attempt<'a> {
             }
         }
         if self.target.tls {
-            options.tls = Some(head::tls_options(r, self.pass, self.target));
+            let tls = head::tls_options(r, self.pass, self.target, self.peer);
+            options.tls = Some(tls.map_err(|text| {
+                r.error(Level::Error, format_args!("{text}"));
+                Failure::end(500)
+            })?);
         }
         let down = r.down.clone();
         let watch = !conf.ignore_client_abort;
@@ -211,7 +214,9 @@ impl<'a> Attempt<'a> {
                 Level::Error
             };
             r.error(level, format_args!("{e}"));
-            if e.is_timeout() {
+            if matches!(e, ConnectError::Setup(_)) {
+                Failure::end(500)
+            } else if e.is_timeout() {
                 Failure::new(next::TIMEOUT, 504)
             } else {
                 Failure::new(next::ERROR, 502)
@@ -219,31 +224,22 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Reads until the response head is whole; returns its length.
+    /// Reads until the response head is whole; what follows is the body's.
     async fn read_head(
         &self,
         r: &mut Request,
         conn: &mut UpConn,
+        request: &[u8],
         mut early: bool,
-    ) -> Result<usize, Failure> {
-        let conf = &self.pass.conf;
-        let mut parser = Parser::default();
+    ) -> Result<Body, Failure> {
+        let mut reader = HeadReader::new(self.pass, request);
         loop {
             if !conn.rbuf.is_empty() || early {
                 early = false;
-                match parser.parse(&conn.rbuf, conf.buffer_size, &mut r.upstream.head) {
-                    Progress::Need => {}
-                    Progress::EarlyHints { consumed } => {
-                        conn.rbuf.advance(consumed);
-                        continue;
-                    }
-                    Progress::Done { consumed }
-                        if matches!(r.upstream.head.status, 100 | 102..=199) =>
-                    {
-                        conn.rbuf.advance(consumed);
-                        continue;
-                    }
-                    Progress::Done { consumed } => {
+                match reader.read(r, self.pass, &mut conn.rbuf) {
+                    Read::Need => {}
+                    Read::Again => continue,
+                    Read::Done(body) => {
                         r.upstream.has_head = true;
                         if r.upstream.head.is_http09() {
                             r.error(Level::Error, format_args!("upstream sent no valid HTTP/1.0 header while reading response header from upstream"));
@@ -254,15 +250,9 @@ impl<'a> Attempt<'a> {
                                 format_args!("{text} while reading response header from upstream"),
                             );
                         }
-                        return Ok(consumed);
+                        return Ok(body);
                     }
-                    Progress::Bad(e) => {
-                        r.error(
-                            Level::Error,
-                            format_args!("{e} while reading response header from upstream"),
-                        );
-                        return Err(Failure::new(next::INVALID_HEADER, 502));
-                    }
+                    Read::Bad => return Err(Failure::new(next::INVALID_HEADER, 502)),
                 }
             }
             if self
@@ -338,18 +328,29 @@ impl<'a> Attempt<'a> {
         r: &mut Request,
         conn: UpConn,
         connector: &Connector,
+        body: Body,
     ) -> Result<Outcome, Failure> {
         let conf = &self.pass.conf;
         let status = r.upstream.head.status;
+        let codec = self.pass.protocol.codec();
         let kind = head::condition(status);
         if kind != 0 && conf.next_upstream & kind != 0 {
             // the last peer's own answer is passed on, so the response must be kept for that case
             let more = self.more_peers(r);
             if more {
+                body::finish(self, conn, connector, body);
                 return Err(Failure::new(kind, status));
             }
         }
-        if status == 101 && r.head.headers.contains(b"upgrade") {
+        if matches!(codec, Codec::Memcached { .. }) && status == 404 {
+            // memcached has no pages
+            body::finish(self, conn, connector, body);
+            return Ok(Outcome::Status(status));
+        }
+        if status == 101
+            && matches!(codec, Codec::Http1 | Codec::Cgi)
+            && r.head.headers.contains(b"upgrade")
+        {
             head::copy(self, r);
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
@@ -370,7 +371,7 @@ impl<'a> Attempt<'a> {
             return Ok(redirect);
         }
         head::copy(self, r);
-        Ok(body::pass_on(self, r, conn, connector).await)
+        Ok(body::pass_on(self, r, conn, connector, body).await)
     }
 
     /// Whether another peer could be asked.

@@ -3,8 +3,11 @@
 use super::attempt::{Attempt, Failure, received};
 use crate::engine::output;
 use crate::engine::phases::Outcome;
+use crate::exchange::codec::{self, Body};
+use crate::exchange::fastcgi::{self, Answer};
 use crate::exchange::h1::chunked::Decoder;
 use crate::exchange::h1::response::BodyLength;
+use crate::exchange::memcached;
 use crate::log::Level;
 use crate::module::{Request, Spool};
 use crate::serve::buffers;
@@ -22,14 +25,92 @@ enum Framing {
     Length(u64),
     Chunked(Box<Decoder>),
     Close,
+    FastCgi(Box<Records>),
+    Memcached(memcached::Value, Option<bool>),
+}
+
+/// A body in FastCGI records.
+struct Records {
+    answer: Box<Answer>,
+    /// What `Content-Length` says is still to come.
+    left: Option<u64>,
+    /// More came than that.
+    excess: bool,
+    /// Whether the request's own end is waited for, so that the connection can be kept.
+    keep: bool,
+}
+
+impl Framing {
+    fn new(a: &Attempt<'_>, r: &Request, body: Body) -> Framing {
+        let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
+        let length = r.upstream.head.body(head_only);
+        match (body, length) {
+            (Body::FastCgi { answer, keep }, length) => Framing::FastCgi(Box::new(Records {
+                answer,
+                left: match length {
+                    BodyLength::None => Some(0),
+                    BodyLength::Bytes(n) => Some(n),
+                    _ => None,
+                },
+                excess: false,
+                keep,
+            })),
+            (Body::Memcached(length), _) if !head_only => {
+                Framing::Memcached(memcached::Value::new(length), None)
+            }
+            (_, BodyLength::None) => Framing::Length(0),
+            (_, BodyLength::Bytes(n)) => Framing::Length(n),
+            (_, BodyLength::Chunked) => {
+                let d = if a.pass.conf.pass_trailers {
+                    Decoder::with_trailers(a.pass.conf.buffer_size)
+                } else {
+                    Decoder::new()
+                };
+                Framing::Chunked(Box::new(d))
+            }
+            (_, BodyLength::UntilClose) => Framing::Close,
+        }
+    }
+
+    /// Whether the answer is whole if the connection ends here.
+    fn may_close(&self) -> bool {
+        match self {
+            Framing::Close => true,
+            Framing::FastCgi(f) => f.answer.closed,
+            _ => false,
+        }
+    }
+
+    /// Whether the answer ended so that the connection can be used again.
+    fn is_clean(&self) -> bool {
+        match self {
+            Framing::Length(_) | Framing::Chunked(_) => true,
+            Framing::Close => false,
+            Framing::FastCgi(f) => f.keep && !f.excess && f.answer.ended == Some(true),
+            Framing::Memcached(_, ended) => *ended == Some(true),
+        }
+    }
+}
+
+/// Keeps the connection of an answer without a body that anyone wants, where it has come to its end.
+pub(super) fn finish(a: &Attempt<'_>, mut conn: UpConn, connector: &Connector, body: Body) {
+    let clean = conn.rbuf.is_empty() && body.is_over();
+    buffers::give(std::mem::take(&mut conn.rbuf));
+    if clean && !a.streaming {
+        pool::park(connector, a.group, conn);
+    }
 }
 
 /// What a piece of the origin's bytes came to.
 struct Piece {
     /// Bytes of the buffer that were used up.
     used: usize,
+    /// How many of them, at the beginning, are the body's as they stand, where it is not decoded.
+    direct: usize,
     done: bool,
 }
+
+const EXCESS: &str = "more data than specified in \"Content-Length\" header";
 
 /// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
 pub(super) async fn pass_on(
@@ -37,22 +118,9 @@ pub(super) async fn pass_on(
     r: &mut Request,
     mut conn: UpConn,
     connector: &Connector,
+    body: Body,
 ) -> Outcome {
-    let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
-    let length = r.upstream.head.body(head_only);
-    let mut framing = match length {
-        BodyLength::None => Framing::Length(0),
-        BodyLength::Bytes(n) => Framing::Length(n),
-        BodyLength::Chunked => {
-            let d = if a.pass.conf.pass_trailers {
-                Decoder::with_trailers(a.pass.conf.buffer_size)
-            } else {
-                Decoder::new()
-            };
-            Framing::Chunked(Box::new(d))
-        }
-        BodyLength::UntilClose => Framing::Close,
-    };
+    let mut framing = Framing::new(a, r, body);
     if r.upstream.head.is_http09() {
         r.out.http09 = true;
     }
@@ -72,7 +140,7 @@ pub(super) async fn pass_on(
     let result = transfer(a, r, &mut conn, &mut framing).await;
     match result {
         Ok(()) => {
-            let clean = conn.rbuf.is_empty() && !matches!(framing, Framing::Close);
+            let clean = conn.rbuf.is_empty() && framing.is_clean();
             buffers::give(std::mem::take(&mut conn.rbuf));
             let unsent = a.streaming && !r.body.read;
             if clean && !unsent && !r.upstream.head.connection_close {
@@ -122,19 +190,28 @@ async fn transfer(
             Broken::Origin
         })?;
         let (used, done) = (piece.used, piece.done);
+        if let Framing::FastCgi(f) = framing {
+            for text in f.answer.stderr.drain(..) {
+                codec::log_stderr(r, &text, DOING);
+            }
+        }
         received += used as u64;
         if let Some(s) = r.upstream.states.last_mut() {
             s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
-        let direct = !matches!(framing, Framing::Chunked(_));
+        // what of the buffer is the body's as it stands
+        let direct = match framing {
+            Framing::Chunked(_) | Framing::FastCgi(_) => None,
+            Framing::Memcached(..) => Some(piece.direct),
+            _ => Some(used),
+        };
         if backlog.is_empty()
             && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
         {
             let buf = std::mem::take(&mut conn.rbuf);
-            let data = if direct {
-                buf.get(..used).unwrap_or_default()
-            } else {
-                &body[..]
+            let data = match direct {
+                Some(n) => buf.get(..n).unwrap_or_default(),
+                None => &body[..],
             };
             let sent = if r.out.header_only {
                 Ok(())
@@ -153,10 +230,9 @@ async fn transfer(
             conn.rbuf = buf;
             sent.map_err(Broken::Client)?;
         } else {
-            let data = if direct {
-                conn.rbuf.get(..used).unwrap_or_default()
-            } else {
-                &body[..]
+            let data = match direct {
+                Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
+                None => &body[..],
             };
             if let Err(e) = backlog.spool.append(data, 0, &conf.temp_path) {
                 r.error(Level::Crit, format_args!("{e} {DOING}"));
@@ -176,13 +252,26 @@ async fn transfer(
         }
         conn.rbuf.advance(used);
         if done {
-            if !conn.rbuf.is_empty() && !r.out.header_only {
-                let what = if direct {
-                    "more data than specified in \"Content-Length\" header"
-                } else {
-                    "data after final chunk"
-                };
-                r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
+            match framing {
+                Framing::FastCgi(f) if f.excess && !r.out.header_only => {
+                    r.error(Level::Warn, format_args!("upstream sent {EXCESS} {DOING}"));
+                }
+                Framing::Memcached(_, Some(false)) => {
+                    r.error(
+                        Level::Error,
+                        format_args!("memcached sent invalid trailer {DOING}"),
+                    );
+                }
+                Framing::Length(_) | Framing::Chunked(_)
+                    if !conn.rbuf.is_empty() && !r.out.header_only =>
+                {
+                    let what = match framing {
+                        Framing::Length(_) => EXCESS,
+                        _ => "data after final chunk",
+                    };
+                    r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
+                }
+                _ => {}
             }
             if let Framing::Chunked(d) = framing
                 && let Some(t) = d.trailers()
@@ -202,7 +291,7 @@ async fn transfer(
             pace(r.upstream.limit_rate, received, a.start).await;
         }
         match more(a, r, conn, &mut backlog, buffered, memory).await? {
-            0 if matches!(framing, Framing::Close) => {
+            0 if framing.may_close() => {
                 backlog.drain(r).await.map_err(Broken::Client)?;
                 output::write(r, b"", true).await.map_err(Broken::Client)?;
                 return Ok(());
@@ -273,11 +362,13 @@ fn decode(framing: &mut Framing, buf: &[u8], body: &mut BytesMut) -> Result<Piec
             *left -= n;
             Ok(Piece {
                 used: n as usize,
+                direct: n as usize,
                 done: *left == 0,
             })
         }
         Framing::Close => Ok(Piece {
             used: buf.len(),
+            direct: buf.len(),
             done: false,
         }),
         Framing::Chunked(d) => {
@@ -287,10 +378,55 @@ fn decode(framing: &mut Framing, buf: &[u8], body: &mut BytesMut) -> Result<Piec
             decoded
                 .map(|d| Piece {
                     used: d.consumed,
+                    direct: 0,
                     done: d.done,
                 })
                 .map_err(|e| e.to_string())
         }
+        Framing::FastCgi(f) => f.decode(buf, body).map_err(|e| e.to_string()),
+        Framing::Memcached(value, ended) => {
+            let p = value.feed(buf);
+            *ended = p.ended;
+            Ok(Piece {
+                used: p.used,
+                direct: p.value,
+                done: p.ended.is_some(),
+            })
+        }
+    }
+}
+
+impl Records {
+    fn decode(&mut self, buf: &[u8], body: &mut BytesMut) -> Result<Piece, fastcgi::Error> {
+        let used = self.answer.feed(buf)?;
+        let stdout = &mut self.answer.stdout;
+        match &mut self.left {
+            Some(left) if (stdout.len() as u64) > *left => {
+                body.extend_from_slice(stdout.get(..*left as usize).unwrap_or_default());
+                self.excess = true;
+                *left = 0;
+            }
+            left => {
+                if let Some(left) = left {
+                    *left -= stdout.len() as u64;
+                }
+                body.extend_from_slice(stdout);
+            }
+        }
+        stdout.clear();
+        let over = self.answer.closed || self.answer.ended.is_some();
+        if over && self.left.is_some_and(|left| left > 0) {
+            return Err(if self.answer.closed {
+                fastcgi::Error::StdoutClosed
+            } else {
+                fastcgi::Error::RequestClosed
+            });
+        }
+        Ok(Piece {
+            used,
+            direct: 0,
+            done: self.excess || self.answer.ended.is_some() || (self.answer.closed && !self.keep),
+        })
     }
 }
 

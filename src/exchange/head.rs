@@ -5,7 +5,10 @@ use super::target::Found;
 use crate::engine::phases::{Outcome, split_uri};
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::{Destination, Pass, Request, ignore, next};
+use crate::module::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
+use crate::tls::client::Client;
+use crate::upstream::Peer;
+use crate::upstream::connect::ConnectTls;
 use std::sync::Arc;
 
 /// Which condition of `proxy_next_upstream` a status is.
@@ -137,15 +140,21 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
-    // where they are the origin's, none of our own takes their place
+    let codec = a.pass.protocol.codec();
+    // where they are the origin's, none of our own takes their place; applications leave them to the server
+    let own = codec != Codec::Http1;
     r.out.no_date =
-        !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
-    r.out.no_server =
-        !head.headers.contains_id(Known::Server) && !conf.hide.contains(Known::Server, b"server");
+        !own && !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
+    r.out.no_server = !own
+        && !head.headers.contains_id(Known::Server)
+        && !conf.hide.contains(Known::Server, b"server");
     r.out.allow_ranges = conf.force_ranges;
     r.out.single_range = conf.force_ranges;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
+    if matches!(codec, Codec::Memcached { .. }) {
+        r.set_content_type();
+    }
 }
 
 fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
@@ -167,17 +176,34 @@ fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &
     }
 }
 
-/// TLS towards the origin: name and verification.
+/// TLS towards a peer: name, verification, certificate.
+///
+/// # Errors
+/// OpenSSL's text, where it cannot be had at all.
 pub(super) fn tls_options(
     r: &Request,
     pass: &Pass,
     target: &Found,
-) -> Arc<crate::upstream::connect::UpstreamTls> {
-    let conf = pass.conf.tls.clone().unwrap_or_default();
+    peer: &Peer,
+) -> Result<Arc<ConnectTls>, String> {
     let host = if target.host.is_empty() {
         &r.upstream.host
     } else {
         &target.host
     };
-    Arc::new(conf.connect(r, host))
+    let plain;
+    let conf = match &pass.conf.tls {
+        Some(conf) => conf,
+        None => {
+            plain = UpstreamTls {
+                client: Client::plain()?,
+                name: None,
+                send_name: false,
+                certificate: None,
+                alpn: b"",
+            };
+            &plain
+        }
+    };
+    Ok(Arc::new(conf.connect(r, host, &peer.name)))
 }

@@ -3,15 +3,20 @@
 
 mod attempt;
 mod body;
+pub mod cgi;
+mod codec;
+mod dry;
+pub mod fastcgi;
 pub mod h1;
 mod head;
+pub mod memcached;
 mod request_body;
 mod target;
 mod tunnel;
 
 use crate::engine::phases::Outcome;
 use crate::log::Level;
-use crate::module::{BodyLength, Destination, Pass, Request, UpstreamState, next};
+use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::Outcome as PeerOutcome;
 use attempt::{Attempt, Failure};
 use std::sync::Arc;
@@ -20,6 +25,9 @@ use std::time::{Duration, Instant};
 /// Talks to an origin and writes its response.
 pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let conf = &pass.conf;
+    if matches!(pass.protocol.codec(), Codec::Memcached { .. }) && !codec::can_get(r) {
+        return Outcome::Status(405);
+    }
     let own_body = pass.protocol.body(r);
     let wanted = r.has_body() && conf.pass_request_body && own_body.is_none();
     let unbuffered = wanted
@@ -63,7 +71,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let mut bytes = r.scratch();
     r.upstream.uri.clear();
     r.upstream.scheme = if target.tls {
-        "https"
+        pass.protocol.secure_scheme()
     } else {
         pass.protocol.scheme()
     };
@@ -76,6 +84,11 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     if let Err(status) = pass.protocol.request(r, &to, length, &mut bytes) {
         r.put_scratch(bytes);
         return Outcome::Status(status);
+    }
+    if r.is_dry() {
+        let outcome = dry::answer(r, &target, &bytes, length);
+        r.put_scratch(bytes);
+        return outcome;
     }
     let outcome = tries(r, pass, &target, &bytes, own_body, length, streaming).await;
     r.put_scratch(bytes);
@@ -114,6 +127,7 @@ async fn tries(
             return Outcome::Status(502);
         };
         let peer = picked.peer();
+        r.explain(|| Step::new("upstream", format!("{} of \"{}\"", peer.name, group.name)));
         r.upstream.states.push(UpstreamState {
             addr: peer.name.clone(),
             new_group,
@@ -146,7 +160,9 @@ async fn tries(
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
-        let verdict = if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
+        let verdict = if kind & next::OFF != 0 {
+            PeerOutcome::Ok
+        } else if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
             PeerOutcome::Next
         } else {
             PeerOutcome::Failed
@@ -183,6 +199,7 @@ async fn tries(
         let late =
             begun.is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         if pick.tries == 0
+            || kind & next::OFF != 0
             || conf.next_upstream & kind != kind
             || (sent && streaming)
             || late

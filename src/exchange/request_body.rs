@@ -1,9 +1,10 @@
 //! Sending the request: head and body, from memory, from a file or straight from the client.
 
 use super::attempt::{Attempt, Failure};
+use crate::exchange::fastcgi;
 use crate::exchange::h1::chunked;
 use crate::log::Level;
-use crate::module::{BodyLength, BodyRead, Request};
+use crate::module::{BodyLength, BodyRead, Codec, Request};
 use crate::upstream::UpConn;
 use bytes::BytesMut;
 use std::future::poll_fn;
@@ -47,9 +48,16 @@ async fn with_body(
         .filter(|b| b.len() + head.len() <= 64 * 1024)
     {
         // one send for a small request
-        let mut both = Vec::with_capacity(head.len() + body.len());
+        let frame = Frame::of(a);
+        let mut both = Vec::with_capacity(head.len() + body.len() + 32);
         both.extend_from_slice(head);
-        both.extend_from_slice(body);
+        match frame {
+            Frame::Records => frame.put(body, &mut both),
+            _ => both.extend_from_slice(body),
+        }
+        if frame == Frame::Records {
+            fastcgi::stdin_end(&mut both);
+        }
         write(a, r, conn, &both).await?
     } else {
         write(a, r, conn, head).await? || spooled(a, r, conn).await?
@@ -102,8 +110,15 @@ pub(super) async fn preread(r: &mut Request) -> Result<bool, u16> {
 async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Result<bool, Failure> {
     let mut buf = vec![0; 64 * 1024];
     let mut at = 0;
+    let records = Frame::of(a) == Frame::Records;
+    let mut out = Vec::new();
     loop {
         let n = match r.body.spool.read_at(&mut buf, at) {
+            Ok(0) if records => {
+                out.clear();
+                fastcgi::stdin_end(&mut out);
+                return write(a, r, conn, &out).await;
+            }
             Ok(0) => return Ok(false),
             Ok(n) => n,
             Err(e) => {
@@ -115,7 +130,13 @@ async fn spooled(a: &mut Attempt<'_>, r: &mut Request, conn: &mut UpConn) -> Res
             }
         };
         at += n as u64;
-        if write(a, r, conn, buf.get(..n).unwrap_or_default()).await? {
+        let mut piece = buf.get(..n).unwrap_or_default();
+        if records {
+            out.clear();
+            fastcgi::stdin(piece, &mut out);
+            piece = &out;
+        }
+        if write(a, r, conn, piece).await? {
             return Ok(true);
         }
     }
@@ -130,11 +151,8 @@ async fn stream(
 ) -> Result<bool, Failure> {
     let mut out = head.to_vec();
     let mut chunk = BytesMut::new();
-    put(
-        a.length,
-        r.body.spool.memory().unwrap_or_default(),
-        &mut out,
-    );
+    let frame = Frame::of(a);
+    frame.put(r.body.spool.memory().unwrap_or_default(), &mut out);
     while !r.body.read {
         if write(a, r, conn, &out).await? {
             return Ok(true);
@@ -179,10 +197,12 @@ async fn stream(
                 }
             }
         }
-        put(a.length, &chunk, &mut out);
+        frame.put(&chunk, &mut out);
     }
-    if a.length == BodyLength::Chunked {
-        out.extend_from_slice(chunked::LAST_CHUNK);
+    match frame {
+        Frame::Plain => {}
+        Frame::Chunks => out.extend_from_slice(chunked::LAST_CHUNK),
+        Frame::Records => fastcgi::stdin_end(&mut out),
     }
     write(a, r, conn, &out).await
 }
@@ -190,14 +210,34 @@ async fn stream(
 /// How much of a body is taken along with one send.
 const PIECE: usize = 16 * 1024;
 
-/// Frames a piece of the body.
-fn put(length: BodyLength, piece: &[u8], out: &mut Vec<u8>) {
-    if length == BodyLength::Chunked && !piece.is_empty() {
-        chunked::write_chunk_head(piece.len() as u64, out);
-        out.extend_from_slice(piece);
-        out.extend_from_slice(chunked::CHUNK_END);
-    } else {
-        out.extend_from_slice(piece);
+/// How the body is framed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    Plain,
+    Chunks,
+    Records,
+}
+
+impl Frame {
+    fn of(a: &Attempt<'_>) -> Frame {
+        match (a.pass.protocol.codec(), a.length) {
+            (Codec::FastCgi { .. }, _) => Frame::Records,
+            (_, BodyLength::Chunked) => Frame::Chunks,
+            _ => Frame::Plain,
+        }
+    }
+
+    /// Frames a piece.
+    fn put(self, piece: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Frame::Records => fastcgi::stdin(piece, out),
+            Frame::Chunks if !piece.is_empty() => {
+                chunked::write_chunk_head(piece.len() as u64, out);
+                out.extend_from_slice(piece);
+                out.extend_from_slice(chunked::CHUNK_END);
+            }
+            _ => out.extend_from_slice(piece),
+        }
     }
 }
 

@@ -62,6 +62,13 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
             .and_then(|g| g.find(&a.host, a.port, a.port_given))
         {
             Some(g) => g.clone(),
+            None if a.port == 0 => {
+                r.error(
+                    Level::Error,
+                    format_args!("no port in upstream \"{}\"", a.host),
+                );
+                return Err(500);
+            }
             None => match a.ip {
                 Some(ip) => single(vec![PeerAddr::Inet(SocketAddr::new(ip, a.port))])?,
                 None => single(resolve(r, &a.host, a.port).await?)?,

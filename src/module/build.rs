@@ -1,10 +1,13 @@
 //! Reading a configuration into blocks of module settings.
 
 use super::template::Part;
-use super::{AnyConf, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
+use super::{
+    AnyConf, Background, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId,
+};
 use crate::config::{self, Diag, Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,8 +68,28 @@ pub(crate) struct BlockData {
     pub kind: BlockKind,
     /// `FILE:LINE`.
     pub at: Arc<str>,
-    pub written: Vec<Option<Box<AnyConf>>>,
-    pub effective: Vec<Option<Arc<AnyConf>>>,
+    /// The blocks inside, in order.
+    pub children: Vec<BlockId>,
+    /// What was written, by module: few of them have a say in a block.
+    pub written: Vec<(usize, Box<AnyConf>)>,
+    /// By module; blocks that write nothing share their parent's.
+    pub effective: Arc<[Option<Arc<AnyConf>>]>,
+    /// A fingerprint of what the block says, without the blocks inside that have one of their own.
+    pub print: u64,
+}
+
+impl BlockData {
+    fn written(&self, module: usize) -> Option<&AnyConf> {
+        self.written
+            .iter()
+            .find(|(m, _)| *m == module)
+            .map(|(_, c)| &**c)
+    }
+
+    fn take_written(&mut self, module: usize) -> Option<Box<AnyConf>> {
+        let at = self.written.iter().position(|(m, _)| *m == module)?;
+        Some(self.written.swap_remove(at).1)
+    }
 }
 
 /// A variable while the configuration is read.
@@ -91,6 +114,7 @@ pub struct Build {
     current: BlockId,
     shared: HashMap<TypeId, Box<dyn Any>>,
     finishers: Vec<Finisher>,
+    pub(crate) background: Vec<Arc<Background>>,
     /// Warnings (`[warn]`), in order.
     pub warnings: Vec<Box<Diag>>,
     /// Notices about directives without meaning here.
@@ -101,6 +125,8 @@ pub struct Build {
     pub conf_prefix: PathBuf,
     /// `-t`: nothing is to be started.
     pub testing: bool,
+    /// What stands where, if a request is to be explained.
+    pub(crate) written: Option<super::WrittenList>,
 }
 
 impl Build {
@@ -115,11 +141,13 @@ impl Build {
             current: BlockId(0),
             shared: HashMap::new(),
             finishers: Vec::new(),
+            background: Vec::new(),
             warnings: Vec::new(),
             notices: Vec::new(),
             prefix: prefix.into(),
             conf_prefix: conf_prefix.into(),
             testing: false,
+            written: None,
         };
         b.push_block(None, Place::MAIN, BlockKind::Main, "");
         b
@@ -155,16 +183,18 @@ impl Build {
         at: &str,
     ) -> BlockId {
         let id = BlockId(self.blocks.len() as u32);
-        let n = self.registry.len();
-        let mut written = Vec::new();
-        written.resize_with(n, || None);
+        if let Some(outer) = parent.and_then(|p| self.blocks.get_mut(p.0 as usize)) {
+            outer.children.push(id);
+        }
         self.blocks.push(BlockData {
             parent,
             place,
             kind,
             at: at.into(),
-            written,
-            effective: vec![None; n],
+            children: Vec::new(),
+            written: Vec::new(),
+            effective: Arc::new([]),
+            print: 0,
         });
         id
     }
@@ -173,6 +203,9 @@ impl Build {
     pub fn enter(&mut self, s: &Statement, place: Place, kind: BlockKind) -> Result<BlockId> {
         let outer = self.current;
         let id = self.push_block(Some(outer), place, kind, &s.place());
+        if let Some(b) = self.blocks.get_mut(id.0 as usize) {
+            b.print = print_words(&s.args);
+        }
         self.current = id;
         let result = s.block.as_ref().map_or(Ok(()), |b| self.statements(b));
         self.current = outer;
@@ -218,6 +251,13 @@ impl Build {
         if !info.args.accepts(s.len()) {
             return Err(s.invalid_number_of_arguments());
         }
+        let (current, inherited) = (
+            self.current,
+            registry.module(m).is_some_and(|m| m.inherited()),
+        );
+        if let Some(list) = self.written.as_mut().filter(|_| !info.args.is_block()) {
+            list.add(current, s, inherited);
+        }
         if info.inert {
             if info.args == super::Args::Flag {
                 s.flag(0)?;
@@ -232,19 +272,23 @@ impl Build {
             return Ok(());
         };
         let block = self.current.0 as usize;
-        let taken = self
-            .blocks
-            .get_mut(block)
-            .and_then(|b| b.written.get_mut(m))
-            .and_then(Option::take);
+        let next = self.blocks.len();
+        let taken = self.blocks.get_mut(block).and_then(|b| b.take_written(m));
         let mut conf = taken.unwrap_or_else(|| module.new_conf());
         let result = module.set(d, &mut *conf, s, self);
-        if let Some(slot) = self
-            .blocks
-            .get_mut(block)
-            .and_then(|b| b.written.get_mut(m))
-        {
-            *slot = Some(conf);
+        // a block that is told apart by itself is not part of what stands around it
+        let apart = s.block.is_some()
+            && self
+                .blocks
+                .get(next)
+                .is_some_and(|b| !matches!(b.kind, BlockKind::If | BlockKind::LimitExcept(_)));
+        if let Some(b) = self.blocks.get_mut(block) {
+            // what the setter itself asked for in its own block is not kept
+            b.take_written(m);
+            b.written.push((m, conf));
+            if !apart {
+                b.print = print(b.print, s);
+            }
         }
         result?;
         match s.syntax_error() {
@@ -294,20 +338,28 @@ impl Build {
     /// A module's settings as written in a block.
     pub fn conf_of<M: Module>(&mut self, id: BlockId) -> Option<&mut M::Conf> {
         let m = self.registry.index_of::<M>()?;
-        let slot = self.blocks.get_mut(id.0 as usize)?.written.get_mut(m)?;
-        slot.get_or_insert_with(|| Box::new(M::Conf::default()))
-            .downcast_mut()
+        let written = &mut self.blocks.get_mut(id.0 as usize)?.written;
+        let at = match written.iter().position(|(n, _)| *n == m) {
+            Some(at) => at,
+            None => {
+                written.push((m, Box::new(M::Conf::default())));
+                written.len() - 1
+            }
+        };
+        written.get_mut(at)?.1.downcast_mut()
     }
 
     /// A module's settings as written in a block, if one of its directives stands there.
     pub fn written<M: Module>(&self, id: BlockId) -> Option<&M::Conf> {
         let m = self.registry.index_of::<M>()?;
+        self.blocks.get(id.0 as usize)?.written(m)?.downcast_ref()
+    }
+
+    /// The blocks right inside a block, in the order of the configuration.
+    pub fn children_of(&self, id: BlockId) -> &[BlockId] {
         self.blocks
-            .get(id.0 as usize)?
-            .written
-            .get(m)?
-            .as_ref()?
-            .downcast_ref()
+            .get(id.0 as usize)
+            .map_or(&[], |b| b.children.as_slice())
     }
 
     /// Every block of these kinds, in the order of the configuration.
@@ -337,6 +389,12 @@ impl Build {
     /// Runs `f` once everything has been read (an `upstream` may follow the directive that names it).
     pub fn at_end(&mut self, f: impl FnOnce(&mut Build) -> Result<()> + 'static) {
         self.finishers.push(Box::new(f));
+    }
+
+    /// Runs a service for as long as this configuration is in force, once in a process, on a serving thread: it must
+    /// not block. It is told of the end by its [`super::ShutdownWatch`].
+    pub fn background(&mut self, service: Arc<Background>) {
+        self.background.push(service);
     }
 
     /// Reserves a place in every request for a module's own state.
@@ -582,18 +640,44 @@ impl Build {
 /// A cell that receives the location of a block opened with [`Build::enter_if`].
 pub type LocCell = Arc<std::sync::OnceLock<super::LocId>>;
 
-/// `if` blocks of locations, with the block around each.
+/// The cells of `if` blocks of locations.
 #[derive(Default)]
-pub(crate) struct IfBlocks(pub Vec<(BlockId, BlockId, LocCell)>);
+pub(crate) struct IfBlocks(pub HashMap<BlockId, LocCell>);
+
+/// Goes on with a fingerprint of statements: `before` is what precedes.
+fn print(before: u64, s: &Statement) -> u64 {
+    let mut h = foldhash::fast::FixedState::default().build_hasher();
+    h.write_u64(before);
+    print_into(&mut h, s);
+    h.finish()
+}
+
+/// A fingerprint of the parameters of a block.
+fn print_words(words: &[config::Word]) -> u64 {
+    let mut h = foldhash::fast::FixedState::default().build_hasher();
+    words.iter().for_each(|w| w.text.hash(&mut h));
+    h.finish()
+}
+
+fn print_into(h: &mut impl Hasher, s: &Statement) {
+    s.name().hash(h);
+    h.write_usize(s.len());
+    for i in 0..s.len() {
+        s.arg(i).hash(h);
+    }
+    for inner in s.block.iter().flat_map(|b| &b.items) {
+        print_into(h, inner);
+    }
+}
 
 impl Build {
     /// Opens the block of an `if` in a location: settings that take the location's place where the condition holds.
+    ///
     /// The cell is filled when the site is assembled; [`super::Request::location`] is then set to it.
-    pub fn enter_if(&mut self, s: &Statement) -> Result<LocCell> {
-        let outer = self.current;
+    pub fn enter_if(&mut self, s: &Statement) -> Result<(BlockId, LocCell)> {
         let id = self.enter(s, Place::LOCATION_IF, BlockKind::If)?;
         let cell = LocCell::default();
-        self.shared::<IfBlocks>().0.push((id, outer, cell.clone()));
-        Ok(cell)
+        self.shared::<IfBlocks>().0.insert(id, cell.clone());
+        Ok((id, cell))
     }
 }

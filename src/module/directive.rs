@@ -21,6 +21,15 @@ pub struct Directive<C: 'static> {
     pub set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
 }
 
+impl<C> Clone for Directive<C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// whatever `C` is: only a function names it
+impl<C> Copy for Directive<C> {}
+
 impl<C> Directive<C> {
     /// A directive of nginx's or of a known third-party module's.
     pub const fn new(

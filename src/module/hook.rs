@@ -1,6 +1,6 @@
 //! The hooks that a module leaves in a server or location, and what a hook may answer.
 
-use super::{BlockId, Pass, Request, Template};
+use super::{Background, BlockId, Pass, Request, Template};
 use bytes::Bytes;
 use std::any::Any;
 use std::fs::File;
@@ -79,6 +79,11 @@ pub enum Body {
 pub trait Handler: Send + Sync + 'static {
     /// Looks at the request and decides.
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r>;
+
+    /// Its name where a request is explained; the path of its type, which begins with its module's.
+    fn name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
 }
 
 /// Changes a response head; may ask for the body to pass through a filter.
@@ -184,6 +189,7 @@ pub struct Hooks {
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
     pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
+    pub(crate) background: Vec<Arc<Background>>,
     pub(crate) level: Option<Level>,
     pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
@@ -214,6 +220,19 @@ impl Hooks {
     /// Makes an origin the location's content.
     pub fn upstream(&mut self, pass: Arc<Pass>) {
         self.content = Some(Content::Upstream(pass));
+    }
+
+    /// The origin that is the location's content, as modules before this one have set it.
+    pub fn origin(&self) -> Option<&Arc<Pass>> {
+        match &self.content {
+            Some(Content::Upstream(pass)) => Some(pass),
+            _ => None,
+        }
+    }
+
+    /// As [`super::Build::background`], for what is known only once settings have been inherited.
+    pub fn background(&mut self, service: Arc<Background>) {
+        self.background.push(service);
     }
 
     /// Makes `/name` redirect to this location's `/name/` (`proxy_pass` and its kin).

@@ -20,10 +20,14 @@ mod site;
 mod slot;
 mod spool;
 mod stats;
+mod steer;
 mod template;
 mod tls;
+mod trace;
+mod upstream_tls;
 mod value;
 mod variable;
+mod written;
 
 pub(crate) use build::IfBlocks;
 pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
@@ -48,13 +52,19 @@ pub use site::*;
 pub use slot::Slot;
 pub use spool::Spool;
 pub use stats::{Gauge, Stat};
+pub use steer::Steer;
 pub use template::Template;
 pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use trace::{Candidate, Step, Trace};
+pub use upstream_tls::UpstreamTls;
 pub use value::{Small, Val};
 pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
+pub use written::{InForce, Written, WrittenList};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
 pub use crate::engine::subrequest;
+pub use pingora_core::server::ShutdownWatch;
+pub use pingora_core::services::background::BackgroundService;
 
 use std::sync::Arc;
 
@@ -94,6 +104,10 @@ pub trait Module: Send + Sync + 'static {
     /// not used must leave no hook; the compliance test holds every registered module to this.
     fn attach(conf: &Arc<Self::Conf>, on: &mut Hooks) -> ConfResult<()>;
 }
+
+/// Something that a configuration needs done all the time (health checks, names that resolve anew), as Pingora's
+/// service in the background.
+pub type Background = dyn BackgroundService + Send + Sync;
 
 /// `, client: …, server: …, request: "…", upstream: "…", host: "…"`: what nginx adds to an error line.
 pub(crate) fn response_context(r: &Request) -> String {

@@ -4,7 +4,6 @@ use super::{Request, TempPath, Template, Val};
 use crate::config::addr::{Address, parse_server};
 use crate::exchange::h1::response::UpstreamHead;
 use crate::upstream::Group;
-use crate::upstream::connect::UpstreamTls as ConnectTls;
 use std::sync::Arc;
 
 /// A location's origin, protocol and settings: the content of `proxy_pass` and its kin.
@@ -97,6 +96,22 @@ pub trait Protocol: Send + Sync + 'static {
         })
     }
 
+    /// How answers, and the bodies of requests, are framed.
+    fn codec(&self) -> Codec {
+        Codec::Http1
+    }
+
+    /// Name for logs where TLS is spoken: `https`.
+    fn secure_scheme(&self) -> &'static str {
+        "https"
+    }
+
+    /// Whether error output of the application makes the answer an invalid one (`fastcgi_catch_stderr`).
+    fn is_fatal(&self, stderr: &[u8]) -> bool {
+        let _ = stderr;
+        false
+    }
+
     /// Whether a request body of unknown length can be sent ([`BodyLength::Chunked`]); it is read first where not.
     fn chunked(&self) -> bool {
         false
@@ -132,6 +147,25 @@ pub trait Protocol: Send + Sync + 'static {
     fn method<'r>(&'r self, r: &'r Request) -> Val<'r> {
         Val::Bytes(r.method_text())
     }
+}
+
+/// How an origin frames its answers, and the bodies that it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// HTTP/1.
+    Http1,
+    /// CGI's head, or HTTP's, and a body up to the end of the connection: SCGI and uwsgi.
+    Cgi,
+    /// FastCGI records; whether the connection may be kept (`fastcgi_keep_conn`).
+    FastCgi {
+        /// See above.
+        keep: bool,
+    },
+    /// memcached's text protocol; flags that mean a value is compressed (`memcached_gzip_flag`), 0 for none.
+    Memcached {
+        /// See above.
+        gzip_flag: u64,
+    },
 }
 
 /// Which origin a request goes to.
@@ -262,66 +296,6 @@ pub struct PassConf {
     pub ignore: u32,
     /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
-}
-
-/// TLS towards an origin (`proxy_ssl_*`).
-#[derive(Clone, Default)]
-pub struct UpstreamTls {
-    /// `proxy_ssl_name`; the target's host where it is not given.
-    pub name: Option<Template>,
-    /// `proxy_ssl_server_name`.
-    pub send_name: bool,
-    /// `proxy_ssl_verify`.
-    pub verify: bool,
-    /// `proxy_ssl_trusted_certificate`.
-    pub trusted: Option<Arc<Box<[pingora::tls::x509::X509]>>>,
-    /// `proxy_ssl_certificate` and `proxy_ssl_certificate_key`.
-    pub client: Option<Arc<pingora_core::utils::tls::CertKey>>,
-}
-
-impl UpstreamTls {
-    /// The settings in the connector's terms; `host` is `$proxy_host`, the name where `proxy_ssl_name` is not given.
-    pub fn connect(&self, r: &Request, host: &[u8]) -> ConnectTls {
-        let name = match &self.name {
-            Some(t) => t.eval(r),
-            None => host.into(),
-        };
-        let name = without_port(&name);
-        let is_address = name.starts_with(b"[") || crate::config::addr::parse_ip(name).is_some();
-        // Pingora sends the name that it verifies
-        let wanted = self.verify || (self.send_name && !is_address);
-        let mut options = pingora_core::upstreams::peer::PeerOptions::new();
-        options.verify_cert = self.verify;
-        options.verify_hostname = self.verify;
-        options.ca = self.trusted.clone();
-        let sni = if wanted {
-            String::from_utf8_lossy(name).into_owned()
-        } else {
-            String::new()
-        };
-        ConnectTls {
-            sni,
-            options,
-            client: self.client.clone(),
-        }
-    }
-
-    /// Whether [`UpstreamTls::connect`] gives the same for every request.
-    pub fn is_fixed(&self) -> bool {
-        self.name.as_ref().is_none_or(|t| t.as_literal().is_some())
-    }
-}
-
-fn without_port(name: &[u8]) -> &[u8] {
-    let host = if name.first() == Some(&b'[') {
-        memchr::memchr(b']', name).unwrap_or(0)
-    } else {
-        0
-    };
-    match memchr::memchr(b':', name.get(host..).unwrap_or_default()) {
-        Some(at) => name.get(..host + at).unwrap_or_default(),
-        None => name,
-    }
 }
 
 /// What was learnt of one try at an origin: the `$upstream_*` variables.

@@ -98,6 +98,8 @@ pub struct Request {
     pub lost_pass: bool,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
+    /// What the request goes through, if someone asked.
+    pub trace: Option<Arc<super::Trace>>,
     /// Values of variables; subrequests have the same ones.
     values: Arc<[Kept]>,
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
@@ -166,6 +168,7 @@ impl Request {
             pipelined: false,
             lost_pass: false,
             client_closed: false,
+            trace: None,
             values: Arc::default(),
             slots: Vec::new(),
             shared: Vec::new(),
@@ -232,6 +235,7 @@ impl Request {
         self.pipelined = false;
         self.lost_pass = false;
         self.client_closed = false;
+        self.trace = None;
         self.shared.clear();
         if same {
             match Arc::get_mut(&mut self.values) {

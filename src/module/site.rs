@@ -29,8 +29,30 @@ pub struct Site {
     pub main: MainConf,
     /// Ids of variables by name, for tests and tools.
     pub var_names: HashMap<Box<str>, VarId>,
+    /// What runs for as long as the site is in force.
+    pub background: Vec<Arc<super::Background>>,
     /// The modules, whose variables can be asked for by name.
     pub registry: Arc<Registry>,
+    /// The upstreams: those written, and those that addresses imply.
+    pub groups: super::GroupsRef,
+    /// Fingerprints of what the outer blocks say.
+    pub prints: Prints,
+}
+
+/// Fingerprints of what stands in the outer blocks, without the blocks in them that have their own: two
+/// configurations of one process that say the same have the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prints {
+    /// Of the main level.
+    pub main: u64,
+    /// Of `events`.
+    pub events: u64,
+    /// Of `http`.
+    pub http: u64,
+    /// Of `stream` and all that is in it.
+    pub stream: u64,
+    /// Of each `upstream` of `http`, by its name.
+    pub upstreams: Vec<(Box<str>, u64)>,
 }
 
 /// A thread's own reference to the site: counting it touches no memory that other threads count in.
@@ -213,6 +235,12 @@ pub struct Server {
     pub tls: Option<Arc<super::TlsServer>>,
     /// Where in the configuration the server stands (`FILE:LINE`).
     pub place: Arc<str>,
+    /// A fingerprint of what the server says outside of its locations.
+    pub print: u64,
+    /// A fingerprint of the server with its locations.
+    pub deep_print: u64,
+    /// The addresses that it listens on.
+    pub addrs: Box<[ListenAddr]>,
 }
 
 /// How locations are found: the exact and prefix ones sorted, the patterns in order.
@@ -264,4 +292,6 @@ pub struct Location {
     pub limit_except: Option<(u32, LocId)>,
     /// Where in the configuration the location stands (`FILE:LINE`).
     pub place: Arc<str>,
+    /// A fingerprint of what the location says outside of the locations in it.
+    pub print: u64,
 }

@@ -1,9 +1,8 @@
 //! TLS contexts of listeners and servers.
 
 use super::Template;
-use crate::tls::load::{Cache, Chain, Name};
+use crate::tls::load::ByName;
 use crate::tls::session::{Tickets, Zone};
-use openssl::pkey::{PKey, Private};
 use openssl::ssl::SslContext;
 use std::sync::Arc;
 
@@ -52,42 +51,8 @@ pub enum VerifyClient {
 pub struct DynamicCertificates {
     /// Certificates with their keys.
     pub pairs: Vec<(Template, Template)>,
-    /// What relative names begin with.
-    pub base: std::path::PathBuf,
-    /// `ssl_password_file`.
-    pub passwords: Vec<Vec<u8>>,
-    /// `ssl_certificate_cache`.
-    pub cache: Option<Arc<Cache>>,
-}
-
-impl DynamicCertificates {
-    /// Loads one pair; `fresh` goes round the cache.
-    ///
-    /// # Errors
-    /// nginx's text.
-    pub fn load(
-        &self,
-        certificate: &[u8],
-        key: &[u8],
-        fresh: bool,
-    ) -> Result<(Chain, PKey<Private>, Name), String> {
-        use crate::tls::load;
-        let (certificate, key) = (
-            Name::parse(certificate, &self.base),
-            Name::parse(key, &self.base),
-        );
-        let pair = match &self.cache {
-            Some(c) => (
-                c.chain(&certificate, fresh)?,
-                c.key(&key, Some(&self.passwords), fresh)?,
-            ),
-            None => (
-                load::chain(&certificate)?,
-                load::key(&key, Some(&self.passwords), true)?,
-            ),
-        };
-        Ok((pair.0, pair.1, key))
-    }
+    /// How they are loaded.
+    pub by_name: ByName,
 }
 
 impl std::fmt::Debug for TlsServer {

@@ -15,10 +15,12 @@ pub struct AccessConf {
     rules: Option<Vec<Rule>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Rule {
     net: Net,
     deny: bool,
+    /// `FILE:LINE`.
+    at: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +90,13 @@ struct Rules {
 
 impl Handler for Rules {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
-        match self.judge(r.remote.ip()) {
+        let rule = self.judge(r.remote.ip());
+        r.explain(|| match rule {
+            Some(rule) if rule.deny => Step::new("access", "a deny rule fits").at(&rule.at),
+            Some(rule) => Step::new("access", "an allow rule fits").at(&rule.at),
+            None => Step::new("access", "no allow or deny rule fits"),
+        });
+        match rule.map(|rule| rule.deny) {
             None => Next::Continue,
             Some(false) => Next::Allow,
             Some(true) => {
@@ -105,21 +113,20 @@ impl Handler for Rules {
 }
 
 impl Rules {
-    /// Whether the client is denied; `None` where no rule fits.
-    fn judge(&self, ip: Option<IpAddr>) -> Option<bool> {
+    /// The rule that decides; `None` where none fits.
+    fn judge(&self, ip: Option<IpAddr>) -> Option<&Rule> {
         let ip = match ip {
             Some(IpAddr::V6(v6)) if self.v4 => {
                 Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4))
             }
             ip => ip,
         };
-        let rule = self.list.iter().find(|rule| match (rule.net, &ip) {
+        self.list.iter().find(|rule| match (rule.net, &ip) {
             (Net::All, _) => true,
             (Net::Unix, ip) => ip.is_none(),
             (Net::Cidr(c), Some(ip)) => c.contains(ip),
             (Net::Cidr(_), None) => false,
-        });
-        rule.map(|r| r.deny)
+        })
     }
 }
 
@@ -143,7 +150,11 @@ fn rule(c: &mut AccessConf, s: &Statement, b: &mut Build, deny: bool) -> Result<
             None => return Err(s.invalid_parameter(0)),
         },
     };
-    c.rules.get_or_insert_default().push(Rule { net, deny });
+    c.rules.get_or_insert_default().push(Rule {
+        net,
+        deny,
+        at: s.place().into(),
+    });
     Ok(())
 }
 
@@ -160,7 +171,11 @@ mod tests {
                     "unix:" => Net::Unix,
                     n => Net::Cidr(parse_cidr(n.as_bytes()).unwrap().0),
                 };
-                Rule { net, deny: *deny }
+                Rule {
+                    net,
+                    deny: *deny,
+                    at: "".into(),
+                }
             })
             .collect();
         let v4 = list.iter().any(|r| {
@@ -179,6 +194,10 @@ mod tests {
         }
     }
 
+    fn denied(rules: &Rules, ip: Option<IpAddr>) -> Option<bool> {
+        rules.judge(ip).map(|rule| rule.deny)
+    }
+
     #[test]
     fn the_first_rule_that_fits_decides() {
         let r = rules(&[
@@ -188,14 +207,14 @@ mod tests {
             ("all", true),
         ]);
         let ip = |s: &str| Some(s.parse().unwrap());
-        assert_eq!(r.judge(ip("10.0.0.1")), Some(true));
-        assert_eq!(r.judge(ip("10.1.2.3")), Some(false));
-        assert_eq!(r.judge(ip("192.0.2.1")), Some(true));
-        assert_eq!(r.judge(ip("::ffff:10.1.2.3")), Some(false));
-        assert_eq!(r.judge(None), Some(false));
+        assert_eq!(denied(&r, ip("10.0.0.1")), Some(true));
+        assert_eq!(denied(&r, ip("10.1.2.3")), Some(false));
+        assert_eq!(denied(&r, ip("192.0.2.1")), Some(true));
+        assert_eq!(denied(&r, ip("::ffff:10.1.2.3")), Some(false));
+        assert_eq!(denied(&r, None), Some(false));
         let only6 = rules(&[("::/0", true)]);
-        assert_eq!(only6.judge(ip("10.0.0.1")), None);
-        assert_eq!(only6.judge(ip("::ffff:10.0.0.1")), Some(true));
-        assert_eq!(only6.judge(None), None);
+        assert_eq!(denied(&only6, ip("10.0.0.1")), None);
+        assert_eq!(denied(&only6, ip("::ffff:10.0.0.1")), Some(true));
+        assert_eq!(denied(&only6, None), None);
     }
 }

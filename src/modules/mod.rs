@@ -12,6 +12,8 @@ mod compress;
 mod crypt_ffi;
 pub mod dav;
 pub mod empty_gif;
+pub mod explain;
+pub mod fastcgi;
 pub mod geo;
 pub mod gunzip;
 pub mod gzip;
@@ -23,13 +25,16 @@ pub mod limit_conn;
 pub mod limit_req;
 pub mod map;
 mod media_types;
+pub mod memcached;
 pub mod mirror;
+pub mod pass;
 mod password;
 pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
 pub mod rewrite;
+pub mod scgi;
 pub mod secure_link;
 pub mod split_clients;
 pub mod ssi;
@@ -39,6 +44,7 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
 
@@ -71,6 +77,7 @@ pub fn builtin() -> Registry {
     r.add::<access::Access>();
     r.add::<auth_basic::AuthBasic>();
     r.add::<auth_request::AuthRequest>();
+    r.add::<explain::Explain>();
     // response heads, in nginx's order
     r.add::<headers::HeadersModule>();
     r.add::<gunzip::Gunzip>();
@@ -85,6 +92,10 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<fastcgi::FastCgi>();
+    r.add::<uwsgi::Uwsgi>();
+    r.add::<scgi::Scgi>();
+    r.add::<memcached::Memcached>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();

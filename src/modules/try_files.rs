@@ -121,7 +121,15 @@ impl Tries {
         };
         for file in &self.files {
             write_name(r, &file.name, root, path);
-            match files::stat(r, path) {
+            let found_there = files::stat(r, path);
+            r.explain(|| {
+                let there = matches!(&found_there, Ok(info) if info.is_dir() == file.directory);
+                let what = if file.directory { "folder" } else { "file" };
+                let shown = String::from_utf8_lossy(path);
+                let verdict = if there { "is there" } else { "is not there" };
+                Step::new("try_files", format!("the {what} \"{shown}\" {verdict}"))
+            });
+            match found_there {
                 Ok(info) if info.is_dir() == file.directory => {
                     found(r, path.get(root..).unwrap_or_default(), file.directory);
                     return Next::Continue;

@@ -1,5 +1,7 @@
 //! `upstream {}`: groups of origins, and the upstreams that `proxy_pass` and its kin imply.
 
+mod resolve;
+
 use crate::config::addr::{Address, parse_server};
 use crate::config::value::{parse_number, parse_size, parse_time_sec};
 use crate::module::once;
@@ -21,8 +23,7 @@ pub struct UpstreamWritten {
     keepalive_time: Option<u64>,
     keepalive_timeout: Option<u64>,
     zone: Option<()>,
-    resolver: Option<()>,
-    resolver_timeout: Option<u64>,
+    resolver: resolve::Own,
 }
 
 impl Conf for UpstreamWritten {
@@ -46,7 +47,7 @@ impl Module for HttpUpstream {
             "server",
             U,
             Args::AtLeast(1),
-            "`server address [weight=number] [max_conns=number] [max_fails=number] [fail_timeout=time] [backup] [down];` A server of the group. Defaults: weight=1, max_conns=0 (no limit), max_fails=1, fail_timeout=10s.",
+            "`server address [weight=number] [max_conns=number] [max_fails=number] [fail_timeout=time] [backup] [down] [resolve] [service=name];` A server of the group; the addresses of a name with `resolve`, or the SRV records of its service, are followed as they change. Defaults: weight=1, max_conns=0 (no limit), max_fails=1, fail_timeout=10s.",
             server,
         ),
         Directive::new(
@@ -88,15 +89,18 @@ impl Module for HttpUpstream {
             "resolver",
             U,
             Args::AtLeast(1),
-            "`resolver address …;` Name servers for servers with `resolve`, which are not supported yet.",
-            |c, s, _| once(&mut c.resolver, s, ()),
+            "`resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off];` Name servers for servers with `resolve`. Default: those of `http`.",
+            |c, s, _| {
+                let conf = crate::engine::core::http::resolver(s)?;
+                once(&mut c.resolver.conf, s, conf)
+            },
         ),
         Directive::new(
             "resolver_timeout",
             U,
             Args::Exactly(1),
             "`resolver_timeout time;` Default: 30s.",
-            |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?),
+            |c, s, _| once(&mut c.resolver.timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "ip_hash",
@@ -333,7 +337,21 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     }
     let keepalive = written.keepalive_conf();
     let registry = crate::upstream::Registry::global();
-    let made = Group::new(
+    let make = if written.zone.is_some() {
+        Group::changeable
+    } else if written
+        .servers
+        .iter()
+        .any(|server| server.resolve.is_some())
+    {
+        return Err(s.error(format!(
+            "resolving names at run time requires upstream \"{name}\" in {} to be in shared memory",
+            s.place()
+        )));
+    } else {
+        Group::new
+    };
+    let made = make(
         &name,
         written.servers,
         RoundRobin,
@@ -341,7 +359,11 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         registry,
         Clock::system(),
     );
-    let _ = group.set(Arc::new(made.map_err(|e| s.error(e.to_string()))?));
+    let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?);
+    if made.live().is_some() {
+        resolve::keep_resolved(b, s, written.resolver, made.clone());
+    }
+    let _ = group.set(made);
     Ok(())
 }
 
@@ -363,6 +385,7 @@ impl UpstreamWritten {
 
 fn server(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<()> {
     let mut spec = ServerSpec::new(s.str(0)?, Vec::new());
+    let mut names = resolve::Written::default();
     for i in 1..s.len() {
         let word = s.str(i)?;
         let invalid = || s.invalid_parameter(i);
@@ -381,15 +404,21 @@ fn server(c: &mut UpstreamWritten, s: &Statement, _b: &mut Build) -> ConfResult<
             Some(("fail_timeout", v)) => {
                 spec.fail_timeout = parse_time_sec(v.as_bytes()).ok_or_else(invalid)?
             }
-            Some(("service" | "slow_start" | "route", _)) => return Err(not_supported(s, i)),
+            Some(("service", "")) => return Err(s.error("service is empty")),
+            Some(("service", v)) => names.service = Some(v),
+            Some(("slow_start" | "route", _)) => return Err(not_supported(s, i)),
             None if word == "backup" => spec.backup = true,
             None if word == "down" => spec.down = true,
-            None if matches!(word, "resolve" | "drain") => return Err(not_supported(s, i)),
+            None if word == "resolve" => names.resolve = true,
+            None if word == "drain" => return Err(not_supported(s, i)),
             _ => return Err(invalid()),
         }
     }
     let error = |e: &dyn std::fmt::Display| s.error(format!("{e} in upstream \"{}\"", spec.server));
-    spec.addrs = match parse_server(s.arg(0), 80).map_err(|e| error(&e))? {
+    let address = parse_server(s.arg(0), 80).map_err(|e| error(&e))?;
+    spec.resolve = names.name(s, &address)?;
+    spec.addrs = match address {
+        _ if spec.resolve.is_some() => Vec::new(),
         Address::Unix(path) => vec![PeerAddr::Unix(path)],
         Address::Inet(a) => addresses(&a).map_err(|e| error(&e))?,
     };

@@ -17,6 +17,7 @@ use super::sockets::{Prepared, Sockets};
 use super::user::{Identity, Root};
 use super::{Program, check_connections, launch, level_of, pid};
 use crate::config::Disk;
+use crate::engine::changes::Changes;
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{Level, LogFiles, process_log, set_process_log, use_stderr};
@@ -162,6 +163,7 @@ impl Supervisor {
     fn reload(&mut self) {
         let log = process_log();
         log.write(Level::Notice, None, format_args!("reconfiguring"));
+        let begun = Instant::now();
         let identity = self.identity.clone();
         let _root = Root::take(identity.as_ref());
         // one module's mistake must not end the process
@@ -190,6 +192,7 @@ impl Supervisor {
         };
         launch::make_temp_folders(&site, identity.as_ref(), &log);
 
+        let before = self.shared.site.load_full();
         let main = site.main.clone();
         let new_log = site.error_log.clone();
         set_process_log(new_log.clone());
@@ -202,8 +205,14 @@ impl Supervisor {
         }
         let site = self.shared.site.load_full();
         self.commit(prepared, &site.listeners);
-        drop(site);
+        let took = begun.elapsed().as_millis();
         self.settle(main);
+        let changes = Changes::between(&before, &site);
+        process_log().write(
+            Level::Notice,
+            None,
+            format_args!("reload: {changes}, {took} ms"),
+        );
     }
 
     fn commit(&mut self, prepared: Prepared, listeners: &[crate::module::Listener]) {

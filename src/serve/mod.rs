@@ -1,5 +1,6 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
+mod background;
 pub mod buffers;
 mod conn;
 mod front;

@@ -37,6 +37,10 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// The next `$connection`.
     pub serial: AtomicU64,
+    /// Changes with every new site, for whom a look at `epoch` is not enough.
+    pub replaced: watch::Sender<()>,
+    /// Whether a thread runs the services of the site.
+    pub(super) served: AtomicBool,
     /// Makes connections to origins.
     pub connector: crate::upstream::Connector,
 }
@@ -51,6 +55,8 @@ impl Shared {
             cut_before: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             serial: AtomicU64::new(1),
+            replaced: watch::Sender::new(()),
+            served: AtomicBool::new(false),
             connector: crate::upstream::Connector::new(threads as u32),
         }
     }
@@ -59,6 +65,7 @@ impl Shared {
     pub fn replace(&self, site: Site) {
         self.site.store(Arc::new(site));
         self.epoch.fetch_add(1, Ordering::Release);
+        self.replaced.send_replace(());
     }
 }
 
@@ -237,6 +244,9 @@ pub fn run_thread(
         let _ = t.set(thread);
     });
     runtime.block_on(async move {
+        if !thread.shared.served.swap(true, Ordering::Relaxed) {
+            tokio::spawn(super::background::run(thread));
+        }
         let mut draining = thread.shared.draining.subscribe();
         let mut cut = thread.shared.cut_before.subscribe();
         loop {

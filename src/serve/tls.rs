@@ -208,7 +208,7 @@ impl Hooks for Http {
         let r = self.request(server, Some(describe(ssl, &self.site, None)));
         for (certificate, key) in &dynamic.pairs {
             let (certificate, key) = (certificate.eval(&r), key.eval(&r));
-            if let Err(text) = use_pair(ssl, dynamic, &certificate, &key) {
+            if let Err(text) = dynamic.by_name.give(ssl, &certificate, &key) {
                 self.outcome.lock().errors.push(text);
                 return false;
             }
@@ -269,38 +269,5 @@ impl Http {
             .get(server as usize)
             .map_or(0, |s| s.default_location);
         r
-    }
-}
-
-/// Gives a connection one certificate with its key; files that were replaced one after the other get a second look.
-fn use_pair(
-    ssl: &mut SslRef,
-    dynamic: &crate::module::DynamicCertificates,
-    certificate: &[u8],
-    key: &[u8],
-) -> Result<(), String> {
-    let mut fresh = false;
-    loop {
-        let (chain, pkey, name) = dynamic.load(certificate, key, fresh)?;
-        let shown = String::from_utf8_lossy(certificate);
-        let Some((leaf, rest)) = chain.split_first() else {
-            return Err(format!("no certificate in \"{shown}\""));
-        };
-        ssl.set_certificate(leaf)
-            .map_err(|e| error::describe(format!("SSL_use_certificate(\"{shown}\") failed"), &e))?;
-        for c in rest {
-            ssl.add_chain_cert(c.clone())
-                .map_err(|e| error::describe(format!("SSL_set0_chain(\"{shown}\") failed"), &e))?;
-        }
-        match ssl.set_private_key(&pkey) {
-            Ok(()) => return Ok(()),
-            Err(e) if !fresh && error::is_mismatch(&e) => fresh = true,
-            Err(e) => {
-                return Err(error::describe(
-                    format!("SSL_use_PrivateKey(\"{}\") failed", name.shown()),
-                    &e,
-                ));
-            }
-        }
     }
 }

@@ -4,6 +4,7 @@ use super::error;
 use super::ffi::{self, Source};
 use parking_lot::Mutex;
 use pingora::tls::pkey::{PKey, Private};
+use pingora::tls::ssl::SslRef;
 use pingora::tls::x509::X509;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -88,6 +89,15 @@ pub fn key(
     passwords: Option<&[Vec<u8>]>,
     quiet: bool,
 ) -> Result<PKey<Private>, String> {
+    locked_key(name, passwords, quiet).map(|(key, _)| key)
+}
+
+/// As [`key`], with whether it is behind a password.
+fn locked_key(
+    name: &Name,
+    passwords: Option<&[Vec<u8>]>,
+    quiet: bool,
+) -> Result<(PKey<Private>, bool), String> {
     let failed = |call: &str| {
         error::failure(format!(
             "cannot load certificate key \"{}\": {call}",
@@ -113,6 +123,75 @@ pub fn authorities(path: &Path) -> Result<Chain, String> {
             path.display()
         ))
     })
+}
+
+/// Where certificates come from whose names have variables.
+#[derive(Default)]
+pub struct ByName {
+    /// What relative names begin with.
+    pub base: PathBuf,
+    /// `ssl_password_file`.
+    pub passwords: Vec<Vec<u8>>,
+    /// `ssl_certificate_cache`.
+    pub cache: Option<Arc<Cache>>,
+}
+
+impl ByName {
+    /// Gives a connection the certificate and key of these names (evaluated); files that were replaced one after the
+    /// other get a second look.
+    ///
+    /// # Errors
+    /// nginx's text.
+    pub fn give(&self, ssl: &mut SslRef, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+        let shown = String::from_utf8_lossy(certificate);
+        let mut fresh = false;
+        loop {
+            let (chain, pkey, key_name) = self.load(certificate, key, fresh)?;
+            let Some((leaf, rest)) = chain.split_first() else {
+                return Err(format!("no certificate in \"{shown}\""));
+            };
+            ssl.set_certificate(leaf).map_err(|e| {
+                error::describe(format!("SSL_use_certificate(\"{shown}\") failed"), &e)
+            })?;
+            for c in rest {
+                ssl.add_chain_cert(c.clone()).map_err(|e| {
+                    error::describe(format!("SSL_set0_chain(\"{shown}\") failed"), &e)
+                })?;
+            }
+            match ssl.set_private_key(&pkey) {
+                Ok(()) => return Ok(()),
+                Err(e) if !fresh && error::is_mismatch(&e) => fresh = true,
+                Err(e) => {
+                    let shown = key_name.shown();
+                    return Err(error::describe(
+                        format!("SSL_use_PrivateKey(\"{shown}\") failed"),
+                        &e,
+                    ));
+                }
+            }
+        }
+    }
+
+    fn load(
+        &self,
+        certificate: &[u8],
+        key: &[u8],
+        fresh: bool,
+    ) -> Result<(Chain, PKey<Private>, Name), String> {
+        let certificate = Name::parse(certificate, &self.base);
+        let name = Name::parse(key, &self.base);
+        let (chain, pkey) = match &self.cache {
+            Some(c) => (
+                c.chain(&certificate, fresh)?,
+                c.key(&name, Some(&self.passwords), fresh)?,
+            ),
+            None => (
+                chain(&certificate)?,
+                self::key(&name, Some(&self.passwords), true)?,
+            ),
+        };
+        Ok((chain, pkey, name))
+    }
 }
 
 /// Remembers what one configuration has loaded: thousands of servers may share a certificate.
@@ -307,10 +386,7 @@ impl Cache {
         passwords: Option<&[Vec<u8>]>,
         fresh: bool,
     ) -> Result<PKey<Private>, String> {
-        let load = || {
-            key(name, passwords, true)
-                .map(|k| (Value::Key(k), passwords.is_none_or(<[_]>::is_empty)))
-        };
+        let load = || locked_key(name, passwords, true).map(|(k, locked)| (Value::Key(k), !locked));
         match self.get(Key::Key(name.clone()), name, fresh, load)? {
             Value::Key(k) => Ok(k),
             Value::Chain(_) => key(name, passwords, true),

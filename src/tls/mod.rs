@@ -1,6 +1,8 @@
-//! TLS towards clients on OpenSSL: what contexts, handshakes and certificates need beyond the openssl crate.
+//! TLS on OpenSSL, towards clients and origins: what contexts, handshakes and certificates need beyond the openssl crate.
 
 pub mod accept;
+pub mod client;
+pub mod context;
 pub mod error;
 pub mod ffi;
 pub mod load;

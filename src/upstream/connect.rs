@@ -3,14 +3,17 @@
 use super::coarse_millis;
 use super::group::Group;
 use super::peer::Peer;
+use crate::tls::client::{Client, Hello};
+use crate::tls::error::{describe, is_common};
 use bytes::BytesMut;
+use openssl::ssl::{self, SslRef};
+use pingora::tls::tokio_ssl::SslStream;
 use pingora_core::connectors::l4::BindTo;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::IO;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{IO, Stream};
 use pingora_core::upstreams::peer::{Peer as PingoraPeer, PeerOptions};
-use pingora_core::utils::tls::CertKey;
 use pingora_core::{Error, ErrorType};
 use std::fmt;
 use std::io;
@@ -18,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpSocket;
@@ -51,13 +54,23 @@ impl Connector {
     ) -> Result<UpConn, ConnectError> {
         let key = PoolKey::new(group, peer, tag);
         let target = Target::new(peer, key, options);
+        let mut connected = false;
+        let opening = async {
+            let stream = self.transport.new_stream(&target).await;
+            let stream = stream.map_err(|e| ConnectError::new(&e, peer, options))?;
+            connected = true;
+            let plain = stream.into_any().downcast::<L4Stream>();
+            let plain = plain.map_err(|_| ConnectError::Other("unknown kind of stream".into()))?;
+            match &options.tls {
+                Some(tls) => handshake(tls, *plain).await,
+                None => Ok(Io::Plain(plain)),
+            }
+        };
         // Pingora's own timeouts would start a thread that wakes every 10 ms.
-        let connecting = self.transport.new_stream(&target);
-        match tokio::time::timeout(options.timeout, connecting).await {
-            Ok(Ok(stream)) => Io::new(stream)
-                .map(|io| UpConn::new(io, key))
-                .ok_or_else(|| ConnectError::Other("unknown kind of stream".into())),
-            Ok(Err(e)) => Err(ConnectError::new(&e, peer, options)),
+        let opened = tokio::time::timeout(options.timeout, opening).await;
+        match opened {
+            Ok(opened) => opened.map(|io| UpConn::new(io, key)),
+            Err(_) if connected => Err(ConnectError::HandshakeTimedOut),
             Err(_) => Err(ConnectError::TimedOut),
         }
     }
@@ -84,7 +97,7 @@ pub struct ConnectOptions {
     /// `proxy_socket_keepalive`: SO_KEEPALIVE with the times of the system.
     pub keepalive: bool,
     /// TLS to the peer.
-    pub tls: Option<Arc<UpstreamTls>>,
+    pub tls: Option<Arc<ConnectTls>>,
 }
 
 impl Default for ConnectOptions {
@@ -98,15 +111,35 @@ impl Default for ConnectOptions {
     }
 }
 
-/// TLS to peers, in Pingora's terms.
-#[derive(Debug, Clone)]
-pub struct UpstreamTls {
-    /// Server name to send and to verify; empty sends none.
-    pub sni: String,
-    /// Verification and ALPN. Its timeouts must stay unset.
-    pub options: PeerOptions,
-    /// The certificate to show where the peer asks for one.
-    pub client: Option<Arc<CertKey>>,
+/// TLS to a peer.
+#[derive(Debug)]
+pub struct ConnectTls {
+    /// The location's context.
+    pub client: Arc<Client>,
+    /// What this connection says.
+    pub hello: Hello,
+    /// The name that the peer's certificate must be for, where it is verified.
+    pub name: Box<[u8]>,
+}
+
+/// Speaks TLS on a connection that has been made.
+async fn handshake(tls: &ConnectTls, plain: L4Stream) -> Result<Io, ConnectError> {
+    let begun = tls.client.begin(&tls.hello);
+    let ssl = begun.map_err(ConnectError::Setup)?;
+    let mut stream = match SslStream::new(ssl, plain) {
+        Ok(s) => Box::new(s),
+        Err(e) => return Err(ConnectError::Setup(describe("SSL_new() failed", &e))),
+    };
+    if let Err(e) = Pin::new(&mut *stream).connect().await {
+        tls.client.forget(&tls.hello);
+        return Err(ConnectError::handshake(&e));
+    }
+    let checked = tls.client.check(stream.ssl(), &tls.name);
+    checked.map_err(|text| {
+        tls.client.forget(&tls.hello);
+        ConnectError::Verify(text)
+    })?;
+    Ok(Io::Tls(stream))
 }
 
 /// A connection to a peer, with what was read beyond the last response.
@@ -142,15 +175,33 @@ impl UpConn {
     pub fn id(&self) -> i32 {
         match &self.io {
             Io::Plain(stream) => stream.as_raw_fd(),
-            Io::Tls(stream) => stream.id(),
+            Io::Tls(stream) => stream.get_ref().as_raw_fd(),
         }
     }
 
-    /// Pingora's stream, for its digests (TLS session, TCP info).
+    /// Pingora's stream, for its digests (TCP info); below TLS where there is any.
     pub fn stream(&self) -> &dyn IO {
         match &self.io {
             Io::Plain(stream) => stream.as_ref(),
-            Io::Tls(stream) => stream.as_ref(),
+            Io::Tls(stream) => stream.get_ref(),
+        }
+    }
+
+    /// What TLS settled, where it is spoken: the protocol chosen by ALPN and the like.
+    pub fn ssl(&self) -> Option<&SslRef> {
+        match &self.io {
+            Io::Plain(_) => None,
+            Io::Tls(stream) => Some(stream.ssl()),
+        }
+    }
+}
+
+impl Drop for UpConn {
+    /// Tells the peer that a TLS session ends; nobody waits for its answer.
+    fn drop(&mut self) {
+        if let Io::Tls(stream) = &mut self.io {
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut context);
         }
     }
 }
@@ -163,7 +214,7 @@ impl AsyncRead for UpConn {
     ) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
 }
@@ -176,21 +227,21 @@ impl AsyncWrite for UpConn {
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 
@@ -201,7 +252,7 @@ impl AsyncWrite for UpConn {
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
             Io::Plain(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -213,23 +264,13 @@ impl AsyncWrite for UpConn {
     }
 }
 
-/// Pingora's stream; the plain one by its own type, which spares a virtual call per read and write.
+/// Pingora's stream by its own type, which spares a virtual call per read and write; TLS above it.
 ///
 /// It has no buffers of its own, so a read is one recvfrom and a write one sendto.
 #[derive(Debug)]
 enum Io {
     Plain(Box<L4Stream>),
-    Tls(Stream),
-}
-
-impl Io {
-    fn new(stream: Stream) -> Option<Self> {
-        if stream.as_any().is::<L4Stream>() {
-            stream.into_any().downcast().ok().map(Self::Plain)
-        } else {
-            Some(Self::Tls(stream))
-        }
-    }
+    Tls(Box<SslStream<L4Stream>>),
 }
 
 /// Which idle connections may serve which requests.
@@ -261,17 +302,15 @@ impl PoolKey {
 pub(super) struct Target {
     addr: L4Addr,
     key: u64,
-    tls: Option<Arc<UpstreamTls>>,
     options: Option<Box<PeerOptions>>,
 }
 
 impl Target {
     pub fn new(peer: &Peer, key: PoolKey, options: &ConnectOptions) -> Self {
-        let special = options.bind.is_some() || options.keepalive || options.tls.is_some();
+        let special = options.bind.is_some() || options.keepalive;
         Self {
             addr: peer.backend.addr.clone(),
             key: key.hash(),
-            tls: options.tls.clone(),
             options: special.then(|| Box::new(peer_options(options))),
         }
     }
@@ -282,16 +321,13 @@ impl PingoraPeer for Target {
         &self.addr
     }
 
+    // our own TLS, with nginx's settings, comes above the connection
     fn tls(&self) -> bool {
-        self.tls.is_some()
+        false
     }
 
     fn sni(&self) -> &str {
-        self.tls.as_ref().map_or("", |tls| &tls.sni)
-    }
-
-    fn get_client_cert_key(&self) -> Option<&Arc<CertKey>> {
-        self.tls.as_ref().and_then(|tls| tls.client.as_ref())
+        ""
     }
 
     fn reuse_hash(&self) -> u64 {
@@ -326,10 +362,7 @@ fn peer_options(options: &ConnectOptions) -> PeerOptions {
         })
     });
 
-    let mut out = match &options.tls {
-        Some(tls) => tls.options.clone(),
-        None => PeerOptions::new(),
-    };
+    let mut out = PeerOptions::new();
     if let Some(local) = options.bind {
         let mut bind = BindTo::default();
         bind.addr = Some(local);
@@ -360,7 +393,20 @@ pub enum ConnectError {
         /// The address.
         local: SocketAddr,
     },
-    /// Anything else: no descriptors left, a failed TLS handshake.
+    /// `proxy_connect_timeout` has passed in the TLS handshake.
+    HandshakeTimedOut,
+    /// The TLS handshake failed.
+    Handshake {
+        /// nginx's text.
+        text: String,
+        /// Not one of the failures that peers are known to cause.
+        crit: bool,
+    },
+    /// The peer's certificate was refused.
+    Verify(String),
+    /// TLS could not be prepared, which is no fault of the peer: the request ends with 500.
+    Setup(String),
+    /// Anything else: no descriptors left.
     Other(String),
 }
 
@@ -374,7 +420,6 @@ impl ConnectError {
             (ErrorType::SocketError, _) => {
                 Self::Other(format!("socket() failed {}", os_error(errno)))
             }
-            (ErrorType::TLSHandshakeFailure, _) => Self::Other(e.to_string()),
             _ => {
                 let at_once = peer.backend.addr.as_unix().is_some() || fails_at_once(errno);
                 let to = at_once.then(|| peer.name.clone());
@@ -383,11 +428,49 @@ impl ConnectError {
         }
     }
 
+    fn handshake(e: &ssl::Error) -> Self {
+        const CLOSED: &str = "peer closed connection in SSL handshake";
+        if let Some(io) = e.io_error() {
+            let errno = io.raw_os_error().unwrap_or(0);
+            let common = matches!(
+                errno,
+                0 | libc::ECONNRESET
+                    | libc::EPIPE
+                    | libc::ENOTCONN
+                    | libc::ETIMEDOUT
+                    | libc::ECONNREFUSED
+                    | libc::ENETDOWN
+                    | libc::ENETUNREACH
+                    | libc::EHOSTDOWN
+                    | libc::EHOSTUNREACH
+            );
+            let text = match errno {
+                0 => CLOSED.to_owned(),
+                _ => format!("{CLOSED} {}", os_error(errno)),
+            };
+            return Self::Handshake {
+                text,
+                crit: !common,
+            };
+        }
+        match e.ssl_error().filter(|s| !s.errors().is_empty()) {
+            Some(stack) => Self::Handshake {
+                text: describe("SSL_do_handshake() failed", stack),
+                crit: !is_common(stack),
+            },
+            None => Self::Handshake {
+                text: CLOSED.to_owned(),
+                crit: false,
+            },
+        }
+    }
+
     /// The attempt counts as a timeout for `proxy_next_upstream` (504), not as an error (502).
     pub fn is_timeout(&self) -> bool {
         matches!(
             self,
             Self::TimedOut
+                | Self::HandshakeTimedOut
                 | Self::Connect {
                     errno: libc::ETIMEDOUT,
                     ..
@@ -409,7 +492,13 @@ impl ConnectError {
                     | libc::EHOSTUNREACH
             ),
             Self::Bind { .. } => true,
-            Self::TimedOut | Self::Connect { to: None, .. } | Self::Other(_) => false,
+            Self::Handshake { crit, .. } => *crit,
+            Self::TimedOut
+            | Self::HandshakeTimedOut
+            | Self::Connect { to: None, .. }
+            | Self::Verify(_)
+            | Self::Setup(_)
+            | Self::Other(_) => false,
         }
     }
 }
@@ -417,7 +506,9 @@ impl ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut => write!(f, "upstream timed out {}", os_error(libc::ETIMEDOUT)),
+            Self::TimedOut | Self::HandshakeTimedOut => {
+                write!(f, "upstream timed out {}", os_error(libc::ETIMEDOUT))
+            }
             Self::Connect { errno, to: None } => write!(f, "connect() failed {}", os_error(*errno)),
             Self::Connect {
                 errno,
@@ -427,9 +518,17 @@ impl fmt::Display for ConnectError {
                 write!(f, "bind({}) failed {}", local.ip(), os_error(*errno))
             }
             Self::Bind { errno, local } => write!(f, "bind({local}) failed {}", os_error(*errno)),
-            Self::Other(text) => f.write_str(text),
+            Self::Handshake { text, .. }
+            | Self::Verify(text)
+            | Self::Setup(text)
+            | Self::Other(text) => f.write_str(text),
         }?;
-        f.write_str(" while connecting to upstream")
+        f.write_str(match self {
+            Self::HandshakeTimedOut | Self::Handshake { .. } | Self::Verify(_) => {
+                " while SSL handshaking to upstream"
+            }
+            _ => " while connecting to upstream",
+        })
     }
 }
 

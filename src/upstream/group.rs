@@ -1,13 +1,17 @@
 //! A group of peers: an `upstream {}` block, or an upstream that `proxy_pass` implies.
 
 use super::Clock;
-use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ServerSpec};
-use super::round_robin::{RoundRobin, Weight};
+use super::budget::RetryBudget;
+use super::members::{FoundName, Held, Live, Members, Servers};
+use super::outlier::Detector;
+use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
+pub use super::pick::{Outcome, PickState, Picked};
+use super::queue::Queue;
+use super::round_robin::RoundRobin;
 use super::selection::{Selection, load_balancer};
-use parking_lot::Mutex;
+pub use super::set::{Balance, End, PeerSet, Sets};
+use crate::module::Steer;
 use pingora_load_balancing::LoadBalancer;
-use smallvec::SmallVec;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,7 +21,8 @@ use std::time::Duration;
 /// Peers, how one of them is chosen, and how many connections to them are kept.
 ///
 /// Membership and health are Pingora's `LoadBalancer`'s; [`Group::pick`] reads our own array, which the
-/// [`Selection`] built by the `LoadBalancer` keeps in step, so that picking allocates nothing.
+/// [`Selection`] built by the `LoadBalancer` keeps in step, so that picking allocates nothing. In a group with a
+/// `zone` the array is replaced as a whole when names resolve to other addresses or the runtime API changes a server.
 pub struct Group {
     /// The name of the `upstream`; `$upstream_addr` shows it if no peer is live.
     pub name: Arc<str>,
@@ -25,7 +30,9 @@ pub struct Group {
     pub keepalive: KeepaliveConf,
     /// What survives a reload.
     pub state: Arc<GroupState>,
-    sets: Arc<Sets>,
+    /// What the group does besides balancing.
+    pub extras: Extras,
+    members: Arc<Members>,
     balancer: Option<LoadBalancer<Selection>>,
 }
 
@@ -40,50 +47,59 @@ impl Group {
         clock: Clock,
     ) -> Result<Self, GroupError> {
         let state = registry.group(name);
-        let mut seen: HashMap<Arc<str>, u32> = HashMap::new();
-        let mut primary = Vec::new();
-        let mut backup = Vec::new();
-        for spec in servers {
-            let server: Arc<str> = spec.server.as_str().into();
-            for addr in spec.addrs {
-                let shown: Arc<str> = addr.to_string().into();
-                let nth = seen.entry(shown.clone()).or_default();
-                let mut peer = Peer::new(addr, server.clone(), state.peer(&shown, *nth))
-                    .map_err(GroupError::Address)?;
-                *nth += 1;
-                peer.weight = spec.weight.max(1);
-                peer.backend.weight = usize::try_from(peer.weight).unwrap_or(usize::MAX);
-                peer.max_fails = spec.max_fails;
-                peer.fail_timeout = spec.fail_timeout;
-                peer.max_conns = spec.max_conns;
-                peer.backup = spec.backup;
-                peer.down = spec.down;
-                if spec.backup {
-                    backup.push(peer);
-                } else {
-                    primary.push(peer);
-                }
-            }
-        }
-        if primary.is_empty() {
+        if servers
+            .iter()
+            .all(|spec| spec.backup || spec.addrs.is_empty())
+        {
             return Err(GroupError::NoServers(name.into()));
         }
+        let live = Live::new(servers, Arc::new(balance), state.clone(), clock)
+            .map_err(GroupError::Address)?;
+        let members = Members::Fixed(live.snapshot());
+        Ok(Self::with_members(name, keepalive, state, members))
+    }
 
-        let alone = backup.is_empty();
-        let sets = Arc::new(Sets {
-            primary: PeerSet::new(primary, alone),
-            backup: (!alone).then(|| PeerSet::new(backup, false)),
-            balance: Box::new(balance),
-            clock,
-        });
-        let balancer = load_balancer(&sets);
-        Ok(Self {
+    /// An `upstream {}` with a `zone`: its peers may change while it serves ([`Group::live`]).
+    pub fn changeable(
+        name: &str,
+        servers: Vec<ServerSpec>,
+        balance: impl Balance,
+        keepalive: KeepaliveConf,
+        registry: &Registry,
+        clock: Clock,
+    ) -> Result<Self, GroupError> {
+        let state = registry.group(name);
+        let serves = |spec: &ServerSpec| !spec.addrs.is_empty() || spec.resolve.is_some();
+        if !servers.iter().any(|spec| !spec.backup && serves(spec)) {
+            return Err(GroupError::NoServers(name.into()));
+        }
+        let live = Live::new(servers, Arc::new(balance), state.clone(), clock)
+            .map_err(GroupError::Address)?;
+        let members = Members::Live(Arc::new(live));
+        Ok(Self::with_members(name, keepalive, state, members))
+    }
+
+    fn with_members(
+        name: &str,
+        keepalive: KeepaliveConf,
+        state: Arc<GroupState>,
+        members: Members,
+    ) -> Self {
+        let members = Arc::new(members);
+        let balancer = load_balancer(&members);
+        Self {
             name: name.into(),
             keepalive,
             state,
-            sets,
+            extras: Extras::default(),
+            members,
             balancer: Some(balancer),
-        })
+        }
+    }
+
+    /// The same group with these extras.
+    pub fn with(self, extras: Extras) -> Self {
+        Self { extras, ..self }
     }
 
     /// An upstream implied by `proxy_pass` to addresses: equal weights and, as in nginx, no kept connections.
@@ -101,41 +117,86 @@ impl Group {
             name: server,
             keepalive: KeepaliveConf::off(),
             state: Arc::new(GroupState::new()),
-            sets: Arc::new(Sets {
-                primary: PeerSet::new(peers, true),
-                backup: None,
-                balance: Box::new(RoundRobin),
-                clock: Clock::system(),
-            }),
+            extras: Extras::default(),
+            members: Arc::new(Members::Fixed(Arc::new(Sets::new(
+                peers,
+                Vec::new(),
+                Arc::new(RoundRobin),
+                Clock::system(),
+                None,
+            )))),
             balancer: None,
         })
     }
 
     /// The state of choice for one request.
     pub fn start(&self) -> PickState {
-        let backup = self.sets.backup.as_ref().map_or(0, |set| set.tries);
-        PickState {
-            tries: self.sets.primary.tries + backup,
-            ..PickState::default()
-        }
+        let held = self.members.hold();
+        PickState::new(held.tries(), held.into_kept())
     }
 
     /// Chooses a peer that this request has not tried; `None` is nginx's "no live upstreams".
     ///
-    /// Backup servers come in when no primary one is left, and stay for the rest of the request.
+    /// Backup servers come in when no primary one is left, and stay for the rest of the request. A request keeps to
+    /// the peers that there were when it began.
     pub fn pick(&self, r: &mut PickState) -> Option<Picked<'_>> {
-        let (set, peer, index) = self.sets.pick(r)?;
-        Some(Picked {
-            sets: &self.sets,
-            set,
-            peer,
-            index,
-        })
+        let held = match (&*self.members, &r.peers) {
+            (Members::Fixed(sets), _) => Held::Fixed(sets),
+            (Members::Live(_), Some(kept)) => Held::Kept(kept.clone()),
+            (Members::Live(live), None) => {
+                let now = live.snapshot();
+                r.peers = Some(now.clone());
+                Held::Kept(now)
+            }
+        };
+        Picked::new(held, r, &self.extras)
     }
 
-    /// All peers, primary ones first.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.sets.peers()
+    /// The peers as they are now, primary ones first; they stay as they are while this is held.
+    pub fn members(&self) -> Held<'_> {
+        self.members.hold()
+    }
+
+    /// What can be changed of the group while it serves; none without a `zone`.
+    pub fn live(&self) -> Option<&Arc<Live>> {
+        match &*self.members {
+            Members::Fixed(_) => None,
+            Members::Live(live) => Some(live),
+        }
+    }
+
+    /// The peers of a group that does not change, primary ones first.
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let fixed = match &*self.members {
+            Members::Fixed(sets) => Some(sets),
+            Members::Live(_) => None,
+        };
+        fixed.into_iter().flat_map(|sets| sets.peers())
+    }
+
+    /// Gives every server of that name other addresses.
+    pub fn set_found(&self, name: &ResolveName, found: FoundName) {
+        if self.live().is_some_and(|live| live.set_found(name, found)) {
+            self.sync_members();
+        }
+    }
+
+    /// Changes the servers of a group with a `zone` as a whole; `None` for one without. What fails changes nothing.
+    pub fn edit<T, E: From<io::Error>>(
+        &self,
+        change: impl FnOnce(&mut Servers) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        let outcome = self.live()?.edit(change);
+        self.sync_members();
+        Some(outcome)
+    }
+
+    /// Follows a change of the peers in Pingora's view of the group.
+    fn sync_members(&self) {
+        if let Some(balancer) = &self.balancer {
+            super::selection::discover(balancer);
+        }
     }
 
     /// Pingora's view of the group: membership and health; none for an implied upstream.
@@ -146,11 +207,34 @@ impl Group {
     /// Copies the verdicts of the `LoadBalancer`'s health checks to where [`Group::pick`] reads them.
     pub fn sync_health(&self) {
         if let Some(balancer) = &self.balancer {
-            for peer in self.peers() {
+            for peer in self.members().peers() {
                 let ready = balancer.backends().ready(&peer.backend);
                 peer.state.healthy.store(ready, Relaxed);
             }
         }
+    }
+}
+
+/// What a group does besides balancing; nothing of it is there unless it is configured.
+#[derive(Default)]
+pub struct Extras {
+    /// What of a request decides its peer: the key of a hash, `sticky`.
+    pub steer: Option<Arc<dyn Steer>>,
+    /// `queue`.
+    pub queue: Option<Queue>,
+    /// `outlier_detection`.
+    pub outlier: Option<Detector>,
+    /// `retry_budget`.
+    pub budget: Option<RetryBudget>,
+}
+
+impl fmt::Debug for Extras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extras")
+            .field("queue", &self.queue)
+            .field("outlier", &self.outlier)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,7 +243,7 @@ impl fmt::Debug for Group {
         f.debug_struct("Group")
             .field("name", &self.name)
             .field("keepalive", &self.keepalive)
-            .field("peers", &self.peers().collect::<Vec<_>>())
+            .field("peers", &self.members().peers().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }
@@ -222,208 +306,9 @@ impl Default for KeepaliveConf {
     }
 }
 
-/// A method of balancing.
-pub trait Balance: Send + Sync + 'static {
-    /// Chooses a peer that `r` has not tried, marks it tried and takes a place on it (`Peer::acquire`).
-    ///
-    /// `now` is in seconds of the group's clock. `None`: no peer of this set can take the request.
-    fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize>;
-}
-
-/// The primary or the backup servers of a group.
-#[derive(Debug)]
-pub struct PeerSet {
-    /// The peers, in the order of the configuration.
-    pub peers: Box<[Peer]>,
-    /// The moving weights of round robin, which other methods fall back to.
-    pub weights: Mutex<Box<[Weight]>>,
-    /// The sum of all configured weights.
-    pub total_weight: u64,
-    single: bool,
-    tries: u32,
-}
-
-impl PeerSet {
-    fn new(peers: Vec<Peer>, alone: bool) -> Self {
-        Self {
-            weights: Mutex::new(peers.iter().map(|p| Weight::new(p.weight)).collect()),
-            total_weight: peers.iter().map(|p| u64::from(p.weight)).sum(),
-            single: alone && peers.len() == 1,
-            tries: u32::try_from(peers.iter().filter(|p| !p.down).count()).unwrap_or(u32::MAX),
-            peers: peers.into(),
-        }
-    }
-}
-
-/// What one request has tried so far.
-#[derive(Debug, Clone, Default)]
-pub struct PickState {
-    /// Attempts left; `proxy_next_upstream_tries` lowers it, see [`PickState::limit_tries`].
-    pub tries: u32,
-    /// What hashing methods hash.
-    pub key: SmallVec<[u8; 16]>,
-    on_backup: bool,
-    tried: SmallVec<[u64; 2]>,
-}
-
-impl PickState {
-    /// A first attempt of a hashing method over `key`.
-    pub fn with_key(key: &[u8]) -> Self {
-        Self {
-            key: SmallVec::from_slice(key),
-            ..Self::default()
-        }
-    }
-
-    /// Applies `proxy_next_upstream_tries`; 0 means no limit.
-    pub fn limit_tries(&mut self, limit: u32) {
-        if limit != 0 {
-            self.tries = self.tries.min(limit);
-        }
-    }
-
-    /// Whether the `i`th peer of the current set was tried.
-    pub fn is_tried(&self, i: usize) -> bool {
-        self.tried
-            .get(i / 64)
-            .is_some_and(|word| word & (1 << (i % 64)) != 0)
-    }
-
-    /// Keeps the `i`th peer of the current set from being picked again.
-    pub fn mark_tried(&mut self, i: usize) {
-        let word = i / 64;
-        if self.tried.len() <= word {
-            self.tried.resize(word + 1, 0);
-        }
-        if let Some(word) = self.tried.get_mut(word) {
-            *word |= 1 << (i % 64);
-        }
-    }
-}
-
-/// How an attempt ended, for the peer's account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered, or the request ended for a reason that is not the peer's.
-    Ok,
-    /// It answered 403 or 404 and the next peer is asked: no failure of the peer.
-    Next,
-    /// Error, timeout, invalid header, or a status that `proxy_next_upstream` names.
-    Failed,
-}
-
-/// A peer in use. Dropping it is the same as [`Outcome::Ok`], except that no attempt is counted.
-#[derive(Debug)]
-pub struct Picked<'g> {
-    sets: &'g Sets,
-    set: &'g PeerSet,
-    peer: &'g Peer,
-    index: usize,
-}
-
-impl<'g> Picked<'g> {
-    /// The chosen peer.
-    pub fn peer(&self) -> &'g Peer {
-        self.peer
-    }
-
-    /// Books the end of the attempt.
-    ///
-    /// True if the peer is out of use now: nginx warns "upstream server temporarily disabled".
-    pub fn done(self, outcome: Outcome, r: &mut PickState) -> bool {
-        if self.set.single {
-            r.tries = 0;
-            return false;
-        }
-        r.tries = r.tries.saturating_sub(1);
-        if outcome != Outcome::Failed {
-            return false;
-        }
-
-        let state = &self.peer.state;
-        let now = self.sets.clock.now();
-        let fails = state.fails.fetch_add(1, Relaxed).saturating_add(1);
-        state.accessed.store(now, Relaxed);
-        state.checked.store(now, Relaxed);
-        if let Some(weight) = self.set.weights.lock().get_mut(self.index) {
-            weight.penalise(self.peer.weight, self.peer.max_fails);
-        }
-        self.peer.max_fails != 0 && fails >= self.peer.max_fails
-    }
-}
-
-impl Drop for Picked<'_> {
-    fn drop(&mut self) {
-        let state = &self.peer.state;
-        // A success after a check; right after `Outcome::Failed` both times are equal.
-        let passed = self.set.single || state.accessed.load(Relaxed) < state.checked.load(Relaxed);
-        if passed && state.fails.load(Relaxed) != 0 {
-            state.fails.store(0, Relaxed);
-        }
-        self.peer.release();
-    }
-}
-
-/// The peers of a group and how they are balanced.
-pub(super) struct Sets {
-    primary: PeerSet,
-    backup: Option<PeerSet>,
-    balance: Box<dyn Balance>,
-    clock: Clock,
-}
-
-impl Sets {
-    /// One address without a backup: it is never given up.
-    pub fn is_single(&self) -> bool {
-        self.primary.single
-    }
-
-    pub fn pick(&self, r: &mut PickState) -> Option<(&PeerSet, &Peer, usize)> {
-        if !r.on_backup {
-            let found = self.pick_from(&self.primary, r);
-            if found.is_some() {
-                return found;
-            }
-            if self.backup.is_some() {
-                r.on_backup = true;
-                r.tried.clear();
-            }
-        }
-        self.pick_from(self.backup.as_ref()?, r)
-    }
-
-    fn pick_from<'s>(
-        &self,
-        set: &'s PeerSet,
-        r: &mut PickState,
-    ) -> Option<(&'s PeerSet, &'s Peer, usize)> {
-        let index = if set.single {
-            // A lone peer is asked whatever it did before.
-            set.peers.first().filter(|p| p.usable() && p.acquire())?;
-            0
-        } else {
-            self.balance.pick(set, r, self.clock.now())?
-        };
-        Some((set, set.peers.get(index)?, index))
-    }
-
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        let backup = self.backup.iter().flat_map(|set| set.peers.iter());
-        self.primary.peers.iter().chain(backup)
-    }
-}
-
-impl fmt::Debug for Sets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sets")
-            .field("primary", &self.primary)
-            .field("backup", &self.backup)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::outlier::OutlierConf;
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::atomic::AtomicU64;
@@ -434,11 +319,18 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn group(servers: Vec<ServerSpec>) -> (Group, Arc<AtomicU64>) {
+        group_by(servers, RoundRobin)
+    }
+
+    pub(in super::super) fn group_by(
+        servers: Vec<ServerSpec>,
+        balance: impl Balance,
+    ) -> (Group, Arc<AtomicU64>) {
         let now = Arc::new(AtomicU64::new(1000));
         let clock = Clock::manual(now.clone());
         let registry = Registry::new();
         let keepalive = KeepaliveConf::default();
-        let group = Group::new("app", servers, RoundRobin, keepalive, &registry, clock);
+        let group = Group::new("app", servers, balance, keepalive, &registry, clock);
         (group.unwrap(), now)
     }
 
@@ -612,5 +504,109 @@ pub(super) mod tests {
             group.unwrap_err().to_string(),
             "no servers in upstream \"x\""
         );
+    }
+
+    #[test]
+    fn a_draining_server_gets_its_sessions_only() {
+        let draining = ServerSpec {
+            drain: true,
+            route: Some("one".into()),
+            ..spec(1)
+        };
+        let (group, _) = group(vec![draining, spec(2)]);
+        assert_eq!(letters(&group, 3), "bbb");
+        let mut r = group.start();
+        assert_eq!(r.tries, 1);
+        r.hint = Some("one".into());
+        let picked = group.pick(&mut r).unwrap();
+        assert_eq!(letter_of(picked.peer()), 'a');
+        drop(picked);
+        // it was tried: the session goes elsewhere
+        assert_eq!(letter_of(group.pick(&mut r).unwrap().peer()), 'b');
+    }
+
+    #[test]
+    fn sessions_keep_their_peer_and_others_are_balanced_around_them() {
+        let (group, _) = group(vec![spec(1), spec(2), spec(3)]);
+        let second = group.peers().nth(1).unwrap().sid.clone();
+        let mut others = String::new();
+        for _ in 0..6 {
+            let mut r = group.start();
+            r.hint = Some(second.clone());
+            let picked = group.pick(&mut r).unwrap();
+            assert_eq!(letter_of(picked.peer()), 'b');
+            picked.done(Outcome::Ok, &mut r);
+            others.push_str(&letters(&group, 1));
+        }
+        assert_eq!(others.matches('b').count(), 0, "{others}");
+        assert_eq!(others.matches('a').count(), 3, "{others}");
+    }
+
+    #[test]
+    fn a_peer_that_came_back_starts_slowly() {
+        fastrand::seed(3);
+        let slow = ServerSpec {
+            slow_start: 10_000,
+            ..spec(1)
+        };
+        let (group, now) = group(vec![slow, spec(2)]);
+        let share = |group: &Group| letters(group, 400).matches('a').count();
+        assert_eq!(share(&group), 200);
+        let state = &group.peers().next().unwrap().state;
+        state.came_back(now.load(Relaxed) * 1000);
+        assert_eq!(share(&group), 0);
+        now.fetch_add(5, Relaxed);
+        let half = share(&group);
+        assert!((100..170).contains(&half), "{half}");
+        now.fetch_add(6, Relaxed);
+        assert_eq!(share(&group), 200);
+    }
+
+    #[test]
+    fn the_only_peer_that_is_left_serves_however_cold_it_is() {
+        let slow = ServerSpec {
+            slow_start: 10_000,
+            ..spec(1)
+        };
+        let down = ServerSpec {
+            down: true,
+            ..spec(2)
+        };
+        let (group, now) = group(vec![slow, down]);
+        let state = &group.peers().next().unwrap().state;
+        state.came_back(now.load(Relaxed) * 1000);
+        assert_eq!(letters(&group, 5), "aaaaa");
+    }
+
+    #[test]
+    fn errors_in_a_row_take_a_peer_out() {
+        let (group, _) = group(vec![spec(1), spec(2), spec(3)]);
+        let group = group.with(Extras {
+            outlier: Some(Detector::new(OutlierConf::default())),
+            ..Extras::default()
+        });
+        for _ in 0..15 {
+            let mut r = group.start();
+            let mut picked = group.pick(&mut r).unwrap();
+            picked.answered(if letter_of(picked.peer()) == 'a' {
+                500
+            } else {
+                200
+            });
+            picked.done(Outcome::Ok, &mut r);
+        }
+        assert!(!letters(&group, 6).contains('a'));
+    }
+
+    #[test]
+    fn one_request_asks_after_a_failed_peer_in_a_fail_timeout() {
+        let (group, now) = group_by(vec![spec(1), spec(2)], super::super::hash::Hash);
+        let peer = group.peers().next().unwrap();
+        peer.state.fails.store(1, Relaxed);
+        peer.state.checked.store(now.load(Relaxed), Relaxed);
+        now.fetch_add(11, Relaxed);
+        assert!(peer.claim(now.load(Relaxed)));
+        assert!(peer.is_failed(now.load(Relaxed)));
+        peer.release();
     }
 }

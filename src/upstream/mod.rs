@@ -1,25 +1,44 @@
 //! Origins: groups of peers, balancing, connections to them and the names behind them.
 //!
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
-//! * [`round_robin`]: smooth weighted round robin, the default [`Balance`];
+//! * [`members`]: the peers of a group and their change at run time;
+//! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
+//! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
+//!   [`ring`], [`random`], [`ewma`]: the methods;
+//! * [`timing`], [`outlier`], [`budget`], [`queue`]: response times, ejection, retries and waiting;
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
 //! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
+pub mod budget;
 pub mod connect;
+pub mod discovery;
+pub mod ewma;
 pub mod group;
+pub mod hash;
+pub mod least_conn;
+pub mod least_time;
+pub mod members;
+pub mod outlier;
 pub mod peer;
+pub mod pick;
 pub mod pool;
+pub mod queue;
+pub mod random;
 pub mod resolve;
+pub mod ring;
 pub mod round_robin;
 pub mod selection;
+pub mod set;
+pub mod timing;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
-pub use group::{Balance, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
-pub use peer::{Peer, PeerAddr, PeerState, Registry, ServerSpec};
-pub use resolve::{Resolver, ResolverConf, resolve_at_load};
+pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
+pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
+pub use resolve::{ResolveError, Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -38,6 +57,14 @@ impl Clock {
     /// A clock that stands still until its owner moves it.
     pub fn manual(seconds: Arc<AtomicU64>) -> Self {
         Self(Some(seconds))
+    }
+
+    /// Milliseconds since an arbitrary moment; those of a manual clock are its seconds.
+    pub fn millis(&self) -> u64 {
+        match &self.0 {
+            Some(manual) => manual.load(Ordering::Relaxed).saturating_mul(1000),
+            None => coarse_millis(),
+        }
     }
 
     /// Seconds since an arbitrary moment that lies further back than any `fail_timeout`.

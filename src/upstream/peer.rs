@@ -1,5 +1,9 @@
 //! One address of an origin, and the state of it that all threads share.
 
+use super::coarse_millis;
+use super::members::FoundName;
+use super::outlier::Outlier;
+use super::timing::Timing;
 use parking_lot::Mutex;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use pingora_load_balancing::{Backend, Extensions};
@@ -32,8 +36,18 @@ pub struct Peer {
     pub backup: bool,
     /// `down`.
     pub down: bool,
+    /// `drain`: only requests of sessions that are bound to it.
+    pub drain: bool,
+    /// `slow_start=`, in milliseconds: how long it takes to get its full share after a recovery.
+    pub slow_start: u64,
+    /// What `sticky` calls it: `route=`, or the MD5 sum of its name in hexadecimal digits.
+    pub sid: Arc<str>,
     /// Counters and failure state, shared by all threads and kept over a reload.
     pub state: Arc<PeerState>,
+    /// Its number in the runtime API.
+    pub id: u32,
+    /// The number of the server whose name gave this address.
+    pub parent: Option<u32>,
     pub(super) member: AtomicBool,
     pub(super) backend: Backend,
 }
@@ -46,8 +60,10 @@ impl Peer {
         let mut ext = Extensions::new();
         // A health check learns by this which state its verdict belongs to.
         ext.insert(state.clone());
+        let name: Arc<str> = addr.to_string().into();
         Ok(Self {
-            name: addr.to_string().into(),
+            sid: session_id(&name),
+            name,
             backend: Backend {
                 addr: addr.to_l4()?,
                 weight: 1,
@@ -61,14 +77,53 @@ impl Peer {
             max_conns: 0,
             backup: false,
             down: false,
+            drain: false,
+            slow_start: 0,
             state,
+            id: 0,
+            parent: None,
             member: AtomicBool::new(true),
         })
     }
 
-    /// May be picked as far as `down`, discovery and health checks are concerned.
+    /// A peer at one address of a `server` directive, with its parameters.
+    pub(super) fn of(spec: &ServerSpec, addr: PeerAddr, state: Arc<PeerState>) -> io::Result<Self> {
+        let mut peer = Self::new(addr, spec.server.as_str().into(), state)?;
+        peer.set_weight(spec.weight);
+        peer.max_fails = spec.max_fails;
+        peer.fail_timeout = spec.fail_timeout;
+        peer.max_conns = spec.max_conns;
+        peer.backup = spec.backup;
+        peer.down = spec.down;
+        peer.drain = spec.drain;
+        peer.slow_start = spec.slow_start;
+        if let Some(route) = &spec.route {
+            peer.sid = route.clone();
+        }
+        Ok(peer)
+    }
+
+    pub(super) fn set_weight(&mut self, weight: u32) {
+        self.weight = weight.max(1);
+        self.backend.weight = usize::try_from(self.weight).unwrap_or(usize::MAX);
+    }
+
+    /// May be picked as far as `down`, `drain`, discovery, health checks and ejection are concerned.
     pub fn usable(&self) -> bool {
-        !self.down && self.member.load(Relaxed) && self.state.healthy.load(Relaxed)
+        !self.drain && self.usable_in_session()
+    }
+
+    /// The same for a request whose session is bound to this peer, which `drain` does not keep out.
+    pub fn usable_in_session(&self) -> bool {
+        !self.down
+            && self.member.load(Relaxed)
+            && self.state.healthy.load(Relaxed)
+            && !self.state.is_ejected()
+    }
+
+    /// May take a request at `now` (seconds) as far as anything but the request is concerned.
+    pub fn is_open(&self, now: u64) -> bool {
+        self.usable() && !self.is_failed(now) && !self.is_full()
     }
 
     /// Failed `max_fails` times and still inside `fail_timeout`; `now` in seconds.
@@ -101,9 +156,54 @@ impl Peer {
         counted
     }
 
+    /// Takes a place, and the only one in a `fail_timeout` if the peer failed; false if another request was faster.
+    pub fn claim(&self, now: u64) -> bool {
+        if !self.acquire() {
+            return false;
+        }
+        let state = &self.state;
+        let checked = state.checked.load(Relaxed);
+        if now.saturating_sub(checked) <= self.fail_timeout {
+            return true;
+        }
+        let first = state
+            .checked
+            .compare_exchange(checked, now, Relaxed, Relaxed)
+            .is_ok();
+        if first || self.max_fails == 0 || state.fails.load(Relaxed) < self.max_fails {
+            return true;
+        }
+        state.requests.fetch_sub(1, Relaxed);
+        self.release();
+        false
+    }
+
+    /// How much of its share the peer gets while `slow_start` lasts, in thousandths; `now_ms` as [`Clock::millis`].
+    ///
+    /// [`Clock::millis`]: super::Clock::millis
+    pub fn share(&self, now_ms: u64) -> u32 {
+        let since = self.state.warm_from.load(Relaxed);
+        if self.slow_start == 0 || since == 0 {
+            return 1000;
+        }
+        let part = now_ms.saturating_sub(since).saturating_mul(1000) / self.slow_start;
+        u32::try_from(part.min(1000)).unwrap_or(1000)
+    }
+
     pub(super) fn release(&self) {
         self.state.conns.fetch_sub(1, Relaxed);
     }
+}
+
+/// What `sticky` calls a peer without `route=`.
+pub fn session_id(name: &str) -> Arc<str> {
+    use md5::{Digest, Md5};
+    use std::fmt::Write;
+    let mut text = String::with_capacity(32);
+    for byte in Md5::digest(name.as_bytes()) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.into()
 }
 
 /// The address of a peer.
@@ -145,8 +245,10 @@ impl From<SocketAddr> for PeerAddr {
 pub struct ServerSpec {
     /// The address as written.
     pub server: String,
-    /// Its addresses; each one is a peer.
+    /// Its addresses; each one is a peer. None where `resolve` is given.
     pub addrs: Vec<PeerAddr>,
+    /// `resolve` and `service=`: the name whose addresses are asked for again and again.
+    pub resolve: Option<ResolveName>,
     /// `weight=`.
     pub weight: u32,
     /// `max_fails=`.
@@ -159,6 +261,12 @@ pub struct ServerSpec {
     pub backup: bool,
     /// `down`.
     pub down: bool,
+    /// `drain`.
+    pub drain: bool,
+    /// `slow_start=`, in milliseconds.
+    pub slow_start: u64,
+    /// `route=`.
+    pub route: Option<Arc<str>>,
 }
 
 impl ServerSpec {
@@ -167,14 +275,29 @@ impl ServerSpec {
         Self {
             server: server.into(),
             addrs,
+            resolve: None,
             weight: 1,
             max_fails: 1,
             fail_timeout: 10,
             max_conns: 0,
             backup: false,
             down: false,
+            drain: false,
+            slow_start: 0,
+            route: None,
         }
     }
+}
+
+/// A name that is resolved while it is in use (`server name resolve`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ResolveName {
+    /// The host.
+    pub host: String,
+    /// The port of every address; with `service` it comes from the SRV records.
+    pub port: u16,
+    /// `service=`: SRV records are asked for.
+    pub service: Option<String>,
 }
 
 /// What all threads know about a peer. Times are seconds of the group's clock, 0 is never.
@@ -192,8 +315,14 @@ pub struct PeerState {
     pub accessed: AtomicU64,
     /// When it was last tried, or failed, for `fail_timeout`.
     pub checked: AtomicU64,
-    /// The verdict of active health checks; true without them.
+    /// The verdict of active health checks; true without them. Set it with [`PeerState::set_healthy`].
     pub healthy: AtomicBool,
+    /// When the peer came back, in milliseconds of the clock: where `slow_start` begins; 0 is never.
+    pub warm_from: AtomicU64,
+    /// How long it takes to answer, for methods that look at it.
+    pub timing: Mutex<Timing>,
+    /// What `outlier_detection` knows of it.
+    pub outlier: Outlier,
 }
 
 impl PeerState {
@@ -207,7 +336,28 @@ impl PeerState {
             accessed: AtomicU64::new(0),
             checked: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
+            warm_from: AtomicU64::new(0),
+            timing: Mutex::default(),
+            outlier: Outlier::default(),
         }
+    }
+
+    /// Takes a verdict of a health check; a peer that becomes healthy starts slowly.
+    pub fn set_healthy(&self, healthy: bool) {
+        if self.healthy.swap(healthy, Relaxed) != healthy && healthy {
+            self.came_back(coarse_millis());
+        }
+    }
+
+    /// The peer is there again after it was not: `slow_start` begins.
+    pub fn came_back(&self, now_ms: u64) {
+        self.warm_from.store(now_ms.max(1), Relaxed);
+    }
+
+    /// Whether `outlier_detection` keeps it out now.
+    pub fn is_ejected(&self) -> bool {
+        let until = self.outlier.ejected_until.load(Relaxed);
+        until != 0 && coarse_millis() < until
     }
 }
 
@@ -224,6 +374,8 @@ pub struct GroupState {
     pub id: u32,
     /// Idle connections of the group in the pool that all threads share.
     pub shared_idle: AtomicU32,
+    /// The addresses that names had last, by name and service.
+    pub(super) found: Mutex<HashMap<(String, Option<String>), FoundName>>,
     peers: Mutex<HashMap<PeerKey, Weak<PeerState>>>,
 }
 
@@ -236,6 +388,7 @@ impl GroupState {
         Self {
             id: next_id(),
             shared_idle: AtomicU32::new(0),
+            found: Mutex::default(),
             peers: Mutex::default(),
         }
     }

@@ -2,6 +2,9 @@
 
 mod lookup;
 mod message;
+mod service;
+
+pub use service::ServiceTarget;
 
 use hickory_proto::rr::RecordType;
 use lookup::Lookup;
@@ -27,6 +30,8 @@ pub struct Resolver {
     /// The server whose turn it is, modulo their number.
     turn: AtomicUsize,
     names: Mutex<HashMap<Box<str>, Entry>>,
+    /// Names asked for SRV records.
+    services: Mutex<HashMap<Box<str>, Entry>>,
 }
 
 impl Resolver {
@@ -44,6 +49,7 @@ impl Resolver {
             conf,
             turn: AtomicUsize::new(0),
             names: Mutex::default(),
+            services: Mutex::default(),
         })
     }
 
@@ -67,44 +73,68 @@ impl Resolver {
         if let Ok(ip) = literal.parse() {
             return Ok(vec![ip]);
         }
+        self.resolve_until(name, timeout).await.map(|(ips, _)| ips)
+    }
 
-        let addrs = if timeout.is_zero() {
-            self.follow(name).await
-        } else {
-            let limited = tokio::time::timeout(timeout, self.follow(name)).await;
-            limited.unwrap_or(Err(libc::ETIMEDOUT))
-        };
-        match addrs {
-            Ok(addrs) => Ok(addrs.rotated()),
+    /// The addresses of a name that is no literal, and when they are to be asked for again.
+    pub async fn resolve_until(
+        self: &Arc<Self>,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<(Vec<IpAddr>, Instant), ResolveError> {
+        match within(timeout, self.follow(Kind::Address, name)).await {
+            Ok((Known::Addrs(addrs), until)) => Ok((addrs.rotated(), until)),
+            Ok(_) => Err(ResolveError::failed(name, SERVFAIL)),
             Err(code) => Err(ResolveError::failed(name, code)),
         }
     }
 
-    /// Goes from CNAME to CNAME until there are addresses.
-    async fn follow(self: &Arc<Self>, name: &str) -> Result<Arc<Addrs>, i32> {
+    /// How long an answer that a name does not exist is believed.
+    pub fn negative(&self) -> Duration {
+        self.conf.valid.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// `resolver_timeout`.
+    pub fn timeout(&self) -> Duration {
+        self.conf.timeout
+    }
+
+    /// Goes from CNAME to CNAME until there is what was asked for; the least time for which all of it holds.
+    async fn follow(self: &Arc<Self>, kind: Kind, name: &str) -> Result<(Known, Instant), i32> {
         let mut key = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let mut least: Option<Instant> = None;
         for _ in 0..=MAX_CNAMES {
-            let answer = match self.find(&key) {
-                Found::Known(known) => Ok(known),
+            let answer = match self.find(kind, &key) {
+                Found::Known(known, until) => Ok((known, until)),
                 Found::Pending(mut pending) => match pending.wait_for(Option::is_some).await {
                     Ok(answer) => answer.clone().unwrap_or(Err(SERVFAIL)),
                     // The asking task is gone, with its runtime.
                     Err(_) => Err(SERVFAIL),
                 },
             };
-            match answer? {
-                Known::Addrs(addrs) => return Ok(addrs),
+            let (known, until) = answer?;
+            let until = least.map_or(until, |least| least.min(until));
+            least = Some(until);
+            match known {
                 Known::Cname(next) => key = next.as_ref().into(),
+                known => return Ok((known, until)),
             }
         }
         Err(NXDOMAIN)
     }
 
-    fn find(self: &Arc<Self>, key: &str) -> Found {
-        let mut names = self.names.lock();
+    fn entries(&self, kind: Kind) -> &Mutex<HashMap<Box<str>, Entry>> {
+        match kind {
+            Kind::Address => &self.names,
+            Kind::Service => &self.services,
+        }
+    }
+
+    fn find(self: &Arc<Self>, kind: Kind, key: &str) -> Found {
+        let mut names = self.entries(kind).lock();
         match names.get(key) {
             Some(Entry::Known { known, until }) if Instant::now() < *until => {
-                return Found::Known(known.clone());
+                return Found::Known(known.clone(), *until);
             }
             // A sender that is gone will never answer.
             Some(Entry::Pending(pending)) if pending.has_changed().is_ok() => {
@@ -120,46 +150,61 @@ impl Resolver {
         let (answer, pending) = watch::channel(None);
         names.insert(key.into(), Entry::Pending(pending.clone()));
         // In a task of its own: it goes on for the others when the first one to ask gives up.
-        tokio::spawn(self.clone().ask(key.into(), answer));
+        tokio::spawn(self.clone().ask(kind, key.into(), answer));
         Found::Pending(pending)
     }
 
-    async fn ask(self: Arc<Self>, key: Box<str>, answer: watch::Sender<Option<Answer>>) {
+    async fn ask(
+        self: Arc<Self>,
+        kind: Kind,
+        key: Box<str>,
+        answer: watch::Sender<Option<Answer>>,
+    ) {
         // The list of names holds a receiver too.
         let is_wanted = || {
-            let mut names = self.names.lock();
+            let mut names = self.entries(kind).lock();
             let is_wanted = answer.receiver_count() > 1;
             if !is_wanted {
                 names.remove(&key);
             }
             is_wanted
         };
-        let Some(result) = self.lookup(&key, is_wanted).await else {
+        let Some(result) = self.lookup(kind, &key, is_wanted).await else {
             return;
         };
-        let mut names = self.names.lock();
+        let result = result.map(|(known, ttl)| {
+            let until = Instant::now() + self.conf.valid.unwrap_or(ttl);
+            (known, until)
+        });
+        let mut names = self.entries(kind).lock();
         match &result {
-            Ok((known, ttl)) => {
+            Ok((known, until)) => {
                 let entry = Entry::Known {
                     known: known.clone(),
-                    until: Instant::now() + self.conf.valid.unwrap_or(*ttl),
+                    until: *until,
                 };
                 drop(names.insert(key, entry));
             }
             Err(_) => drop(names.remove(&key)),
         }
         drop(names);
-        answer.send_replace(Some(result.map(|(known, _)| known)));
+        answer.send_replace(Some(result));
     }
 
     /// What the servers say, with its TTL; None if nobody waits for it any longer.
     async fn lookup(
         &self,
+        kind: Kind,
         key: &str,
         is_wanted: impl Fn() -> bool,
     ) -> Option<Result<(Known, Duration), i32>> {
         let ResolverConf { ipv4, ipv6, .. } = self.conf;
-        let kinds = [(ipv4, RecordType::A), (ipv6, RecordType::AAAA)];
+        let addresses = kind == Kind::Address;
+        let kinds = [
+            (addresses && ipv4, RecordType::A),
+            (addresses && ipv6, RecordType::AAAA),
+            (!addresses, RecordType::SRV),
+        ];
         let kinds = kinds
             .into_iter()
             .filter(|(on, _)| *on)
@@ -178,11 +223,33 @@ impl Resolver {
                     let ips = ips.into();
                     (Known::Addrs(Arc::new(Addrs { ips, next })), ttl)
                 }
+                lookup::Found::Services(list, ttl) => (Known::Services(list.into()), ttl),
                 lookup::Found::Cname(name, ttl) => (Known::Cname(name.into()), ttl),
             };
             (known, Duration::from_secs(ttl.into()))
         }))
     }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A and AAAA records.
+    Address,
+    /// SRV records.
+    Service,
+}
+
+/// Bounds a wait; zero is without bounds.
+async fn within<T>(
+    timeout: Duration,
+    answer: impl Future<Output = Result<T, i32>>,
+) -> Result<T, i32> {
+    if timeout.is_zero() {
+        return answer.await;
+    }
+    let limited = tokio::time::timeout(timeout, answer).await;
+    limited.unwrap_or(Err(libc::ETIMEDOUT))
 }
 
 impl fmt::Debug for Resolver {
@@ -251,6 +318,19 @@ impl ResolveError {
             code,
         }
     }
+
+    /// The DNS response code, or ETIMEDOUT; 0 without a resolver.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::NoResolver { .. } => 0,
+            Self::Failed { code, .. } => *code,
+        }
+    }
+
+    /// The name servers said that the name does not exist, or has no such records.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Failed { code: NXDOMAIN, .. })
+    }
 }
 
 impl fmt::Display for ResolveError {
@@ -314,12 +394,13 @@ fn configured_families() -> (bool, bool) {
     seen
 }
 
-type Answer = Result<Known, i32>;
+type Answer = Result<(Known, Instant), i32>;
 
 /// What a name stands for.
 #[derive(Debug, Clone)]
 enum Known {
     Addrs(Arc<Addrs>),
+    Services(Arc<[message::Service]>),
     Cname(Arc<str>),
 }
 
@@ -338,7 +419,7 @@ impl Entry {
 }
 
 enum Found {
-    Known(Known),
+    Known(Known, Instant),
     Pending(watch::Receiver<Option<Answer>>),
 }
 
@@ -357,9 +438,9 @@ impl Addrs {
 }
 
 const SERVFAIL: i32 = 2;
-const NXDOMAIN: i32 = 3;
+pub(super) const NXDOMAIN: i32 = 3;
 
-fn code_text(code: i32) -> &'static str {
+pub(super) fn code_text(code: i32) -> &'static str {
     match code {
         1 => "Format error",
         SERVFAIL => "Server failure",

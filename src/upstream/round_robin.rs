@@ -1,7 +1,7 @@
 //! Smooth weighted round robin, the default method of an upstream.
 
 use super::group::{Balance, PeerSet, PickState};
-use std::sync::atomic::Ordering::Relaxed;
+use super::set::Turn;
 
 /// nginx's smooth weighted round robin: a failing peer loses weight and earns it back pick by pick.
 #[derive(Debug, Clone, Copy, Default)]
@@ -9,33 +9,35 @@ pub struct RoundRobin;
 
 impl Balance for RoundRobin {
     fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
-        let mut weights = set.weights.lock();
-        let mut total = 0;
-        let mut best: Option<(usize, i64)> = None;
+        match set.bound(r, now) {
+            Some(i) => self.pick_bound(set, i, r, now),
+            None => set.pick_weighted(r, now, 0..set.peers.len()),
+        }
+    }
+}
 
-        for (i, (peer, weight)) in set.peers.iter().zip(weights.iter_mut()).enumerate() {
-            if r.is_tried(i) || !peer.usable() || peer.is_failed(now) || peer.is_full() {
-                continue;
-            }
-            weight.current += weight.effective;
-            total += weight.effective;
-            if weight.effective < i64::from(peer.weight) {
-                weight.effective += 1;
-            }
-            if best.is_none_or(|(_, current)| weight.current > current) {
-                best = Some((i, weight.current));
+impl RoundRobin {
+    /// A request of a session goes to its peer, which pays for it with its turn as long as it can.
+    fn pick_bound(&self, set: &PeerSet, i: usize, r: &mut PickState, now: u64) -> Option<usize> {
+        {
+            let mut weights = set.weights.lock();
+            let own = set.peers.get(i).map_or(0, |peer| u64::from(peer.weight));
+            let others = set.total_weight.saturating_sub(own);
+            let lowest = -i64::try_from(others).unwrap_or(i64::MAX);
+            if weights.get(i).is_some_and(|w| w.current > lowest) {
+                let mut turn = Turn::default();
+                for (j, (peer, weight)) in set.peers.iter().zip(weights.iter_mut()).enumerate() {
+                    if set.is_open(j, r, now) {
+                        turn.offer(j, peer, weight);
+                    }
+                }
+                turn.end_with(i, &mut weights);
             }
         }
-
-        let (i, _) = best?;
-        let peer = set.peers.get(i)?;
-        weights.get_mut(i)?.current -= total;
-        r.mark_tried(i);
-        if now.saturating_sub(peer.state.checked.load(Relaxed)) > peer.fail_timeout {
-            peer.state.checked.store(now, Relaxed);
+        if set.take_open(i, r, now) {
+            return Some(i);
         }
-        // Only another configuration's group can have taken the last place meanwhile.
-        peer.acquire().then_some(i)
+        set.pick_weighted(r, now, 0..set.peers.len())
     }
 }
 

@@ -1,10 +1,12 @@
 //! The group as Pingora's `LoadBalancer` sees it, which owns membership and health.
 
 use super::group::{PickState, Sets};
-use pingora_load_balancing::discovery::Static;
+use super::members::Members;
+use async_trait::async_trait;
+use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,18 +14,18 @@ use std::task::{Context, Poll, Waker};
 
 /// Pingora's `BackendSelection` over a group's own peers and method of balancing.
 #[derive(Debug)]
-pub struct Selection(Option<Arc<Sets>>);
+pub struct Selection(Option<Arc<Members>>);
 
 /// The configuration of a [`Selection`]: the peers of its group.
 #[derive(Debug, Clone)]
-pub struct SelectionConfig(Arc<Sets>);
+pub struct SelectionConfig(Arc<Members>);
 
 impl BackendSelection for Selection {
     type Iter = SelectionIter;
     type Config = SelectionConfig;
 
     fn build_with_config(backends: &BTreeSet<Backend>, config: &Self::Config) -> Self {
-        for peer in config.0.peers() {
+        for peer in config.0.hold().peers() {
             peer.member.store(backends.contains(&peer.backend), Relaxed);
         }
         Self(Some(config.0.clone()))
@@ -35,7 +37,7 @@ impl BackendSelection for Selection {
 
     fn iter(self: &Arc<Self>, key: &[u8]) -> SelectionIter {
         SelectionIter {
-            sets: self.0.clone(),
+            sets: self.0.as_ref().map(|members| members.snapshot()),
             state: PickState::with_key(key),
         }
     }
@@ -54,28 +56,45 @@ impl BackendIter for SelectionIter {
         if sets.is_single() && self.state.is_tried(0) {
             return None;
         }
-        let (_, peer, index) = sets.pick(&mut self.state)?;
+        let (backup, index) = sets.pick(&mut self.state)?;
+        let peer = sets.peer(backup, index);
         self.state.mark_tried(index);
         peer.release();
         Some(&peer.backend)
     }
 }
 
-/// Pingora's `LoadBalancer` over the peers of a group, fixed as the configuration has them.
-pub(super) fn load_balancer(sets: &Arc<Sets>) -> LoadBalancer<Selection> {
-    let backends = sets.peers().map(|peer| peer.backend.clone()).collect();
-    let discovery = Backends::new(Static::new(backends));
-    let balancer =
-        LoadBalancer::from_backends_with_config(discovery, Some(SelectionConfig(sets.clone())));
-    // A static set is discovered without waiting, so one poll is all it takes.
+/// Pingora's `LoadBalancer` over the peers of a group.
+pub(super) fn load_balancer(members: &Arc<Members>) -> LoadBalancer<Selection> {
+    let discovery = Backends::new(Box::new(Discovery(members.clone())));
+    let config = SelectionConfig(members.clone());
+    let balancer = LoadBalancer::from_backends_with_config(discovery, Some(config));
+    discover(&balancer);
+    balancer
+}
+
+/// Brings the `LoadBalancer` up to date with its group.
+pub(super) fn discover(balancer: &LoadBalancer<Selection>) {
+    // Our discovery never waits, so one poll is all it takes.
     let mut context = Context::from_waker(Waker::noop());
     if !matches!(
         pin!(balancer.update()).poll(&mut context),
         Poll::Ready(Ok(()))
     ) {
-        log::error!("static set of backends was not discovered at once");
+        log::error!("the set of backends was not discovered at once");
     }
-    balancer
+}
+
+/// Pingora's `ServiceDiscovery` over the peers that a group has now.
+struct Discovery(Arc<Members>);
+
+#[async_trait]
+impl ServiceDiscovery for Discovery {
+    async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+        let held = self.0.hold();
+        let backends = held.peers().map(|peer| peer.backend.clone()).collect();
+        Ok((backends, HashMap::new()))
+    }
 }
 
 #[cfg(test)]

@@ -724,7 +724,7 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
 }
 
 /// `resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off] [status_zone=zone]`.
-fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
+pub(crate) fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
     use crate::config::addr::{Address, parse_server};
     let mut conf = crate::upstream::ResolverConf::new(Vec::new());
     for i in 0..s.len() {

@@ -5,15 +5,11 @@ use super::once;
 use crate::config::Result;
 use crate::http::method::Method;
 use crate::module::{BlockId, BlockKind, Build, LocationName, Place, Root, Statement};
+use std::collections::HashSet;
 
-/// The locations of each block, in order, as `location` found them.
+/// The names of the locations in each block: none may be given twice.
 #[derive(Default)]
-pub struct Locations {
-    /// Block and its outer block.
-    pub list: Vec<(BlockId, BlockId)>,
-    /// `limit_except` blocks with their locations.
-    pub limits: Vec<(BlockId, BlockId)>,
-}
+struct Seen(HashSet<(BlockId, u8, Box<[u8]>)>);
 
 pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
     let name = name(s, b)?;
@@ -47,35 +43,25 @@ pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Re
             _ => {}
         }
     }
-    let duplicate = b
-        .shared::<Locations>()
-        .list
-        .iter()
-        .filter(|(_, o)| *o == outer)
-        .map(|(id, _)| *id)
-        .collect::<Vec<_>>();
-    for id in duplicate {
-        if let BlockKind::Location(other) = b.kind_of(id)
-            && same(other, &name)
-        {
-            return Err(s.error(format!(
-                "duplicate location \"{}\"",
-                String::from_utf8_lossy(name.text())
-            )));
-        }
+    let kind = match name {
+        LocationName::Exact(_) => Some(0),
+        LocationName::Prefix(..) => Some(1),
+        LocationName::Named(_) => Some(2),
+        LocationName::Pattern(_) => None,
+    };
+    if let Some(kind) = kind
+        && !b
+            .shared::<Seen>()
+            .0
+            .insert((outer, kind, name.text().into()))
+    {
+        return Err(s.error(format!(
+            "duplicate location \"{}\"",
+            String::from_utf8_lossy(name.text())
+        )));
     }
-    let id = b.enter(s, Place::LOCATION, BlockKind::Location(name))?;
-    b.shared::<Locations>().list.push((id, outer));
+    b.enter(s, Place::LOCATION, BlockKind::Location(name))?;
     Ok(())
-}
-
-fn same(a: &LocationName, b: &LocationName) -> bool {
-    match (a, b) {
-        (LocationName::Exact(x), LocationName::Exact(y))
-        | (LocationName::Named(x), LocationName::Named(y)) => x == y,
-        (LocationName::Prefix(x, _), LocationName::Prefix(y, _)) => x == y,
-        _ => false,
-    }
 }
 
 /// `location` accepts the modifier as a word of its own or glued to the name.
@@ -106,11 +92,8 @@ fn name(s: &Statement, b: &mut Build) -> Result<LocationName> {
 
 pub(super) fn limit_except(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
     let outer = b.block();
-    if b.shared::<Locations>()
-        .limits
-        .iter()
-        .any(|(_, o)| *o == outer)
-    {
+    let is_limit = |id: &BlockId| matches!(b.kind_of(*id), BlockKind::LimitExcept(_));
+    if b.children_of(outer).iter().any(is_limit) {
         return Err(s.duplicate());
     }
     let mut methods = 0u32;
@@ -128,8 +111,7 @@ pub(super) fn limit_except(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -
             methods |= Method::Head.bit();
         }
     }
-    let id = b.enter(s, Place::LIMIT_EXCEPT, BlockKind::LimitExcept(methods))?;
-    b.shared::<Locations>().limits.push((id, outer));
+    b.enter(s, Place::LIMIT_EXCEPT, BlockKind::LimitExcept(methods))?;
     Ok(())
 }
 

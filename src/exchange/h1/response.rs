@@ -160,7 +160,7 @@ impl Parser {
 }
 
 /// Names in what an origin sends are taken as they are.
-pub(super) const NAMES: Names = Names {
+pub(in crate::exchange) const NAMES: Names = Names {
     underscores: true,
     skip_status_lines: true,
 };
@@ -204,7 +204,12 @@ impl UpstreamHead {
         }
     }
 
-    fn take_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), UpstreamError> {
+    /// Adds a field: nginx's rules for repeated ones, and what framing they declare.
+    pub(in crate::exchange) fn take_field(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), UpstreamError> {
         let known = Known::of(name);
         // Early hints are passed on as they are.
         if self.status == 103 {
@@ -289,7 +294,7 @@ fn is_unique(known: Known) -> bool {
 
 /// Scans a status line.
 #[derive(Debug, Default)]
-struct StatusLine {
+pub(in crate::exchange) struct StatusLine {
     state: State,
     pos: usize,
     major: u16,
@@ -315,7 +320,7 @@ enum State {
 
 impl StatusLine {
     /// `None`: more bytes are needed; false: this is no status line.
-    fn advance(&mut self, buf: &[u8]) -> Option<bool> {
+    pub(in crate::exchange) fn advance(&mut self, buf: &[u8]) -> Option<bool> {
         while let Some(&byte) = buf.get(self.pos) {
             let digit = byte
                 .is_ascii_digit()
@@ -380,7 +385,17 @@ impl StatusLine {
         None
     }
 
-    fn give(&self, buf: &[u8], head: &mut UpstreamHead) -> Result<(), UpstreamError> {
+    /// Where the line ends.
+    pub(in crate::exchange) fn end(&self) -> usize {
+        self.pos
+    }
+
+    /// Stores status and version.
+    pub(in crate::exchange) fn give(
+        &self,
+        buf: &[u8],
+        head: &mut UpstreamHead,
+    ) -> Result<(), UpstreamError> {
         head.status = self.code;
         head.status_line
             .extend_from_slice(buf.get(self.text..self.end).unwrap_or_default());
@@ -400,7 +415,7 @@ impl StatusLine {
 }
 
 #[cold]
-fn error(reason: &'static str, detail: Option<String>) -> UpstreamError {
+pub(in crate::exchange) fn error(reason: &'static str, detail: Option<String>) -> UpstreamError {
     UpstreamError { reason, detail }
 }
 

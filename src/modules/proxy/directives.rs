@@ -3,78 +3,8 @@
 use super::cookies::FlagsRule;
 use super::redirect::{Match, Rule, default_rule};
 use super::{ProxyConf, Rewriting};
-use crate::config::addr::parse_ip_port;
-use crate::config::value::parse_size;
 use crate::module::once;
 use crate::module::*;
-use std::sync::Arc;
-
-/// `proxy_next_upstream`.
-pub const NEXT: &[(&str, u32)] = &[
-    ("error", next::ERROR),
-    ("timeout", next::TIMEOUT),
-    ("invalid_header", next::INVALID_HEADER),
-    ("non_idempotent", next::NON_IDEMPOTENT),
-    ("http_500", next::HTTP_500),
-    ("http_502", next::HTTP_502),
-    ("http_503", next::HTTP_503),
-    ("http_504", next::HTTP_504),
-    ("http_403", next::HTTP_403),
-    ("http_404", next::HTTP_404),
-    ("http_429", next::HTTP_429),
-    ("updating", next::UPDATING),
-    ("off", next::OFF),
-];
-
-/// `proxy_ignore_headers`.
-pub const IGNORE: &[(&str, u32)] = &[
-    ("X-Accel-Redirect", ignore::ACCEL_REDIRECT),
-    ("X-Accel-Expires", ignore::ACCEL_EXPIRES),
-    ("X-Accel-Limit-Rate", ignore::ACCEL_LIMIT_RATE),
-    ("X-Accel-Buffering", ignore::ACCEL_BUFFERING),
-    ("X-Accel-Charset", ignore::ACCEL_CHARSET),
-    ("Expires", ignore::EXPIRES),
-    ("Cache-Control", ignore::CACHE_CONTROL),
-    ("Set-Cookie", ignore::SET_COOKIE),
-    ("Vary", ignore::VARY),
-];
-
-/// A set of words (`ngx_conf_set_bitmask_slot`).
-pub fn bits(
-    slot: &mut Option<u32>,
-    s: &Statement,
-    b: &mut Build,
-    words: &[(&str, u32)],
-) -> ConfResult<()> {
-    let set = slot.get_or_insert(0);
-    for i in 0..s.len() {
-        let bit = s.one_of(i, words)?;
-        if *set & bit != 0 {
-            b.warn(s.warn_at(
-                i,
-                format!("duplicate value \"{}\"", String::from_utf8_lossy(s.arg(i))),
-            ));
-        }
-        *set |= bit;
-    }
-    Ok(())
-}
-
-/// A name added to a list.
-pub fn name(slot: &mut Option<Vec<Box<[u8]>>>, s: &Statement) -> ConfResult<()> {
-    slot.get_or_insert_default()
-        .push(s.arg(0).to_ascii_lowercase().into());
-    Ok(())
-}
-
-/// Text with variables, given once.
-pub fn template(slot: &mut Option<Template>, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    if slot.is_some() {
-        return Err(s.duplicate());
-    }
-    *slot = Some(b.template(s, 0)?);
-    Ok(())
-}
 
 pub(super) fn set_header(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let value = b.template(s, 1)?;
@@ -95,65 +25,6 @@ pub(super) fn http_version(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> 
     )
 }
 
-pub(super) fn limit_rate(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    template(&mut c.limit_rate, s, b)?;
-    match c.limit_rate.as_ref().and_then(Template::as_literal) {
-        Some(size) if parse_size(size).is_none() => {
-            Err(s.error_at(0, "\"proxy_limit_rate\" directive invalid value"))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn buffers(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
-    if c.buffers.is_some() {
-        return Err(s.duplicate());
-    }
-    let invalid = |i| s.error_at(i, "\"proxy_buffers\" directive invalid value");
-    let number = s
-        .number(0)
-        .ok()
-        .filter(|n| *n != 0)
-        .ok_or_else(|| invalid(0))?;
-    let size = s
-        .size(1)
-        .ok()
-        .filter(|n| *n != 0)
-        .ok_or_else(|| invalid(1))?;
-    c.sizes_at = Some(Arc::new(s.clone()));
-    c.buffers = Some((number, size));
-    Ok(())
-}
-
-pub(super) fn bind(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    if c.bind.is_some() {
-        return Err(s.duplicate());
-    }
-    if s.len() == 1 && s.arg(0) == b"off" {
-        c.bind = Some(None);
-        return Ok(());
-    }
-    let address = b.template(s, 0)?;
-    if address
-        .as_literal()
-        .is_some_and(|a| parse_ip_port(a).is_none())
-    {
-        return Err(s.error_at(
-            0,
-            format!("invalid address \"{}\"", String::from_utf8_lossy(s.arg(0))),
-        ));
-    }
-    match s.arg(1) {
-        b"transparent" => {
-            return Err(s.error_at(1, "the \"transparent\" parameter is not supported yet"));
-        }
-        _ if s.len() > 1 => return Err(s.invalid_parameter(1)),
-        _ => {}
-    }
-    c.bind = Some(Some(address));
-    Ok(())
-}
-
 pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     if off(&mut c.redirects, s)? {
         return Ok(());
@@ -162,7 +33,7 @@ pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfR
         if s.arg(0) != b"default" {
             return Err(s.invalid_parameter(0));
         }
-        let Some(pass) = &c.pass else {
+        let Some(pass) = &c.to else {
             return Err(s.error(
                 "\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive",
             ));

@@ -7,7 +7,7 @@ use crate::modules::upstream;
 use std::sync::Arc;
 
 /// One `proxy_pass`.
-pub struct PassWritten {
+pub struct ProxyPass {
     /// The group, or a URL with variables.
     pub target: WrittenTarget,
     /// The URL as written; empty where it has variables.
@@ -28,7 +28,7 @@ pub enum WrittenTarget {
     Dynamic(Template, GroupsRef),
 }
 
-impl PassWritten {
+impl ProxyPass {
     /// The target, where it has no variables.
     pub fn target(&self) -> Option<&Target> {
         match &self.target {
@@ -78,7 +78,7 @@ pub fn target(rest: &[u8], tls: bool) -> Result<Target, String> {
 }
 
 pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    if c.pass.is_some() {
+    if c.to.is_some() {
         return Err(s.duplicate());
     }
     let temp_path = Arc::new(TempPath {
@@ -95,7 +95,7 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
     let url = s.arg(0);
     let written = if url.contains(&b'$') {
         let target = WrittenTarget::Dynamic(b.template(s, 0)?, upstream::groups(b));
-        PassWritten {
+        ProxyPass {
             target,
             url: Box::default(),
             location: Box::default(),
@@ -115,7 +115,7 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
                  location, or inside \"if\" statement, or inside \"limit_except\" block",
             ));
         }
-        PassWritten {
+        ProxyPass {
             target: WrittenTarget::Static(group, target),
             url: url.into(),
             location: name,
@@ -123,23 +123,7 @@ pub(super) fn proxy_pass(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
             temp_path,
         }
     };
-    c.pass = Some(Arc::new(written));
-    let id = b.block();
-    b.at_end(move |b| {
-        shield(b, id);
-        Ok(())
-    });
+    c.to = Some(Arc::new(written));
+    crate::modules::pass::shield::<Proxy>(b);
     Ok(())
-}
-
-/// Gives the blocks inside a location settings of their own, so that they do not take over its `proxy_pass` with all
-/// the rest.
-fn shield(b: &mut Build, outer: BlockId) {
-    let inner: Vec<BlockId> = (0..b.blocks.len() as u32)
-        .map(BlockId)
-        .filter(|id| b.parent_of(*id) == Some(outer))
-        .collect();
-    for id in inner {
-        let _ = b.conf_of::<Proxy>(id);
-    }
 }

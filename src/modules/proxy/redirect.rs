@@ -1,6 +1,6 @@
 //! `proxy_redirect`: `Location` and `Refresh` in the client's terms; and the rules shared with `proxy_cookie_*`.
 
-use super::pass::PassWritten;
+use super::pass::ProxyPass;
 use crate::module::*;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ pub fn refresh_url(value: &[u8]) -> usize {
 }
 
 /// `proxy_redirect default`: from what `proxy_pass` names to the location's name.
-pub fn default_rule(pass: &PassWritten, target: &Target) -> Rule {
+pub fn default_rule(pass: &ProxyPass, target: &Target) -> Rule {
     let (from, to) = if target.uri.is_empty() {
         ([&pass.url, &b"/"[..]].concat(), &b"/"[..])
     } else {

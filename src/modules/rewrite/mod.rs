@@ -19,7 +19,8 @@ pub struct Rewrite;
 /// The codes of a block, and `rewrite_log`.
 #[derive(Default, Clone)]
 pub struct RewriteConf {
-    codes: Vec<Code>,
+    /// With the places at which they stand.
+    codes: Vec<(Code, Arc<str>)>,
     /// The block in which the codes stand: they are not inherited.
     block: Option<BlockId>,
     log: Option<bool>,
@@ -59,8 +60,8 @@ impl Module for Rewrite {
             IN,
             Args::None,
             "`break;` Leaves the rest of this module's directives out.",
-            |c, _, b| {
-                c.push(Code::Break, b);
+            |c, s, b| {
+                c.push(Code::Break, s, b);
                 Ok(())
             },
         ),
@@ -102,9 +103,9 @@ impl Module for Rewrite {
 }
 
 impl RewriteConf {
-    fn push(&mut self, code: Code, b: &Build) {
+    fn push(&mut self, code: Code, s: &Statement, b: &Build) {
         self.block = Some(b.block());
-        self.codes.push(code);
+        self.codes.push((code, s.place().into()));
     }
 }
 
@@ -160,7 +161,7 @@ fn rewrite(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> 
         }
         _ => rule.path = b.template_of(s, text)?,
     }
-    c.push(Code::Rewrite(Arc::new(rule)), b);
+    c.push(Code::Rewrite(Arc::new(rule)), s, b);
     Ok(())
 }
 
@@ -193,6 +194,7 @@ fn answer(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
             text,
             literal,
         })),
+        s,
         b,
     );
     Ok(())
@@ -201,28 +203,22 @@ fn answer(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
 fn if_block(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let test = condition::parse(s, b)?;
     let (inner, cell) = if b.place() == Place::SERVER {
-        (Some(b.enter(s, Place::SERVER_IF, BlockKind::If)?), None)
+        (b.enter(s, Place::SERVER_IF, BlockKind::If)?, None)
     } else {
-        let cell = b.enter_if(s)?;
-        // an `if` cannot stand in another one: the last is the one just read
-        (
-            b.shared::<IfBlocks>().0.last().map(|(id, _, _)| *id),
-            Some(cell),
-        )
+        let (inner, cell) = b.enter_if(s)?;
+        (inner, Some(cell))
     };
-    let codes = match inner {
-        Some(id) => b
-            .conf_of::<Rewrite>(id)
-            .map(|conf| std::mem::take(&mut conf.codes))
-            .unwrap_or_default(),
-        None => Vec::new(),
-    };
+    let codes = b
+        .conf_of::<Rewrite>(inner)
+        .map(|conf| std::mem::take(&mut conf.codes))
+        .unwrap_or_default();
     c.push(
         Code::If {
             test,
             settings: cell,
             skip: codes.len(),
         },
+        s,
         b,
     );
     c.codes.extend(codes);
@@ -244,7 +240,7 @@ fn set(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
         }
         Ok(())
     });
-    c.push(Code::Set(id, value), b);
+    c.push(Code::Set(id, value), s, b);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::RewriteConf;
 use crate::engine::files::{self, Kind};
 use crate::http::escape::{Unescape, unescape};
 use crate::log::Level;
-use crate::module::{Body, Handler, LocCell, Next, Pattern, Request, Template, VarId};
+use crate::module::{Body, Handler, LocCell, Next, Pattern, Request, Step, Template, VarId};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -22,12 +22,20 @@ impl Handler for Program {
         };
         let codes = &self.conf.codes;
         let mut at = 0;
-        while let Some(code) = codes.get(at) {
+        while let Some((code, place)) = codes.get(at) {
             at += 1;
+            let traced = run.r.trace.is_some();
+            let before = if traced {
+                run.r.uri.clone()
+            } else {
+                Vec::new()
+            };
             let end = match code {
                 Code::Set(id, value) => {
                     let mut text = Vec::new();
                     run.write(value, &mut text);
+                    run.r
+                        .explain(|| step("set", place, &[b"the value is \"", &text, b"\""]));
                     run.r.set_var(*id, text);
                     None
                 }
@@ -35,7 +43,7 @@ impl Handler for Program {
                     test,
                     settings,
                     skip,
-                } => match run.holds(test) {
+                } => match run.tested(test, place) {
                     Ok(true) => {
                         if let Some(id) = settings.as_ref().and_then(|c| c.get()) {
                             run.r.enter_if(*id);
@@ -48,9 +56,21 @@ impl Handler for Program {
                     }
                     Err(status) => Some(Next::Status(status)),
                 },
-                Code::Rewrite(rule) => run.rewrite(rule),
-                Code::Return(answer) => Some(run.answer(answer)),
+                Code::Rewrite(rule) => {
+                    let next = run.rewrite(rule);
+                    if traced {
+                        run.tell_rewrite(rule, place, &before, &next);
+                    }
+                    next
+                }
+                Code::Return(answer) => {
+                    let next = run.answer(answer);
+                    run.r.explain(|| answered(run.r, answer, place));
+                    Some(next)
+                }
                 Code::Break => {
+                    run.r
+                        .explain(|| step("break", place, &[b"the rest is left out"]));
                     if run.r.uri_changed {
                         run.r.valid_location = false;
                         run.r.uri_changed = false;
@@ -150,6 +170,18 @@ pub struct Answer {
     pub literal: Option<Bytes>,
 }
 
+fn step(kind: &'static str, place: &Arc<str>, text: &[&[u8]]) -> Step {
+    Step::new(kind, String::from_utf8_lossy(&text.concat())).at(place)
+}
+
+fn answered(r: &Request, answer: &Answer, place: &Arc<str>) -> Step {
+    let text = format!("ends with {}", answer.status);
+    match &r.out.location[..] {
+        b"" => Step::new("return", text).at(place),
+        to => step("return", place, &[text.as_bytes(), b" to \"", to, b"\""]),
+    }
+}
+
 struct Run<'r> {
     r: &'r mut Request,
     log: bool,
@@ -204,6 +236,63 @@ impl Run<'_> {
                 Err(500)
             }
         }
+    }
+
+    /// Tells what a `rewrite` did.
+    fn tell_rewrite(&self, rule: &Rule, place: &Arc<str>, before: &[u8], next: &Option<Next<'_>>) {
+        let r = &*self.r;
+        let pattern = rule.pattern.source().as_bytes();
+        r.explain(|| match next {
+            Some(Next::Status(s)) if rule.redirect == Some(*s) => step(
+                "rewrite",
+                place,
+                &[
+                    b"\"",
+                    pattern,
+                    b"\" matches \"",
+                    before,
+                    b"\": redirects to \"",
+                    &r.out.location,
+                    b"\"",
+                ],
+            ),
+            _ if self.quote && before == r.uri => step(
+                "rewrite",
+                place,
+                &[b"\"", pattern, b"\" does not match \"", before, b"\""],
+            ),
+            _ if before == r.uri => step(
+                "rewrite",
+                place,
+                &[b"\"", pattern, b"\" leaves \"", before, b"\""],
+            ),
+            _ => step(
+                "rewrite",
+                place,
+                &[
+                    b"\"",
+                    pattern,
+                    b"\" matches \"",
+                    before,
+                    b"\": the URI becomes \"",
+                    &r.uri,
+                    b"\"",
+                ],
+            ),
+        });
+    }
+
+    fn tested(&mut self, test: &Test, place: &Arc<str>) -> Result<bool, u16> {
+        let holds = self.holds(test);
+        self.r.explain(|| {
+            let text: &[u8] = match holds {
+                Ok(true) => b"the condition holds",
+                Ok(false) => b"the condition does not hold",
+                Err(_) => b"the condition cannot be evaluated",
+            };
+            step("if", place, &[text])
+        });
+        holds
     }
 
     fn holds(&mut self, test: &Test) -> Result<bool, u16> {

@@ -1,17 +1,15 @@
 //! From a server's settings to OpenSSL's context, in nginx's order and words.
 
-use super::{Builtin, DEFAULT_PROTOCOLS, Named, SslConf, warning};
+use super::{Builtin, Named, SslConf, warning};
 use crate::config::Diag;
 use crate::module::*;
-use crate::tls::load::{Chain, Loader, Name};
+use crate::tls::context::{self, DEFAULT_PROTOCOLS};
+use crate::tls::load::{ByName, Chain, Loader, Name};
 use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
 use openssl::hash::{MessageDigest, hash};
-use openssl::ssl::{
-    SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
-    SslVerifyMode,
-};
+use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode};
 use openssl::x509::X509;
 use std::sync::Arc;
 
@@ -77,14 +75,7 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
         stapling(c, &mut ctx, &loaded, b)?;
     }
     if let Some(commands) = &c.commands {
-        let resolved = |f: &str| b.conf_prefixed(f).display().to_string();
-        ffi::conf_commands(&mut ctx, commands, resolved).map_err(|e| match e {
-            ffi::Refused::Command(i) => {
-                let (name, value) = commands.get(i).cloned().unwrap_or_default();
-                failed(format!("SSL_CONF_cmd(\"{name}\", \"{value}\") failed"))
-            }
-            ffi::Refused::Finish => failed("SSL_CONF_finish() failed"),
-        })?;
+        context::conf_commands(&mut ctx, commands, &b.conf_prefixed("")).map_err(Diag::plain)?;
     }
     out.context = Some(ctx.build());
     error::clear();
@@ -101,55 +92,17 @@ fn stack(text: impl Into<String>, e: &openssl::error::ErrorStack) -> Box<Diag> {
 
 /// A context with options, protocols, ciphers and callbacks.
 fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
-    let mut ctx = SslContext::builder(SslMethod::tls_server())
-        .map_err(|e| stack("SSL_CTX_new() failed", &e))?;
     let protocols = c.protocols.unwrap_or(DEFAULT_PROTOCOLS);
-    let versions = [
-        (1 << 1, SslOptions::NO_SSLV3),
-        (1 << 2, SslOptions::NO_TLSV1),
-        (1 << 3, SslOptions::NO_TLSV1_1),
-        (1 << 4, SslOptions::NO_TLSV1_2),
-        (1 << 5, SslOptions::NO_TLSV1_3),
-    ];
-    for (bit, option) in versions {
-        if protocols & bit == 0 {
-            ctx.set_options(option);
-        } else {
-            ctx.clear_options(option);
-        }
-    }
-    let _ = ctx.set_min_proto_version(None);
-    let _ = ctx.set_max_proto_version(None);
-    ctx.set_options(
-        SslOptions::SINGLE_DH_USE
-            | SslOptions::SINGLE_ECDH_USE
-            | SslOptions::NO_COMPRESSION
-            | SslOptions::NO_RENEGOTIATION
-            | SslOptions::from_bits_retain(IGNORE_UNEXPECTED_EOF | NO_ANTI_REPLAY),
-    );
-    ctx.set_mode(
-        SslMode::ENABLE_PARTIAL_WRITE
-            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
-            | SslMode::AUTO_RETRY
-            | SslMode::NO_AUTO_CHAIN
-            | SslMode::RELEASE_BUFFERS,
-    );
-    ctx.set_read_ahead(true);
+    let mut ctx = context::base(SslMethod::tls_server(), protocols).map_err(Diag::plain)?;
     accept::install(&mut ctx);
     accept::verify_later(&mut ctx, SslVerifyMode::NONE);
     let ciphers = c.ciphers.as_deref().unwrap_or("HIGH:!aNULL:!MD5");
-    ctx.set_cipher_list(ciphers)
-        .map_err(|e| stack(format!("SSL_CTX_set_cipher_list(\"{ciphers}\") failed"), &e))?;
+    context::ciphers(&mut ctx, ciphers).map_err(Diag::plain)?;
     if c.prefer_server_ciphers == Some(true) {
         ctx.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
     }
     Ok(ctx)
 }
-
-/// A client that closes without close_notify is no error.
-const IGNORE_UNEXPECTED_EOF: u64 = 1 << 7;
-/// Early data is not taken, so replays need not be remembered.
-const NO_ANTI_REPLAY: u64 = 1 << 24;
 
 /// Loads the certificates, or leaves those with variables to the handshake.
 fn certificates(
@@ -168,9 +121,11 @@ fn certificates(
             pairs: pairs
                 .map(|(c, k)| (c.template.clone(), k.template.clone()))
                 .collect(),
-            base: b.conf_prefixed(""),
-            passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
-            cache: c.cache.clone().flatten(),
+            by_name: ByName {
+                base: b.conf_prefixed(""),
+                passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
+                cache: c.cache.clone().flatten(),
+            },
         });
         ffi::set_certificate_callback(ctx);
         return Ok(Vec::new());
@@ -178,51 +133,17 @@ fn certificates(
     let base = b.conf_prefixed("");
     let mut loaded = Vec::with_capacity(list.len());
     for (certificate, key) in pairs {
-        let (certificate, key) = (
+        let (name, key_name) = (
             Name::parse(&certificate.text, &base),
             Name::parse(&key.text, &base),
         );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
         let loader = b.shared::<Loader>();
-        let mut chain = loader.chain(&certificate).map_err(Diag::plain)?;
-        let mut pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
-        if chain
-            .first()
-            .and_then(|leaf| leaf.public_key().ok())
-            .is_some_and(|public| !public.public_eq(&pkey))
-        {
-            // files that were replaced one after the other get a second look
-            loader.forget(&certificate, &key);
-            chain = loader.chain(&certificate).map_err(Diag::plain)?;
-            pkey = loader.key(&key, passwords).map_err(Diag::plain)?;
-        }
-        let Some((leaf, rest)) = chain.split_first() else {
-            continue;
-        };
-        ctx.set_certificate(leaf).map_err(|e| {
-            stack(
-                format!(
-                    "SSL_CTX_use_certificate(\"{}\") failed",
-                    certificate.shown()
-                ),
-                &e,
-            )
+        let chain = context::pair(ctx, loader, &name, &key_name, passwords).map_err(|e| {
+            let written = if e.key { key } else { certificate };
+            written.at.error_at(0, e.text)
         })?;
-        for c in rest {
-            if !ffi::add_chain(ctx, c) {
-                return Err(failed(format!(
-                    "SSL_CTX_set0_chain(\"{}\") failed",
-                    certificate.shown()
-                )));
-            }
-        }
-        ctx.set_private_key(&pkey).map_err(|e| {
-            stack(
-                format!("SSL_CTX_use_PrivateKey(\"{}\") failed", key.shown()),
-                &e,
-            )
-        })?;
-        loaded.push((certificate.shown(), chain.clone()));
+        loaded.push((name.shown(), chain));
     }
     if c.compression == Some(true) {
         b.warn(warning(
@@ -270,13 +191,7 @@ fn verification(
         trust(ctx, file, b)?;
     }
     if let Some(file) = given(&c.crl) {
-        let path = b.conf_prefixed(file);
-        ffi::add_crls(ctx, ffi::Source::Path(&path)).map_err(|call| match call {
-            "X509_STORE_add_crl() failed" => {
-                failed(format!("X509_STORE_add_crl(\"{}\") failed", path.display()))
-            }
-            call => failed(format!("cannot load CRL \"{}\": {call}", path.display())),
-        })?;
+        context::revoke(ctx, &b.conf_prefixed(file)).map_err(Diag::plain)?;
     }
     Ok(())
 }
@@ -284,19 +199,7 @@ fn verification(
 /// Adds the certificates of a file to the context's store.
 fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<Chain> {
     let path = b.conf_prefixed(file);
-    let list = b
-        .shared::<Loader>()
-        .authorities(&path)
-        .map_err(Diag::plain)?;
-    for cert in list.iter() {
-        ctx.cert_store_mut().add_cert(cert.clone()).map_err(|e| {
-            stack(
-                format!("X509_STORE_add_cert(\"{}\") failed", path.display()),
-                &e,
-            )
-        })?;
-    }
-    Ok(list)
+    context::trust(ctx, b.shared::<Loader>(), &path).map_err(Diag::plain)
 }
 
 /// Caches of sessions, and tickets.

@@ -8,6 +8,7 @@ pub use context::server;
 use crate::config::{Diag, value};
 use crate::module::once;
 use crate::module::*;
+use crate::tls::context::PROTOCOLS;
 use crate::tls::load::Cache;
 use crate::tls::session::Zone;
 use std::collections::HashMap;
@@ -60,6 +61,8 @@ pub struct SslConf {
 struct Named {
     text: Vec<u8>,
     template: Template,
+    /// Where it was written.
+    at: Arc<Statement>,
 }
 
 /// The cache inside OpenSSL that `ssl_session_cache` asks for.
@@ -103,18 +106,6 @@ impl SslConf {
 
 const HS: Place = Place::HTTP.or(Place::SERVER);
 const ONE: Args = Args::Exactly(1);
-
-/// `ssl_protocols`, as bits.
-const PROTOCOLS: &[(&str, u32)] = &[
-    ("SSLv2", 1),
-    ("SSLv3", 1 << 1),
-    ("TLSv1", 1 << 2),
-    ("TLSv1.1", 1 << 3),
-    ("TLSv1.2", 1 << 4),
-    ("TLSv1.3", 1 << 5),
-];
-/// TLSv1.2 and TLSv1.3.
-const DEFAULT_PROTOCOLS: u32 = (1 << 4) | (1 << 5);
 
 const VERIFY: &[(&str, VerifyClient)] = &[
     ("off", VerifyClient::Off),
@@ -393,6 +384,7 @@ fn named(list: &mut Option<Vec<Named>>, s: &Statement, b: &mut Build) -> ConfRes
     let named = Named {
         text: s.arg(0).to_vec(),
         template: b.template(s, 0)?,
+        at: Arc::new(s.clone()),
     };
     list.get_or_insert_default().push(named);
     Ok(())
@@ -423,6 +415,15 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
     if c.cache.is_some() {
         return Err(s.duplicate());
     }
+    c.cache = Some(cache(s)?);
+    Ok(())
+}
+
+/// The parameters of `ssl_certificate_cache` and its kin; none inside where it is `off`.
+///
+/// # Errors
+/// nginx's texts.
+pub fn cache(s: &Statement) -> ConfResult<Option<Arc<Cache>>> {
     let (mut max, mut inactive, mut valid, mut off) = (0, 10, 60, false);
     for i in 0..s.len() {
         let word = s.arg(i);
@@ -439,21 +440,26 @@ fn certificate_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResu
             return Err(bad());
         }
     }
-    if !off && max == 0 {
-        return Err(s.error("\"ssl_certificate_cache\" must have the \"max\" parameter"));
+    if off {
+        return Ok(None);
     }
-    let cache = || {
-        Arc::new(Cache::new(
-            max as usize,
-            Duration::from_secs(valid),
-            Duration::from_secs(inactive),
-        ))
-    };
-    c.cache = Some((!off).then(cache));
-    Ok(())
+    if max == 0 {
+        let name = s.name();
+        return Err(s.error(format!("\"{name}\" must have the \"max\" parameter")));
+    }
+    let (valid, inactive) = (Duration::from_secs(valid), Duration::from_secs(inactive));
+    Ok(Some(Arc::new(Cache::new(max as usize, valid, inactive))))
 }
 
 fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    once(&mut c.passwords, s, passwords(s, b)?)
+}
+
+/// The lines of `ssl_password_file` and its kin.
+///
+/// # Errors
+/// nginx's text.
+pub fn passwords(s: &Statement, b: &mut Build) -> ConfResult<Arc<Vec<Vec<u8>>>> {
     let path = b.conf_prefixed(s.str(0)?);
     let text = std::fs::read(&path).map_err(|e| {
         let errno = crate::log::Errno::of(&e);
@@ -466,7 +472,7 @@ fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()
         .filter(|l| !l.is_empty())
         .map(<[u8]>::to_vec)
         .collect();
-    once(&mut c.passwords, s, Arc::new(list))
+    Ok(Arc::new(list))
 }
 
 /// Sizes of zones by name: a name stands for one zone wherever it is written.

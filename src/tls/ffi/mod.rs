@@ -86,6 +86,13 @@ unsafe extern "C" {
         len: c_uint,
     ) -> c_int;
     fn SSL_get_session(ssl: *const sys::SSL) -> *mut sys::SSL_SESSION;
+    fn X509_check_host(
+        x: *mut sys::X509,
+        name: *const c_char,
+        len: size_t,
+        flags: c_uint,
+        peer: *mut *mut c_char,
+    ) -> c_int;
     fn SSL_version(ssl: *const sys::SSL) -> c_int;
     fn SSL_group_to_name(ssl: *mut sys::SSL, id: c_int) -> *const c_char;
     fn SSL_get_sigalgs(
@@ -398,6 +405,30 @@ pub fn adopt(ssl: &mut SslRef, ctx: &SslContextRef) {
         SSL_set_options(ssl.as_ptr(), wanted);
         SSL_set_verify_depth(ssl.as_ptr(), SSL_CTX_get_verify_depth(ctx.as_ptr()));
     }
+}
+
+/// Offers to resume a session (its DER encoding), if it is one.
+pub fn resume(ssl: &mut SslRef, der: &[u8]) {
+    if let Ok(session) = SslSession::from_der(der) {
+        // SAFETY: the session is made anew from its encoding, so it belongs to no other context.
+        let _ = unsafe { ssl.set_session(&session) };
+    }
+    super::error::clear();
+}
+
+/// Whether a certificate is for a host, by its alternative names or else its common name (RFC 6125).
+pub fn is_for_host(cert: &X509Ref, name: &[u8]) -> bool {
+    // SAFETY: the name is as long as said, and no copy of the match is asked for.
+    !name.is_empty()
+        && unsafe {
+            X509_check_host(
+                cert.as_ptr(),
+                name.as_ptr().cast(),
+                name.len(),
+                0,
+                ptr::null_mut(),
+            )
+        } == 1
 }
 
 /// The server name extension of a client's hello, as sent.

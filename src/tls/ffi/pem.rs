@@ -206,6 +206,7 @@ pub fn add_crls(ctx: &mut SslContextBuilder, source: Source<'_>) -> Result<(), C
 
 struct Password<'a> {
     text: Option<&'a [u8]>,
+    asked: bool,
 }
 
 unsafe extern "C" fn password(
@@ -219,7 +220,9 @@ unsafe extern "C" fn password(
     }
     // SAFETY: `data` is the `Password` that lives across the call, and `buf` has `size` bytes.
     unsafe {
-        let Some(text) = (*data.cast::<Password<'_>>()).text else {
+        let password = &mut *data.cast::<Password<'_>>();
+        password.asked = true;
+        let Some(text) = password.text else {
             return 0;
         };
         let n = text.len().min(size as usize);
@@ -228,7 +231,8 @@ unsafe extern "C" fn password(
     }
 }
 
-/// A private key; each password is tried. Without a list OpenSSL asks on the terminal, unless `quiet`.
+/// A private key, and whether it is behind a password; each one is tried. Without a list OpenSSL asks on the terminal,
+/// unless `quiet`.
 ///
 /// # Errors
 /// The call that failed.
@@ -236,7 +240,7 @@ pub fn read_key(
     source: Source<'_>,
     passwords: Option<&[Vec<u8>]>,
     quiet: bool,
-) -> Result<PKey<Private>, Call> {
+) -> Result<(PKey<Private>, bool), Call> {
     let none = [None];
     let tries: Vec<Option<&[u8]>> = match passwords {
         Some(list) if !list.is_empty() => list.iter().map(|p| Some(&**p)).collect(),
@@ -246,7 +250,7 @@ pub fn read_key(
     let mut rest = tries.len();
     for text in tries {
         let bio = Bio::open(source)?;
-        let mut p = Password { text };
+        let mut p = Password { text, asked };
         let cb = (!asked).then_some(password as PasswordCallback);
         // SAFETY: `p` outlives the call.
         let key = unsafe {
@@ -263,7 +267,7 @@ pub fn read_key(
         };
         if !key.is_null() {
             // SAFETY: ours.
-            return Ok(unsafe { PKey::from_ptr(key) });
+            return Ok((unsafe { PKey::from_ptr(key) }, p.asked));
         }
         rest -= 1;
         if rest > 0 {

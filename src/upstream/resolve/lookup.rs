@@ -1,6 +1,6 @@
 //! One name asked for: over UDP, again after five seconds of silence, over TCP where UDP is too small.
 
-use super::message::{Refused, Response, query};
+use super::message::{Refused, Response, Service, query};
 use super::{NXDOMAIN, SERVFAIL};
 use crate::error_log;
 use crate::log::{Errno, Level, process_log};
@@ -24,6 +24,7 @@ pub(super) struct Lookup<'a> {
     /// The last response code that was an error; 0 if none was.
     code: i32,
     cname: Option<String>,
+    services: Vec<Service>,
     ttl: u32,
     /// How long a server may be silent before the next one is asked.
     resend: Duration,
@@ -55,6 +56,7 @@ impl<'a> Lookup<'a> {
             families: families.collect::<Result<_, i32>>()?,
             code: 0,
             cname: None,
+            services: Vec::new(),
             ttl: u32::MAX,
             resend: RESEND,
         })
@@ -182,9 +184,15 @@ impl<'a> Lookup<'a> {
                 for kind in &answers.unexpected {
                     complain(format_args!("unexpected RR type {kind} in DNS response"));
                 }
-                if answers.ips.is_empty() && answers.cname.is_none() && !answers.is_empty {
-                    complain(format_args!("no A or CNAME types in DNS response"));
+                let nothing = answers.ips.is_empty() && answers.services.is_empty();
+                if nothing && answers.cname.is_none() && !answers.is_empty {
+                    let wanted = match family.kind {
+                        RecordType::SRV => "SRV",
+                        _ => "A",
+                    };
+                    complain(format_args!("no {wanted} or CNAME types in DNS response"));
                 }
+                self.services.extend(answers.services);
                 self.ttl = self.ttl.min(answers.ttl);
                 self.cname = answers.cname.or(self.cname.take());
                 family.ips = Some(answers.ips);
@@ -211,6 +219,11 @@ impl<'a> Lookup<'a> {
         Step::Done(match self.cname.take() {
             _ if self.code != 0 => Err(self.code),
             _ if !ips.is_empty() => Ok(Found::Addrs(ips, self.ttl)),
+            _ if !self.services.is_empty() => {
+                let mut services = std::mem::take(&mut self.services);
+                services.sort_by_key(|service| service.priority);
+                Ok(Found::Services(services, self.ttl))
+            }
             Some(cname) => Ok(Found::Cname(cname, self.ttl)),
             None => Err(NXDOMAIN),
         })
@@ -222,6 +235,8 @@ impl<'a> Lookup<'a> {
 pub(super) enum Found {
     /// Never empty.
     Addrs(Vec<IpAddr>, u32),
+    /// By priority, never empty.
+    Services(Vec<Service>, u32),
     /// Another name, to be asked for.
     Cname(String, u32),
 }

@@ -26,7 +26,7 @@ pub(super) struct Response<'a> {
     pub truncated: bool,
     /// The name asked for, in lower case.
     pub name: Vec<u8>,
-    /// A or AAAA.
+    /// A, AAAA or SRV.
     pub kind: RecordType,
 }
 
@@ -66,7 +66,7 @@ impl<'a> Response<'a> {
         if class != u16::from(DNSClass::IN) {
             return Err(Refused::Class(class));
         }
-        if !matches!(kind, RecordType::A | RecordType::AAAA) {
+        if !matches!(kind, RecordType::A | RecordType::AAAA | RecordType::SRV) {
             return Err(Refused::Kind(kind.into()));
         }
         Ok(Self {
@@ -85,6 +85,7 @@ impl<'a> Response<'a> {
     pub fn answers(&self) -> Result<Answers, Refused> {
         let mut answers = Answers {
             ips: Vec::new(),
+            services: Vec::new(),
             cname: None,
             ttl: u32::MAX,
             unexpected: Vec::new(),
@@ -109,7 +110,12 @@ impl<'a> Response<'a> {
             let data = decoder.read_slice(len).map_err(short)?.unverified();
             at = data_at + len;
             match kind {
-                RecordType::A | RecordType::AAAA => answers.ips.push(self.address(kind, data)?),
+                RecordType::SRV if self.kind == RecordType::SRV => {
+                    answers.services.push(self.service(data_at, data)?);
+                }
+                RecordType::A | RecordType::AAAA if self.kind != RecordType::SRV => {
+                    answers.ips.push(self.address(kind, data)?);
+                }
                 RecordType::CNAME => {
                     let name = String::from_utf8(name_at(self.bytes, data_at)?);
                     answers.cname = Some(name.map_err(|_| INVALID_NAME)?);
@@ -120,6 +126,20 @@ impl<'a> Response<'a> {
             }
         }
         Ok(answers)
+    }
+
+    /// RFC 2782.
+    fn service(&self, data_at: usize, data: &[u8]) -> Result<Service, Refused> {
+        let Some(([p0, p1, w0, w1, n0, n1], [_, ..])) = data.split_first_chunk() else {
+            return Err(SHORT);
+        };
+        let target = String::from_utf8(name_at(self.bytes, data_at + 6)?);
+        Ok(Service {
+            priority: u16::from_be_bytes([*p0, *p1]),
+            weight: u16::from_be_bytes([*w0, *w1]).max(1),
+            port: u16::from_be_bytes([*n0, *n1]),
+            target: target.map_err(|_| INVALID_NAME)?.into(),
+        })
     }
 
     fn address(&self, kind: RecordType, data: &[u8]) -> Result<IpAddr, Refused> {
@@ -148,6 +168,8 @@ impl<'a> Response<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answers {
     pub ips: Vec<IpAddr>,
+    /// SRV records, in the answer's order.
+    pub services: Vec<Service>,
     /// The target of the last CNAME.
     pub cname: Option<String>,
     /// The least TTL of all records, in seconds.
@@ -156,6 +178,17 @@ pub(super) struct Answers {
     pub unexpected: Vec<u16>,
     /// No record at all.
     pub is_empty: bool,
+}
+
+/// An SRV record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Service {
+    pub priority: u16,
+    /// At least 1, as in nginx.
+    pub weight: u16,
+    pub port: u16,
+    /// In lower case.
+    pub target: std::sync::Arc<str>,
 }
 
 /// Why an answer is not used; displays as in nginx's error log.
@@ -411,6 +444,28 @@ mod tests {
             Response::read(&truncated, true).unwrap_err().to_string(),
             "invalid TCP DNS response 7 fl:8380"
         );
+    }
+
+    #[test]
+    fn service_records() {
+        let asked = query(7, "_http._tcp.a.test", RecordType::SRV).unwrap();
+        let data = b"\0\x01\0\0\x1f\x90\x01B\xc0\x17";
+        let packet = answer(
+            &asked,
+            0x8180,
+            &[&record(33, 60, data), &record(1, 60, &[0; 4])],
+        );
+        let answers = read(&packet).unwrap();
+        let service = Service {
+            priority: 1,
+            weight: 1,
+            port: 8080,
+            target: "b.a.test".into(),
+        };
+        assert_eq!(answers.services, [service]);
+        assert_eq!(answers.unexpected, [1], "an address is no service");
+        let short = answer(&asked, 0x8180, &[&record(33, 60, &data[..6])]);
+        assert_eq!(read(&short).unwrap_err(), "short DNS response");
     }
 
     proptest! {

@@ -1,0 +1,217 @@
+//! How each protocol's answers become a head and the beginning of a body.
+
+use super::cgi;
+use super::fastcgi::{self, Answer};
+use super::h1::response::{Parser, Progress};
+use super::memcached;
+use crate::http::method::Method;
+use crate::log::Level;
+use crate::module::{Codec, Pass, Request};
+use bytes::{Buf, BytesMut};
+
+const DOING: &str = "while reading response header from upstream";
+
+/// Reads the head of an answer.
+pub(super) enum HeadReader<'a> {
+    Http1(Parser),
+    Cgi(cgi::Parser),
+    FastCgi(Box<(Answer, cgi::Parser)>, bool),
+    Memcached { key: &'a [u8], gzip_flag: u64 },
+}
+
+/// What [`HeadReader::read`] came to.
+pub(super) enum Read {
+    /// More bytes are needed.
+    Need,
+    /// An interim answer was dropped.
+    Again,
+    /// The head is whole.
+    Done(Body),
+    /// The head is refused, and was logged.
+    Bad,
+}
+
+/// What the protocol knows of the body that follows.
+pub(super) enum Body {
+    /// What the head says.
+    Http,
+    /// It comes in records.
+    FastCgi { answer: Box<Answer>, keep: bool },
+    /// A value of that length.
+    Memcached(u64),
+    /// None, and the connection can be used again.
+    Nothing,
+}
+
+impl Body {
+    /// Bytes of it that were read along with the head and are not in the connection's buffer any more.
+    pub fn unread(&self) -> usize {
+        match self {
+            Body::FastCgi { answer, .. } => answer.stdout.len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether nothing is to come any more, and the connection can be used again.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Body::FastCgi { answer, keep } => *keep && answer.ended == Some(true),
+            Body::Nothing => true,
+            _ => false,
+        }
+    }
+}
+
+impl<'a> HeadReader<'a> {
+    /// A reader for the answer to `request`.
+    pub fn new(pass: &Pass, request: &'a [u8]) -> HeadReader<'a> {
+        match pass.protocol.codec() {
+            Codec::Http1 => HeadReader::Http1(Parser::default()),
+            Codec::Cgi => HeadReader::Cgi(cgi::Parser::new(true)),
+            Codec::FastCgi { keep } => {
+                HeadReader::FastCgi(Box::new((Answer::default(), cgi::Parser::new(false))), keep)
+            }
+            Codec::Memcached { gzip_flag } => HeadReader::Memcached {
+                key: memcached::key(request),
+                gzip_flag,
+            },
+        }
+    }
+
+    /// Reads what is in the buffer, and takes the head out of it once it is whole.
+    pub fn read(&mut self, r: &mut Request, pass: &Pass, buf: &mut BytesMut) -> Read {
+        let limit = pass.conf.buffer_size;
+        match self {
+            HeadReader::Http1(parser) => http1(parser, r, limit, buf),
+            HeadReader::Cgi(parser) => match parser.parse(buf, limit, &mut r.upstream.head) {
+                cgi::Progress::Need => Read::Need,
+                cgi::Progress::Done(length) => {
+                    buf.advance(length);
+                    Read::Done(Body::Http)
+                }
+                cgi::Progress::Bad(e) => bad(r, &e),
+            },
+            HeadReader::FastCgi(state, keep) => {
+                let (answer, parser) = &mut **state;
+                match fastcgi(answer, parser, r, pass, buf) {
+                    Read::Done(_) => Read::Done(Body::FastCgi {
+                        answer: Box::new(std::mem::take(answer)),
+                        keep: *keep,
+                    }),
+                    other => other,
+                }
+            }
+            HeadReader::Memcached { key, gzip_flag } => value(key, *gzip_flag, r, limit, buf),
+        }
+    }
+}
+
+fn http1(parser: &mut Parser, r: &mut Request, limit: usize, buf: &mut BytesMut) -> Read {
+    match parser.parse(buf, limit, &mut r.upstream.head) {
+        Progress::Need => Read::Need,
+        Progress::EarlyHints { consumed } => {
+            buf.advance(consumed);
+            Read::Again
+        }
+        Progress::Done { consumed } => {
+            buf.advance(consumed);
+            if matches!(r.upstream.head.status, 100 | 102..=199) {
+                Read::Again
+            } else {
+                Read::Done(Body::Http)
+            }
+        }
+        Progress::Bad(e) => bad(r, &e),
+    }
+}
+
+fn fastcgi(
+    answer: &mut Answer,
+    parser: &mut cgi::Parser,
+    r: &mut Request,
+    pass: &Pass,
+    buf: &mut BytesMut,
+) -> Read {
+    let fed = answer.feed(buf);
+    let mut fatal = false;
+    for text in answer.stderr.drain(..) {
+        log_stderr(r, &text, DOING);
+        fatal |= pass.protocol.is_fatal(fastcgi::trimmed(&text));
+    }
+    match fed {
+        Ok(used) => buf.advance(used),
+        Err(e) => return bad(r, &e),
+    }
+    if fatal {
+        return Read::Bad;
+    }
+    let head = &mut r.upstream.head;
+    let progress = if answer.stdout.is_empty() {
+        cgi::Progress::Need
+    } else {
+        parser.parse(&answer.stdout, pass.conf.buffer_size, head)
+    };
+    match (progress, answer.no_head()) {
+        (cgi::Progress::Done(length), _) => {
+            answer.stdout.advance(length);
+            Read::Done(Body::Http)
+        }
+        (cgi::Progress::Bad(e), _) => bad(r, &e),
+        (cgi::Progress::Need, Some(e)) => bad(r, &e),
+        (cgi::Progress::Need, None) => Read::Need,
+    }
+}
+
+fn value(key: &[u8], gzip_flag: u64, r: &mut Request, limit: usize, buf: &mut BytesMut) -> Read {
+    let found = memcached::line(buf, key, gzip_flag != 0, limit);
+    let head = &mut r.upstream.head;
+    head.clear();
+    head.version = (1, 1);
+    match found {
+        memcached::Line::Need => Read::Need,
+        memcached::Line::Value {
+            line,
+            flags,
+            length,
+        } => {
+            buf.advance(line);
+            head.status = 200;
+            head.content_length = Some(length);
+            if flags & gzip_flag != 0 {
+                head.headers.append(b"Content-Encoding", b"gzip");
+            }
+            Read::Done(Body::Memcached(length))
+        }
+        memcached::Line::NotFound { line } => {
+            buf.advance(line);
+            head.status = 404;
+            head.content_length = Some(0);
+            let key = String::from_utf8_lossy(key);
+            r.error(
+                Level::Info,
+                format_args!("key: \"{key}\" was not found by memcached {DOING}"),
+            );
+            Read::Done(Body::Nothing)
+        }
+        memcached::Line::Bad(e) => bad(r, &e),
+    }
+}
+
+/// Logs what an application wrote to its error output.
+pub(super) fn log_stderr(r: &mut Request, text: &[u8], doing: &str) {
+    let text = String::from_utf8_lossy(fastcgi::trimmed(text));
+    r.error(
+        Level::Error,
+        format_args!("FastCGI sent in stderr: \"{text}\" {doing}"),
+    );
+}
+
+fn bad(r: &mut Request, e: &dyn std::fmt::Display) -> Read {
+    r.error(Level::Error, format_args!("{e} {DOING}"));
+    Read::Bad
+}
+
+/// Whether memcached can be asked for it.
+pub(super) fn can_get(r: &Request) -> bool {
+    matches!(r.method, Method::Get | Method::Head)
+}

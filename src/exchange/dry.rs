@@ -1,0 +1,38 @@
+//! The exchange of a request that is only explained: nothing is connected to.
+
+use super::target::Found;
+use crate::engine::phases::Outcome;
+use crate::module::{Body, BodyLength, Request, Step};
+
+/// Tells what would be sent to whom, and answers 200 in the origin's place.
+pub(super) fn answer(r: &mut Request, target: &Found, request: &[u8], body: BodyLength) -> Outcome {
+    let group = &target.group;
+    let mut pick = group.start();
+    let first = group.pick(&mut pick);
+    let scheme = r.upstream.scheme;
+    r.explain(|| match &first {
+        Some(picked) => Step::new(
+            "upstream",
+            format!(
+                "{scheme}://{} would be asked, of \"{}\" with {} servers",
+                picked.peer().name,
+                group.name,
+                group.members().peers().count()
+            ),
+        ),
+        None => Step::new("upstream", format!("no live server in \"{}\"", group.name)),
+    });
+    let body = match body {
+        BodyLength::None | BodyLength::Known(0) => "without a body".to_owned(),
+        BodyLength::Known(n) => format!("with a body of {n} bytes"),
+        BodyLength::Chunked => "with a body in chunks".to_owned(),
+    };
+    r.explain(|| {
+        let text = String::from_utf8_lossy(request).replace('\r', "");
+        Step::new("request", format!("{body}:\n{}", text.trim_end()))
+    });
+    drop(first);
+    r.out.status = 200;
+    r.out.content_length = Some(0);
+    Outcome::Respond(Body::Empty)
+}

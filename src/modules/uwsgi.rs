@@ -1,0 +1,202 @@
+//! `uwsgi_pass`: applications behind uWSGI's own protocol.
+
+use crate::inherit;
+use crate::log::Level as LogLevel;
+use crate::module::*;
+use crate::modules::pass::params::{self, Pairs, Params};
+use crate::modules::pass::tls::{TlsWritten, tls_directives};
+use crate::modules::pass::{self as shared, Origin, PassWritten, Schemes};
+use std::sync::Arc;
+
+/// uwsgi applications.
+pub struct Uwsgi;
+
+/// What the `uwsgi_*` directives wrote in one block.
+#[derive(Default, Clone)]
+pub struct UwsgiConf {
+    /// `uwsgi_pass`; inner locations do not inherit it.
+    to: Option<Arc<Origin>>,
+    /// What it shares with the other protocols.
+    pass: PassWritten,
+    params: params::Written,
+    modifier1: Option<u8>,
+    modifier2: Option<u8>,
+    string: Option<Arc<[u8]>>,
+    tls: TlsWritten,
+}
+
+impl Conf for UwsgiConf {
+    fn inherit(&mut self, outer: &Self) {
+        inherit!(self, outer; params, modifier1, modifier2, string);
+        self.pass.inherit(&outer.pass);
+        self.tls.inherit(&outer.tls);
+    }
+}
+
+/// Headers of the answer that stay behind: `Status` is none of them here.
+const HIDDEN: &[&[u8]] = shared::HIDDEN_CGI.split_at(1).1;
+
+const SCHEMES: Schemes = &[("uwsgi://", false), ("suwsgi://", true)];
+
+impl Module for Uwsgi {
+    const NAME: &'static str = "http_uwsgi";
+    type Conf = UwsgiConf;
+    const DIRECTIVES: &'static [Directive<UwsgiConf>] = shared::join_directives!(
+        UwsgiConf;
+        OWN,
+        shared::connect_directives!(
+            "uwsgi",
+            UwsgiConf,
+            shared::NEXT_CGI,
+            "error|timeout|invalid_header|http_500|…|non_idempotent|off"
+        ),
+        shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, "none"),
+        shared::buffer_directives!("uwsgi", UwsgiConf),
+        tls_directives!("uwsgi", UwsgiConf),
+    );
+
+    fn attach(conf: &Arc<UwsgiConf>, on: &mut Hooks) -> ConfResult<()> {
+        let buffers = conf.pass.buffers("uwsgi")?;
+        if let Some(to) = &conf.to {
+            let headers = conf.pass.pass_request_headers.unwrap_or(true);
+            let mut pass = conf.pass.conf(buffers, HIDDEN, &to.temp_path);
+            if to.may_use_tls() {
+                pass.tls = Some(Arc::new(conf.tls.build("uwsgi", b"")?));
+            }
+            on.upstream(Arc::new(Pass {
+                protocol: Box::new(Application {
+                    params: Params::new(&conf.params, &to.host, headers),
+                    modifiers: [conf.modifier1.unwrap_or(0), conf.modifier2.unwrap_or(0)],
+                    string: conf.string.clone().unwrap_or_default(),
+                }),
+                target: to.target(),
+                conf: pass,
+            }));
+            if to.slash {
+                on.redirect_to_slash();
+            }
+        }
+        Ok(())
+    }
+}
+
+const A: Place = Place::ANY_HTTP;
+const ONE: Args = Args::Exactly(1);
+
+/// The directives that only this module has.
+const OWN: &[Directive<UwsgiConf>] = &[
+    Directive::new(
+        "uwsgi_pass",
+        Place::LOCATION.or(Place::LOCATION_IF),
+        ONE,
+        "`uwsgi_pass [uwsgi://|suwsgi://]address;` Passes requests to a uwsgi application (`suwsgi` over TLS): an address with a port, `unix:/path`, or the name of an `upstream`.",
+        |c, s, b| {
+            if c.to.is_some() {
+                return Err(s.duplicate());
+            }
+            c.to = Some(Arc::new(Origin::read(s, b, "uwsgi", SCHEMES)?));
+            shared::shield::<Uwsgi>(b);
+            Ok(())
+        },
+    ),
+    Directive::new(
+        "uwsgi_param",
+        A,
+        Args::Between(2, 3),
+        "`uwsgi_param name value [if_not_empty];` A parameter of the request. Default: HTTP_HOST $host$is_request_port$request_port if_not_empty. Headers become `HTTP_…`, but for `Proxy` and those that a parameter sets.",
+        |c, s, b| params::read(&mut c.params, s, b),
+    ),
+    Directive::new(
+        "uwsgi_modifier1",
+        A,
+        ONE,
+        "`uwsgi_modifier1 number;` The packet's first modifier, 0 to 255. Default: 0.",
+        |c, s, _| once(&mut c.modifier1, s, modifier(s)?),
+    ),
+    Directive::new(
+        "uwsgi_modifier2",
+        A,
+        ONE,
+        "`uwsgi_modifier2 number;` The packet's second modifier, 0 to 255. Default: 0.",
+        |c, s, _| once(&mut c.modifier2, s, modifier(s)?),
+    ),
+    Directive::new(
+        "uwsgi_string",
+        A,
+        ONE,
+        "`uwsgi_string text;` Text that follows the parameters in the packet.",
+        |c, s, _| once(&mut c.string, s, s.arg(0).into()),
+    ),
+];
+
+fn modifier(s: &Statement) -> ConfResult<u8> {
+    u8::try_from(s.number(0)?).map_err(|_| s.error_at(0, "value must be equal to or less than 255"))
+}
+
+/// uwsgi towards an application.
+struct Application {
+    params: Params,
+    modifiers: [u8; 2],
+    string: Arc<[u8]>,
+}
+
+impl Protocol for Application {
+    fn scheme(&self) -> &'static str {
+        "uwsgi"
+    }
+
+    fn secure_scheme(&self) -> &'static str {
+        "suwsgi"
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::Cgi
+    }
+
+    fn target(&self, url: &[u8]) -> Result<Target, String> {
+        shared::target(url, SCHEMES)
+    }
+
+    fn request(
+        &self,
+        r: &mut Request,
+        _to: &Destination<'_>,
+        _body: BodyLength,
+        out: &mut Vec<u8>,
+    ) -> Result<(), u16> {
+        let begin = out.len();
+        let [first, second] = self.modifiers;
+        out.extend_from_slice(&[first, 0, 0, second]);
+        self.params.write(r, &mut Packet, out);
+        out.extend_from_slice(&self.string);
+        let length = out.len().saturating_sub(begin + 4);
+        let Ok(short) = u16::try_from(length) else {
+            r.error(
+                LogLevel::Alert,
+                format_args!("uwsgi request is too big: {length}"),
+            );
+            return Err(500);
+        };
+        if let Some(field) = out.get_mut(begin + 1..begin + 3) {
+            field.copy_from_slice(&short.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Lengths are 16 bits; longer texts make the packet too big, which is found at its end.
+struct Packet;
+
+impl Pairs for Packet {
+    fn pair(&mut self, name: &[u8], value: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        out.extend_from_slice(name);
+        let at = out.len();
+        out.extend_from_slice(&[0; 2]);
+        value(out);
+        let length = out.len().saturating_sub(at + 2) as u16;
+        if let Some(field) = out.get_mut(at..at + 2) {
+            field.copy_from_slice(&length.to_le_bytes());
+        }
+    }
+}
