@@ -53,7 +53,14 @@ impl Raw {
         let mut out = BytesMut::from(PREFACE);
         frame::settings(&mut out, &[]);
         frame::settings_ack(&mut out);
-        Raw { stream, buf: Vec::new(), out, encoder: Encoder::default(), decoder: Decoder::new(4096), next: 1 }
+        Raw {
+            stream,
+            buf: Vec::new(),
+            out,
+            encoder: Encoder::default(),
+            decoder: Decoder::new(4096),
+            next: 1,
+        }
     }
 
     /// Sends what has been gathered; false where the server takes nothing any more.
@@ -74,7 +81,12 @@ impl Raw {
                 self.out.extend_from_slice(&[value.len() as u8]);
                 self.out.extend_from_slice(value.as_bytes());
             } else {
-                self.encoder.field(&mut self.out, name.as_bytes(), value.as_bytes(), Indexing::Kept);
+                self.encoder.field(
+                    &mut self.out,
+                    name.as_bytes(),
+                    value.as_bytes(),
+                    Indexing::Kept,
+                );
             }
         }
         frame::headers_end(&mut self.out, at, stream, end, 16_384);
@@ -109,7 +121,9 @@ impl Raw {
     fn answer(&mut self, stream: u32, reset: bool) -> Answer {
         let mut a = Answer::default();
         while !(a.ended && !reset || a.reset.is_some()) {
-            let Some((head, payload)) = self.frame() else { break };
+            let Some((head, payload)) = self.frame() else {
+                break;
+            };
             self.take(&head, &payload, stream, &mut a);
         }
         a
@@ -119,13 +133,17 @@ impl Raw {
         match frame::parse(head, payload).unwrap() {
             Frame::Headers { block, .. } => {
                 let mut list = Fields::default();
-                let limits = ListLimits { string: 1 << 20, list: 1 << 20 };
+                let limits = ListLimits {
+                    string: 1 << 20,
+                    list: 1 << 20,
+                };
                 self.decoder.decode(block, limits, &mut list).unwrap();
                 if head.stream != stream {
                     return;
                 }
                 let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-                a.fields.extend(list.iter().map(|(n, v)| (text(n), text(v))));
+                a.fields
+                    .extend(list.iter().map(|(n, v)| (text(n), text(v))));
                 if let Some((_, status)) = a.fields.iter().rev().find(|(n, _)| n == ":status") {
                     a.status = status.clone();
                 }
@@ -137,7 +155,8 @@ impl Raw {
             Frame::Reset(code) if head.stream == stream => a.reset = Some(code),
             _ => {}
         }
-        a.ended |= head.stream == stream && head.kind <= kind::HEADERS && head.has(flag::END_STREAM);
+        a.ended |=
+            head.stream == stream && head.kind <= kind::HEADERS && head.has(flag::END_STREAM);
     }
 
     /// Sends what has been gathered and reads to the end; the code of GOAWAY, if one came.
@@ -154,7 +173,12 @@ impl Raw {
 }
 
 fn with<'a>(fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut list = vec![(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
+    let mut list = vec![
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "localhost"),
+    ];
     for (name, value) in fields {
         match list.iter().position(|(n, _)| n == name) {
             Some(at) if *value == "-" => drop(list.remove(at)),
@@ -168,38 +192,96 @@ fn with<'a>(fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 #[test]
 fn a_broken_request_gets_the_page_and_a_log_line_and_is_not_passed_on() {
     let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
-    let s = start("", &format!("location / {{ proxy_pass http://{}; }}", origin.addr()));
+    let s = start(
+        "",
+        &format!("location / {{ proxy_pass http://{}; }}", origin.addr()),
+    );
     let mut c = Raw::connect(s.addr(8080));
     for (fields, line) in [
-        (&[("x", "a\r\nEvil: b")][..], "client sent header \"x\" with invalid value"),
-        (&[("x", "a\nb")], "client sent header \"x\" with invalid value"),
-        (&[("x", "a\0b")], "client sent header \"x\" with invalid value"),
-        (&[(":path", "/\r\nEvil: b")], "client sent header \":path\" with invalid value"),
-        (&[(":path", "/a HTTP/1.1")], "client sent invalid :path header: \"/a HTTP/1.1\""),
-        (&[(":path", "http://other/")], "client sent invalid :path header: \"http://other/\""),
+        (
+            &[("x", "a\r\nEvil: b")][..],
+            "client sent header \"x\" with invalid value",
+        ),
+        (
+            &[("x", "a\nb")],
+            "client sent header \"x\" with invalid value",
+        ),
+        (
+            &[("x", "a\0b")],
+            "client sent header \"x\" with invalid value",
+        ),
+        (
+            &[(":path", "/\r\nEvil: b")],
+            "client sent header \":path\" with invalid value",
+        ),
+        (
+            &[(":path", "/a HTTP/1.1")],
+            "client sent invalid :path header: \"/a HTTP/1.1\"",
+        ),
+        (
+            &[(":path", "http://other/")],
+            "client sent invalid :path header: \"http://other/\"",
+        ),
         (&[(":path", "-")], "client sent no :path header"),
         (&[(":path", "")], "client sent empty :path header"),
-        (&[(":method", "GET / HTTP/1.1")], "client sent invalid method: \"GET / HTTP/1.1\""),
+        (
+            &[(":method", "GET / HTTP/1.1")],
+            "client sent invalid method: \"GET / HTTP/1.1\"",
+        ),
         (&[(":scheme", "-")], "client sent no :scheme header"),
-        (&[(":authority", "a b")], "client sent invalid \":authority\" header"),
-        (&[("host", "other")], "client sent \":authority\" and \"Host\" headers with different values"),
-        (&[("X-Upper", "a")], "client sent invalid header name: \"X-Upper\""),
+        (
+            &[(":authority", "a b")],
+            "client sent invalid \":authority\" header",
+        ),
+        (
+            &[("host", "other")],
+            "client sent \":authority\" and \"Host\" headers with different values",
+        ),
+        (
+            &[("X-Upper", "a")],
+            "client sent invalid header name: \"X-Upper\"",
+        ),
         (&[("a b", "c")], "client sent invalid header name: \"a b\""),
         (&[("a:b", "c")], "client sent invalid header name: \"a:b\""),
-        (&[("transfer-encoding", "chunked")], "client sent \"Transfer-Encoding\" header"),
-        (&[("connection", "keep-alive")], "client sent \"Connection\" header"),
+        (
+            &[("transfer-encoding", "chunked")],
+            "client sent \"Transfer-Encoding\" header",
+        ),
+        (
+            &[("connection", "keep-alive")],
+            "client sent \"Connection\" header",
+        ),
         (&[("upgrade", "h2c")], "client sent \"Upgrade\" header"),
         (&[("te", "gzip")], "client sent invalid \"TE\" header"),
-        (&[("content-length", "3"), ("content-length", "3")], "client sent duplicate header line: \"content-length: 3\""),
-        (&[("content-length", "+3")], "client sent invalid \"Content-Length\" header"),
-        (&[("content-length", "3")], "client prematurely closed stream"),
-        (&[("x", "y"), (":status", "200")], "client sent out of order pseudo-headers"),
+        (
+            &[("content-length", "3"), ("content-length", "3")],
+            "client sent duplicate header line: \"content-length: 3\"",
+        ),
+        (
+            &[("content-length", "+3")],
+            "client sent invalid \"Content-Length\" header",
+        ),
+        (
+            &[("content-length", "3")],
+            "client prematurely closed stream",
+        ),
+        (
+            &[("x", "y"), (":status", "200")],
+            "client sent out of order pseudo-headers",
+        ),
     ] {
         let id = c.request(fields, true);
         assert!(c.flush());
         let a = c.answer(id, true);
-        assert_eq!((&*a.status, a.ended, a.reset), ("400", true, Some(Code::PROTOCOL_ERROR)), "{line}");
-        assert!(String::from_utf8_lossy(&a.body).contains("<h1>400 Bad Request</h1>"), "{line}");
+        assert_eq!(
+            (&*a.status, a.ended, a.reset),
+            ("400", true, Some(Code::PROTOCOL_ERROR)),
+            "{line}"
+        );
+        assert!(
+            String::from_utf8_lossy(&a.body).contains("<h1>400 Bad Request</h1>"),
+            "{line}"
+        );
         s.wait_for_text("error.log", line);
     }
     // the connection is as good as before
@@ -207,24 +289,36 @@ fn a_broken_request_gets_the_page_and_a_log_line_and_is_not_passed_on() {
     c.flush();
     assert_eq!(c.answer(id, false).status, "200");
     assert_eq!(origin.requests().len(), 1);
-    let all = common::wait_for(DEADLINE, || (s.read("access.log").lines().count() >= 24).then_some(()));
+    let all = common::wait_for(DEADLINE, || {
+        (s.read("access.log").lines().count() >= 24).then_some(())
+    });
     assert!(all.is_some(), "{}", s.read("access.log"));
 }
 
 #[test]
 fn a_body_that_is_not_what_the_head_said() {
     let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
-    let s = start("", &format!("location / {{ proxy_pass http://{}; }}", origin.addr()));
+    let s = start(
+        "",
+        &format!("location / {{ proxy_pass http://{}; }}", origin.addr()),
+    );
     let mut c = Raw::connect(s.addr(8080));
     for (body, line) in [
         ("ab", "only 2 out of 3 bytes of request body received"),
-        ("abcd", "client intended to send body data larger than declared"),
+        (
+            "abcd",
+            "client intended to send body data larger than declared",
+        ),
     ] {
         let id = c.request(&[(":method", "POST"), ("content-length", "3")], false);
         frame::data(&mut c.out, id, body.as_bytes(), true);
         c.flush();
         let a = c.answer(id, true);
-        assert_eq!((&*a.status, a.reset), ("400", Some(Code::PROTOCOL_ERROR)), "{line}");
+        assert_eq!(
+            (&*a.status, a.reset),
+            ("400", Some(Code::PROTOCOL_ERROR)),
+            "{line}"
+        );
         s.wait_for_text("error.log", line);
     }
     assert!(origin.requests().is_empty());
@@ -234,7 +328,9 @@ fn a_body_that_is_not_what_the_head_said() {
 fn the_largest_piece_is_the_location_s() {
     let s = start(
         "http2_chunk_size 3k;",
-        "root %%TESTDIR%%; location /small { http2_chunk_size 1k; } location / { }".replace("%%TESTDIR%%", "html").as_str(),
+        "root %%TESTDIR%%; location /small { http2_chunk_size 1k; } location / { }"
+            .replace("%%TESTDIR%%", "html")
+            .as_str(),
     );
     std::fs::create_dir_all(s.dir().join("html")).unwrap();
     s.write("html/a", [b'x'; 10_000]);
@@ -251,7 +347,10 @@ fn the_largest_piece_is_the_location_s() {
 
 #[test]
 fn a_head_that_comes_too_slowly_costs_its_stream_alone() {
-    let s = start("client_header_timeout 150ms;", "location / { return 200 ok; }");
+    let s = start(
+        "client_header_timeout 150ms;",
+        "location / { return 200 ok; }",
+    );
     let mut c = Raw::connect(s.addr(8080));
     let id = c.request(&[], true);
     let late = c.out.split_off(c.out.len() - 3);
@@ -270,11 +369,23 @@ fn cost(s: &Server) -> (u64, u64) {
     let mut memory = 0;
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     for p in all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()) {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{p}/stat")) else { continue };
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{p}/stat")) else {
+            continue;
+        };
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
         let parent = fields.get(1).and_then(|f| f.parse().ok()).unwrap_or(0);
         if p == s.pid().as_raw() || parent == s.pid().as_raw() {
-            let field = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+            let field = |i: usize| {
+                fields
+                    .get(i)
+                    .and_then(|f| f.parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
             ticks += field(11) + field(12);
             memory += field(21) * 4;
         }
@@ -286,8 +397,12 @@ const FRAMES: usize = 20_000;
 
 #[test]
 fn floods_end_the_connection() {
-    let s = start("", "location / { root %%TESTDIR%%; } location /wait { proxy_pass http://127.0.0.1:1; }"
-        .replace("%%TESTDIR%%", ".").as_str());
+    let s = start(
+        "",
+        "location / { root %%TESTDIR%%; } location /wait { proxy_pass http://127.0.0.1:1; }"
+            .replace("%%TESTDIR%%", ".")
+            .as_str(),
+    );
     type Flood = (&'static str, fn(&mut Raw));
     let floods: [Flood; 8] = [
         ("PING", |c| frame::ping(&mut c.out, false, [0; 8])),
@@ -298,17 +413,43 @@ fn floods_end_the_connection() {
             let id = c.request(&[(":path", "/wait")], true);
             frame::reset(&mut c.out, id, Code::CANCEL);
         }),
-        ("unknown frames", |c| Head { length: 0, kind: 77, flags: 0, stream: 0 }.write(&mut c.out)),
+        ("unknown frames", |c| {
+            Head {
+                length: 0,
+                kind: 77,
+                flags: 0,
+                stream: 0,
+            }
+            .write(&mut c.out)
+        }),
         ("CONTINUATION", |c| {
             if c.next == 3 {
                 c.next = 5;
-                Head { length: 1, kind: kind::HEADERS, flags: 0, stream: 3 }.write(&mut c.out);
+                Head {
+                    length: 1,
+                    kind: kind::HEADERS,
+                    flags: 0,
+                    stream: 3,
+                }
+                .write(&mut c.out);
                 c.out.extend_from_slice(&[0x82]);
             }
-            Head { length: 0, kind: kind::CONTINUATION, flags: 0, stream: 3 }.write(&mut c.out);
+            Head {
+                length: 0,
+                kind: kind::CONTINUATION,
+                flags: 0,
+                stream: 3,
+            }
+            .write(&mut c.out);
         }),
         ("PRIORITY", |c| {
-            Head { length: 5, kind: kind::PRIORITY, flags: 0, stream: 1 }.write(&mut c.out);
+            Head {
+                length: 5,
+                kind: kind::PRIORITY,
+                flags: 0,
+                stream: 1,
+            }
+            .write(&mut c.out);
             c.out.extend_from_slice(&[0; 5]);
         }),
     ];
@@ -328,7 +469,10 @@ fn floods_end_the_connection() {
             }
         }
         let code = c.end();
-        assert!(matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)), "{name}: {code:?}");
+        assert!(
+            matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)),
+            "{name}: {code:?}"
+        );
         if name != "PRIORITY" {
             let more = common::wait_for(DEADLINE, || {
                 (s.log().matches("http2 flood detected").count() > lines).then_some(())
@@ -357,7 +501,13 @@ fn bombs_and_stalled_windows_take_little_memory() {
     let mut block = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
     block.extend_from_slice(&[b'v'; 4000]);
     block.extend_from_slice(&[0xbe; 10_000]);
-    Head { length: block.len(), kind: kind::HEADERS, flags: flag::END_HEADERS, stream: 1 }.write(&mut c.out);
+    Head {
+        length: block.len(),
+        kind: kind::HEADERS,
+        flags: flag::END_HEADERS,
+        stream: 1,
+    }
+    .write(&mut c.out);
     c.out.extend_from_slice(&block);
     assert_eq!(c.end(), Some(Code::ENHANCE_YOUR_CALM));
     s.wait_for_text("error.log", "client sent too large header");
@@ -388,13 +538,20 @@ fn websocket_origin(accept: bool) -> SocketAddr {
         }
         let head = String::from_utf8(head).unwrap();
         assert!(head.starts_with("GET /chat HTTP/1.1\r\n"), "{head}");
-        let field = |name: &str| head.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned()));
+        let field = |name: &str| {
+            head.lines()
+                .find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned()))
+        };
         assert_eq!(field("Upgrade:").as_deref(), Some("websocket"), "{head}");
         assert_eq!(field("Connection:").as_deref(), Some("upgrade"), "{head}");
         let key = field("Sec-WebSocket-Key:").unwrap();
         let mut sum = Sha1::new();
         sum.update(key.as_bytes());
-        sum.update(if accept { "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" } else { "x" });
+        sum.update(if accept {
+            "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        } else {
+            "x"
+        });
         let sum = STANDARD.encode(sum.finalize());
         write!(
             s,
@@ -420,7 +577,12 @@ fn websocket_server(origin: SocketAddr) -> Server {
     )
 }
 
-const CHAT: &[(&str, &str)] = &[(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/chat"), ("sec-websocket-protocol", "p")];
+const CHAT: &[(&str, &str)] = &[
+    (":method", "CONNECT"),
+    (":protocol", "websocket"),
+    (":path", "/chat"),
+    ("sec-websocket-protocol", "p"),
+];
 
 /// The pseudo-header fields first.
 fn chat(c: &mut Raw) -> u32 {
@@ -439,7 +601,7 @@ fn a_websocket_to_an_origin_of_http1() {
     let mut c = Raw::connect(s.addr(8080));
     let id = chat(&mut c);
     let mut a = Answer::default();
-    let mut until = |c: &mut Raw, a: &mut Answer, body: &[u8]| {
+    let until = |c: &mut Raw, a: &mut Answer, body: &[u8]| {
         while a.body.len() < body.len() && a.reset.is_none() && !a.ended {
             let (head, payload) = c.frame().expect("a frame");
             c.take(&head, &payload, id, a);
@@ -459,7 +621,10 @@ fn a_websocket_to_an_origin_of_http1() {
     frame::data(&mut c.out, id, b"", true);
     c.flush();
     let end = c.answer(id, false);
-    assert!(end.ended && end.reset.is_none_or(|r| r == Code::NO_ERROR), "{end:?}");
+    assert!(
+        end.ended && end.reset.is_none_or(|r| r == Code::NO_ERROR),
+        "{end:?}"
+    );
 }
 
 #[test]
@@ -468,7 +633,9 @@ fn an_origin_that_does_not_know_websockets() {
     let mut c = Raw::connect(s.addr(8080));
     let id = chat(&mut c);
     assert_eq!(c.answer(id, false).status, "502");
-    let origin = Origin::respond(|_| b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno".to_vec());
+    let origin = Origin::respond(|_| {
+        b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno".to_vec()
+    });
     let s = websocket_server(origin.addr());
     let mut c = Raw::connect(s.addr(8080));
     let id = chat(&mut c);

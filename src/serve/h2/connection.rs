@@ -51,8 +51,9 @@ pub(super) struct Connection {
     pub(super) opened: Vec<Opened>,
     /// Requests that are being served.
     pub(super) processing: usize,
-    /// The highest stream of the client.
+    /// The highest stream that was looked at, which GOAWAY names, and the highest that the client opened.
     pub(super) last: u32,
+    pub(super) seen: u32,
     pub(super) closed: Closed,
     /// Streams that were refused.
     pub(super) refused: usize,
@@ -171,6 +172,7 @@ impl Connection {
             opened: Vec::new(),
             processing: 0,
             last: 0,
+            seen: 0,
             closed: Closed::default(),
             refused: 0,
             new_streams: 0,
@@ -427,7 +429,7 @@ impl Connection {
             .as_ref()
             .and_then(|b| b.until)
             .or(self.partial.map(|p| p.1))
-            .filter(|_| self.block.is_some() || self.partial.is_some_and(|p| p.0 > self.last))
+            .filter(|_| self.block.is_some() || self.partial.is_some_and(|p| p.0 > self.seen))
     }
 
     /// The head that is coming in is too late: its stream ends, the rest is read for the sake of the table.
@@ -443,6 +445,7 @@ impl Connection {
             return;
         }
         self.last = self.last.max(stream);
+        self.seen = self.seen.max(stream);
         self.kept = true;
         self.closed.add(stream, true);
         self.link.lock().reset(stream, Code::PROTOCOL_ERROR);

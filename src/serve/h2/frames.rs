@@ -88,7 +88,7 @@ impl Connection {
                 );
             }
             let Some(payload) = rest.get(HEAD..HEAD + head.length) else {
-                if head.kind == kind::HEADERS && head.stream > self.last {
+                if head.kind == kind::HEADERS && head.stream > self.seen {
                     let until = Instant::now() + self.conf.header_timeout;
                     self.partial.get_or_insert((head.stream, until));
                 }
@@ -245,7 +245,7 @@ impl Connection {
 
     /// A frame for a stream that is not there.
     fn unknown(&mut self, id: u32, name: &str, answered: bool) -> Result<(), Fault> {
-        if id > self.last || id.is_multiple_of(2) {
+        if id > self.seen || id.is_multiple_of(2) {
             return self.fault(
                 Code::PROTOCOL_ERROR,
                 format_args!("client sent {name} frame for idle stream {id}"),
@@ -344,7 +344,8 @@ impl Connection {
     }
 
     fn purpose(&mut self, id: u32, end: bool) -> Result<Purpose, Fault> {
-        if id > self.last && !id.is_multiple_of(2) {
+        if id > self.seen && !id.is_multiple_of(2) {
+            self.seen = id;
             if self.going {
                 return Ok(Purpose::Nothing);
             }
