@@ -104,16 +104,39 @@ impl Params {
                 out.truncate(begin);
             }
         }
+        if let Some(m) = r.upstream.revalidating() {
+            self.write_conditions(m, pairs, out);
+        }
         if self.headers {
             self.write_headers(r, pairs, out);
         }
     }
 
+    /// Asks whether the response in the cache still is the same.
+    fn write_conditions(
+        &self,
+        old: &crate::cache::file::Meta,
+        pairs: &mut impl Pairs,
+        out: &mut Vec<u8>,
+    ) {
+        if old.last_modified >= 0 && !self.is_trusted(Known::IfModifiedSince, b"", false) {
+            let date = crate::http::date::format(old.last_modified);
+            let value = |out: &mut Vec<u8>| out.extend_from_slice(&date);
+            pairs.pair(b"HTTP_IF_MODIFIED_SINCE", value, out);
+        }
+        if !old.etag.is_empty() && !self.is_trusted(Known::IfNoneMatch, b"", false) {
+            let value = |out: &mut Vec<u8>| out.extend_from_slice(&old.etag);
+            pairs.pair(b"HTTP_IF_NONE_MATCH", value, out);
+        }
+    }
+
     fn write_headers(&self, r: &Request, pairs: &mut impl Pairs, out: &mut Vec<u8>) {
         let headers = &r.head.headers;
+        // what may be stored is asked for as a whole
+        let whole = r.upstream.is_cacheable();
         for (i, (known, name, value)) in headers.entries().enumerate() {
             let odd = name.contains(&b'_');
-            if self.is_trusted(known, name, odd) {
+            if self.is_trusted(known, name, odd) || (whole && is_condition(known)) {
                 continue;
             }
             let same = |k: Known, n: &[u8]| {
@@ -153,6 +176,19 @@ impl Params {
         let name = dashed(name);
         self.trusted.contains(Known::of(&name), &name)
     }
+}
+
+/// Whether a header asks for a part of the response, or for it under conditions.
+fn is_condition(known: Known) -> bool {
+    matches!(
+        known,
+        Known::IfModifiedSince
+            | Known::IfUnmodifiedSince
+            | Known::IfNoneMatch
+            | Known::IfMatch
+            | Known::Range
+            | Known::IfRange
+    )
 }
 
 /// Whether another header would become the same parameter and goes first: one without `_`, or an earlier one.
@@ -220,7 +256,7 @@ mod tests {
                 skip_empty: false,
             },
         ]));
-        let p = Params::new(&written, &Template::default(), true);
+        let p = Params::new(&written, &Template::literal(b"h"), true);
         let trusted = |name: &[u8]| p.is_trusted(Known::of(name), name, name.contains(&b'_'));
         for name in [
             &b"X-User"[..],
