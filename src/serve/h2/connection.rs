@@ -104,22 +104,51 @@ pub(super) struct Block {
 
 /// Streams that ended not long ago, and whether frames for them may still be on their way.
 #[derive(Default)]
-pub(super) struct Closed(VecDeque<(u32, bool)>);
+pub(super) struct Closed(VecDeque<Ended>);
+
+struct Ended {
+    stream: u32,
+    /// Frames may still be on their way: we ended the stream, and the client did not know.
+    reset: bool,
+    /// Bytes of the body that have not come, where the head said how many there are.
+    rest: Option<u64>,
+}
 
 /// Ended streams that are remembered.
 const REMEMBERED: usize = 128;
 
 impl Closed {
-    fn add(&mut self, stream: u32, reset: bool) {
+    fn add(&mut self, stream: u32, reset: bool, rest: Option<u64>) {
         if self.0.len() == REMEMBERED {
             self.0.pop_front();
         }
-        self.0.push_back((stream, reset));
+        self.0.push_back(Ended {
+            stream,
+            reset,
+            rest,
+        });
+    }
+
+    /// The client reset the stream, too: nothing more may come.
+    pub fn taken_back(&mut self, stream: u32) {
+        if let Some(e) = self.0.iter_mut().find(|e| e.stream == stream) {
+            e.reset = false;
+        }
+    }
+
+    /// Counts what comes after all; true where that is not what the head said, once.
+    pub fn late_data(&mut self, stream: u32, n: u64, end: bool) -> bool {
+        let Some(e) = self.0.iter_mut().find(|e| e.stream == stream && e.reset) else {
+            return false;
+        };
+        let Some(rest) = e.rest else { return false };
+        e.rest = rest.checked_sub(n).filter(|left| !end || *left == 0);
+        e.rest.is_none()
     }
 
     /// Whether an ended stream was reset; `None` where it is not remembered.
     pub fn was_reset(&self, stream: u32) -> Option<bool> {
-        self.0.iter().find(|c| c.0 == stream).map(|c| c.1)
+        self.0.iter().find(|e| e.stream == stream).map(|e| e.reset)
     }
 }
 
@@ -447,7 +476,7 @@ impl Connection {
         self.last = self.last.max(stream);
         self.seen = self.seen.max(stream);
         self.kept = true;
-        self.closed.add(stream, true);
+        self.closed.add(stream, true, None);
         self.link.lock().reset(stream, Code::PROTOCOL_ERROR);
     }
 
@@ -464,7 +493,7 @@ impl Connection {
     fn served(&mut self, s: &Served) {
         self.processing -= 1;
         self.streams.remove(&s.stream);
-        self.closed.add(s.stream, s.reset);
+        self.closed.add(s.stream, s.reset, s.rest);
         if s.answered {
             self.flood.answered();
         }

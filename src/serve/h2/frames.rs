@@ -2,8 +2,8 @@
 
 use super::connection::{Block, Connection, Fault};
 use super::stream::Stream;
-use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, kind, setting};
-use crate::http::h2::hpack::{DecodeError, ListLimits};
+use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
+use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
 use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
 use crate::http::headers::Headers;
 use crate::log::Level;
@@ -91,6 +91,11 @@ impl Connection {
                 if head.kind == kind::HEADERS && head.stream > self.seen {
                     let until = Instant::now() + self.conf.header_timeout;
                     self.partial.get_or_insert((head.stream, until));
+                    let plain = head.flags & (flag::PADDED | flag::PRIORITY) == 0;
+                    let part = rest.get(HEAD..).filter(|_| plain).unwrap_or_default();
+                    if let Some(e) = too_long(part) {
+                        break self.fault(Code::COMPRESSION_ERROR, format_args!("client {e}"));
+                    }
                 }
                 break Ok(());
             };
@@ -234,6 +239,14 @@ impl Connection {
             self.flood.frame();
         }
         let Some(stream) = self.streams.get(&id).filter(|s| !s.is_closed()).cloned() else {
+            if self.closed.late_data(id, data.len() as u64, end) {
+                self.link.log(
+                    Level::Info,
+                    format_args!("client sent body of another size than declared on stream {id}"),
+                );
+                self.link.lock().reset(id, Code::PROTOCOL_ERROR);
+                return Ok(());
+            }
             return self.unknown(id, "DATA", true);
         };
         self.link.lock().payload += data.len() as u64;
@@ -420,6 +433,7 @@ impl Connection {
 
     fn reset(&mut self, id: u32, code: Code) -> Result<(), Fault> {
         let Some(stream) = self.streams.get(&id) else {
+            self.closed.taken_back(id);
             return self.unknown(id, "RST_STREAM", false);
         };
         match code {

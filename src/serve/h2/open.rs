@@ -30,6 +30,8 @@ pub(super) struct Served {
     pub stream: u32,
     /// RST_STREAM was sent.
     pub reset: bool,
+    /// Bytes of the body that were declared and have not come.
+    pub rest: Option<u64>,
     /// The client got its answer.
     pub answered: bool,
 }
@@ -62,6 +64,7 @@ impl Opened {
         Served {
             stream: stream.id,
             reset,
+            rest: stream.rest(),
             answered,
         }
     }

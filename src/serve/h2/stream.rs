@@ -249,6 +249,12 @@ impl Stream {
         cut
     }
 
+    /// Bytes of the body that were declared and have not come.
+    pub fn rest(&self) -> Option<u64> {
+        let inner = self.inner.lock();
+        inner.declared.map(|n| n.saturating_sub(inner.received))
+    }
+
     /// Whether we reset the stream: frames for it may still be on their way.
     pub fn is_reset(&self) -> bool {
         self.inner.lock().reset
