@@ -273,6 +273,20 @@ fn an_idle_connection_and_a_drained_one_end_with_goaway() {
 }
 
 #[test]
+fn a_reload_ends_connections_politely() {
+    let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
+    let s = server(&format!("proxy_pass http://{};", origin.addr()));
+    run(async {
+        let session = Session::new(s.addr(8080)).await;
+        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        s.reload();
+        session.frames.await.unwrap().unwrap();
+        let session = Session::new(s.addr(8080)).await;
+        assert_eq!(session.get("/").await.unwrap().status(), 200);
+    });
+}
+
+#[test]
 fn requests_of_one_connection_are_counted() {
     let s = start("keepalive_requests 2;", "return 200 $connection_requests;");
     run(async {

@@ -221,9 +221,14 @@ impl Connection {
     pub async fn serve(mut self) {
         self.greet();
         let mut draining = self.thread.shared.draining.subscribe();
+        let mut renewed = self.thread.shared.renewed.subscribe();
         let mut drained = Box::pin(async move {
             // an error means that the process is gone
-            let _ = draining.wait_for(|d| *d).await;
+            tokio::select! {
+                _ = draining.wait_for(|d| *d) => {}
+                // what was settled with the client is of the site that there was
+                _ = renewed.changed() => {}
+            }
         });
         let mut work = FuturesUnordered::new();
         let mut drain = false;
