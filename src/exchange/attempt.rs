@@ -174,6 +174,8 @@ impl<'a> Attempt<'a> {
             timeout: Duration::from_millis(conf.connect_timeout),
             bind: None,
             keepalive: conf.socket_keepalive,
+            rcvbuf: conf.socket_rcvbuf,
+            sndbuf: conf.socket_sndbuf,
             tls: None,
         };
         if let Some(t) = &conf.bind {

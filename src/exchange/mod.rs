@@ -86,7 +86,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         return Outcome::Status(status);
     }
     if r.is_dry() {
-        let outcome = dry::answer(r, &target, &bytes, length);
+        let outcome = dry::answer(r, pass, &target, &bytes, length);
         r.put_scratch(bytes);
         return outcome;
     }

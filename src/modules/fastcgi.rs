@@ -47,6 +47,7 @@ impl Module for FastCgi {
         ),
         shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("fastcgi", FastCgiConf),
+        shared::socket_directives!("fastcgi", FastCgiConf),
     );
     const VARIABLES: &'static [Variable] = &[
         Variable::new("fastcgi_script_name", |r, _| script_name(r)),
@@ -210,6 +211,10 @@ struct Application {
 impl Protocol for Application {
     fn scheme(&self) -> &'static str {
         "fastcgi"
+    }
+
+    fn shown(&self, r: &Request, _written: &[u8]) -> Vec<u8> {
+        self.params.shown(r)
     }
 
     fn codec(&self) -> Codec {

@@ -54,6 +54,10 @@ pub struct PassWritten {
     pub pass_request_body: Option<bool>,
     /// `…_socket_keepalive`.
     pub socket_keepalive: Option<bool>,
+    /// `…_socket_rcvbuf`, bytes.
+    pub socket_rcvbuf: Option<u64>,
+    /// `…_socket_sndbuf`, bytes.
+    pub socket_sndbuf: Option<u64>,
     /// `…_bind`; none inside where it is `off`.
     pub bind: Option<Option<Template>>,
     /// `…_limit_rate`.
@@ -78,7 +82,8 @@ impl Conf for PassWritten {
     fn inherit(&mut self, outer: &Self) {
         inherit!(self, outer; hide, pass_headers, connect_timeout, send_timeout, read_timeout, next_upstream_timeout,
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
-            intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, bind,
+            intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, socket_rcvbuf,
+            socket_sndbuf, bind,
             limit_rate, buffer_size, buffers, busy_buffers_size, max_temp_file_size, temp_file_write_size, temp_path,
             sizes_at);
     }
@@ -203,6 +208,8 @@ impl PassWritten {
             pass_trailers: false,
             force_ranges: self.force_ranges.unwrap_or(false),
             socket_keepalive: self.socket_keepalive.unwrap_or(false),
+            socket_rcvbuf: size(self.socket_rcvbuf),
+            socket_sndbuf: size(self.socket_sndbuf),
             bind: self.bind.clone().flatten(),
             hide: Arc::new(self.hidden(hidden)),
             ignore: self.ignore.unwrap_or(0),
@@ -221,6 +228,11 @@ impl PassWritten {
     }
 }
 
+/// A size; 0 leaves it to the system.
+fn size(written: Option<u64>) -> Option<usize> {
+    written.filter(|n| *n > 0).map(|n| n as usize)
+}
+
 /// Joins tables of directives into one.
 macro_rules! join_directives {
     ($conf:ty; $($list:expr),+ $(,)?) => {{
@@ -230,7 +242,9 @@ macro_rules! join_directives {
         &ALL
     }};
 }
-pub(crate) use directives::{buffer_directives, connect_directives, response_directives};
+pub(crate) use directives::{
+    buffer_directives, connect_directives, response_directives, socket_directives,
+};
 pub(crate) use join_directives;
 
 /// How many directives these tables hold.

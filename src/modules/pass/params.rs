@@ -109,6 +109,13 @@ impl Params {
         }
     }
 
+    /// Every parameter on a line of its own, for `explain`.
+    pub fn shown(&self, r: &Request) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(r, &mut Lines, &mut out);
+        out
+    }
+
     fn write_headers(&self, r: &Request, pairs: &mut impl Pairs, out: &mut Vec<u8>) {
         let headers = &r.head.headers;
         for (i, (known, name, value)) in headers.entries().enumerate() {
@@ -152,6 +159,17 @@ impl Params {
         }
         let name = dashed(name);
         self.trusted.contains(Known::of(&name), &name)
+    }
+}
+
+struct Lines;
+
+impl Pairs for Lines {
+    fn pair(&mut self, name: &[u8], value: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        value(out);
+        out.push(b'\n');
     }
 }
 

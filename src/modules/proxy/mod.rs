@@ -93,6 +93,7 @@ impl Module for Proxy {
         ),
         shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad and "),
         shared::buffer_directives!("proxy", ProxyConf),
+        shared::socket_directives!("proxy", ProxyConf),
         tls_directives!("proxy", ProxyConf),
     );
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
