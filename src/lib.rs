@@ -20,12 +20,14 @@
 #![warn(missing_docs)]
 
 mod admin;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod exchange;
 pub mod http;
 pub mod log;
+mod memory;
 pub mod module;
 pub mod modules;
 mod process;

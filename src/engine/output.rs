@@ -61,6 +61,19 @@ impl Output {
         self.stages.is_empty() && self.cut.is_none() && matches!(self.around, [None, None])
     }
 
+    /// The one range that is cut out: the first byte and the one behind the last.
+    pub fn range(&self) -> Option<(u64, u64)> {
+        match self.cut {
+            Some(Cut::Single(a, b)) => Some((a, b)),
+            _ => None,
+        }
+    }
+
+    /// Says where in the whole body the bytes stand that come next.
+    pub fn set_offset(&mut self, offset: u64) {
+        self.offset = offset;
+    }
+
     /// Makes subrequests before and after the body.
     pub fn surround(&mut self, before: Option<Box<[u8]>>, after: Option<Box<[u8]>>) {
         self.around = [before, after];
@@ -94,12 +107,29 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
     if !(r.is_head() && r.out.content_length.is_some()) {
         r.out.content_length = Some(len);
     }
+    send_as_is(r, body).await
+}
+
+/// The same, whatever length `r.out` tells: of what an origin sent without one.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
+    if r.header_sent {
+        return Ok(());
+    }
     start(r)?;
     if r.out.header_only {
         return Ok(());
     }
     let sent = match body {
         Body::Empty => write(r, b"", true).await,
+        Body::Bytes(b) if r.output.is_plain() && r.limit_rate == 0 && !r.subrequest => {
+            r.body_sent += b.len() as u64;
+            r.down.write_bytes(b);
+            finish(r);
+            Ok(())
+        }
         Body::Bytes(b) => write(r, &b, true).await,
         Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
     };
@@ -141,10 +171,15 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
     if r.is_head() {
         r.out.header_only = true;
     }
-    if r.out.status == 200 && !r.subrequest {
+    let site = r.site.clone();
+    if let Some(l) = site.locations.get(r.location as usize) {
+        for filter in &l.hooks.early {
+            filter.head(r)?;
+        }
+    }
+    if r.out.status == 200 && !r.subrequest && !r.out.unconditional {
         not_modified(r)?;
     }
-    let site = r.site.clone();
     if let Some(l) = site.locations.get(r.location as usize) {
         for filter in &l.hooks.response {
             if let Some(f) = filter.head(r)

@@ -98,6 +98,20 @@ pub(crate) async fn subrequest(r: &mut Request) {
     }
 }
 
+/// Serves a subrequest that repeats its parent: in its location, from the content on.
+pub(crate) async fn repetition(r: &mut Request) {
+    let site = r.site.clone();
+    let first = match site.locations.get(r.location as usize) {
+        Some(location) => Box::pin(content::produce(r, location)).await,
+        None => Outcome::Status(500),
+    };
+    finish(r, Some(first)).await;
+    output::end(r).await;
+    if r.core().log_subrequest {
+        log(r);
+    }
+}
+
 /// Calls the loggers of the request's location.
 pub fn log(r: &mut Request) {
     if r.is_dry() {

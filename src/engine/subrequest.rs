@@ -91,6 +91,42 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     Ok(())
 }
 
+/// Asks the origin anew for an object of the cache that is being served although its time is over.
+///
+/// The request is the parent's, repeated in its location; nobody waits for it. `update` ends with it.
+pub(crate) fn refresh(
+    r: &mut Request,
+    pass: &Arc<crate::module::Pass>,
+    update: crate::cache::Update,
+) {
+    let memory = Arc::new(Memory {
+        background: true,
+        ..Memory::new(r, Keeps::Nothing)
+    });
+    let (uri, args) = (r.uri.clone(), r.args.clone());
+    let ask = Ask {
+        uri: &uri,
+        args: &args,
+        method: r.method,
+        body: false,
+    };
+    let Ok(mut child) = child(r, &ask, memory) else {
+        return;
+    };
+    child.out.header_only = true;
+    repeats(r, &mut child);
+    child.upstream.background = Some(update);
+    repeat_body(r, &mut child);
+    let pass = pass.clone();
+    crate::serve::detach(async move {
+        let outcome = crate::exchange::run(&mut child, &pass).await;
+        phases::finish(&mut child, Some(outcome)).await;
+        if child.core().log_subrequest {
+            phases::log(&mut child);
+        }
+    });
+}
+
 /// Begins a subrequest whose response comes in pieces.
 ///
 /// It runs as a task of its own, so that responses may be included in each other without growing the stack.
@@ -108,8 +144,17 @@ pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> 
         .take()
         .map(|text| (r.out.content_type.clone(), text));
     repeat_body(r, &mut child);
+    let repeat = include.repeat.take();
+    let again = repeat.is_some();
+    if let Some(prepare) = repeat {
+        repeats(r, &mut child);
+        prepare(r, &mut child);
+    }
     let task = tokio::spawn(async move {
-        phases::subrequest(&mut child).await;
+        match again {
+            true => phases::repetition(&mut child).await,
+            false => phases::subrequest(&mut child).await,
+        }
         child
     });
     Ok(Running { memory, task })
@@ -162,6 +207,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Makes a subrequest the same as its parent, in its location.
+fn repeats(r: &Request, child: &mut Request) {
+    child.location = r.location;
+    child.method = r.method;
+    child.uri.clone_from(&r.uri);
+    child.args.clone_from(&r.args);
+    child.valid_unparsed_uri = r.valid_unparsed_uri;
+    child.valid_location = r.valid_location;
+    child.internal = r.internal;
+    child.captures.clone_from(&r.captures);
 }
 
 /// Takes a response that nobody wants.

@@ -1,6 +1,7 @@
 //! The origin's body on its way to the client: straight through, or by way of memory and a file.
 
 use super::attempt::{Attempt, Failure, received};
+use super::cache;
 use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::codec::{self, Body};
@@ -72,6 +73,15 @@ impl Framing {
         }
     }
 
+    /// How much of the buffer is the body's as it stands; `None` where it is decoded elsewhere.
+    fn direct(&self, piece: &Piece) -> Option<usize> {
+        match self {
+            Framing::Chunked(_) | Framing::FastCgi(_) => None,
+            Framing::Memcached(..) => Some(piece.direct),
+            _ => Some(piece.used),
+        }
+    }
+
     /// Whether the answer is whole if the connection ends here.
     fn may_close(&self) -> bool {
         match self {
@@ -137,7 +147,19 @@ pub(super) async fn pass_on(
         buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
-    let result = transfer(a, r, &mut conn, &mut framing).await;
+    cache::begin(r, a.pass);
+    // a body that neither the client nor the cache wants is not read
+    if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
+        buffers::give(std::mem::take(&mut conn.rbuf));
+        return Outcome::Done;
+    }
+    let mut result = transfer(a, r, &mut conn, &mut framing).await;
+    if let Err(Broken::Client(e)) = &result
+        && cache::filling(r)
+    {
+        output::broken(r, e);
+        result = Box::pin(drain(a, r, &mut conn, &mut framing)).await;
+    }
     match result {
         Ok(()) => {
             let clean = conn.rbuf.is_empty() && framing.is_clean();
@@ -148,6 +170,7 @@ pub(super) async fn pass_on(
             }
         }
         Err(Broken::Origin) => {
+            cache::abandon(r);
             r.aborted = true;
             r.keepalive = false;
             // what has come is sent, but it must not look complete
@@ -157,6 +180,46 @@ pub(super) async fn pass_on(
         Err(Broken::Client(e)) => output::broken(r, &e),
     }
     Outcome::Done
+}
+
+/// Reads the rest of a body that only the cache wants: the client has gone.
+async fn drain(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    framing: &mut Framing,
+) -> Result<(), Broken> {
+    let mut body = BytesMut::new();
+    loop {
+        body.clear();
+        let Ok(piece) = decode(framing, &conn.rbuf, &mut body) else {
+            return Err(Broken::Origin);
+        };
+        let data = match framing.direct(&piece) {
+            Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
+            None => &body[..],
+        };
+        cache::tee(r, data, piece.done);
+        conn.rbuf.advance(piece.used);
+        if piece.done || !cache::filling(r) {
+            return Ok(());
+        }
+        match a.read(r, conn, DOING).await {
+            Ok(0) if framing.may_close() => {
+                cache::complete(r);
+                return Ok(());
+            }
+            Ok(0) => {
+                r.error(
+                    Level::Error,
+                    format_args!("upstream prematurely closed connection {DOING}"),
+                );
+                return Err(Broken::Origin);
+            }
+            Ok(_) => {}
+            Err(_) => return Err(Broken::Origin),
+        }
+    }
 }
 
 /// Which side broke.
@@ -186,6 +249,7 @@ async fn transfer(
         // what has been read is decoded and handed on
         body.clear();
         let piece = decode(framing, &conn.rbuf, &mut body).map_err(|e| {
+            r.upstream.fails("bad_body");
             r.error(Level::Error, format_args!("{e} {DOING}"));
             Broken::Origin
         })?;
@@ -199,12 +263,14 @@ async fn transfer(
         if let Some(s) = r.upstream.states.last_mut() {
             s.response_length = s.bytes_received.saturating_sub(a.head_bytes);
         }
-        // what of the buffer is the body's as it stands
-        let direct = match framing {
-            Framing::Chunked(_) | Framing::FastCgi(_) => None,
-            Framing::Memcached(..) => Some(piece.direct),
-            _ => Some(used),
-        };
+        let direct = framing.direct(&piece);
+        if cache::filling(r) {
+            let data = match direct {
+                Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
+                None => &body[..],
+            };
+            cache::tee(r, data, done);
+        }
         if backlog.is_empty()
             && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
         {
@@ -228,7 +294,10 @@ async fn transfer(
                 output::write(r, data, false).await
             };
             conn.rbuf = buf;
-            sent.map_err(Broken::Client)?;
+            if let Err(e) = sent {
+                conn.rbuf.advance(used);
+                return Err(Broken::Client(e));
+            }
         } else {
             let data = match direct {
                 Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
@@ -292,11 +361,13 @@ async fn transfer(
         }
         match more(a, r, conn, &mut backlog, buffered, memory).await? {
             0 if framing.may_close() => {
+                cache::complete(r);
                 backlog.drain(r).await.map_err(Broken::Client)?;
                 output::write(r, b"", true).await.map_err(Broken::Client)?;
                 return Ok(());
             }
             0 => {
+                r.upstream.fails("closed_in_body");
                 r.error(
                     Level::Error,
                     format_args!("upstream prematurely closed connection {DOING}"),
@@ -517,6 +588,7 @@ async fn more(
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await
         }
         Err(_) => {
+            r.upstream.fails("read_timeout");
             r.error(
                 Level::Error,
                 format_args!("upstream timed out (110: Connection timed out) {DOING}"),

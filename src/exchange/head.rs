@@ -1,6 +1,5 @@
 //! The origin's head on its way to the client.
 
-use super::attempt::Attempt;
 use super::target::Found;
 use crate::engine::phases::{Outcome, split_uri};
 use crate::http::headers::Known;
@@ -31,8 +30,8 @@ pub(super) fn has_error_page(r: &Request, status: u16) -> bool {
 }
 
 /// X-Accel-Redirect: the origin leaves the response to another location.
-pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome> {
-    if a.pass.conf.ignore & ignore::ACCEL_REDIRECT != 0 {
+pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
+    if pass.conf.ignore & ignore::ACCEL_REDIRECT != 0 {
         return None;
     }
     let target = r
@@ -49,7 +48,7 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
             Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => {
                 r.out.append(name, value)
             }
-            Known::XAccelLimitRate => limit_rate(a, r, value),
+            Known::XAccelLimitRate => limit_rate(pass, r, value),
             _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
             _ => {}
         }
@@ -75,8 +74,8 @@ pub(super) fn accel_redirect(a: &Attempt<'_>, r: &mut Request) -> Option<Outcome
     }
 }
 
-fn limit_rate(a: &Attempt<'_>, r: &mut Request, value: &[u8]) {
-    if a.pass.conf.ignore & ignore::ACCEL_LIMIT_RATE != 0 {
+fn limit_rate(pass: &Pass, r: &mut Request, value: &[u8]) {
+    if pass.conf.ignore & ignore::ACCEL_LIMIT_RATE != 0 {
         return;
     }
     if let Some(n) = crate::config::value::parse_number(value) {
@@ -86,8 +85,8 @@ fn limit_rate(a: &Attempt<'_>, r: &mut Request, value: &[u8]) {
 }
 
 /// Copies the head to `r.out`: hides, rewrites, and obeys what is meant for us.
-pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
-    let conf = &a.pass.conf;
+pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
+    let conf = &pass.conf;
     let head = std::mem::take(&mut r.upstream.head);
     r.out.status = head.status;
     r.out.status_line.clear();
@@ -98,7 +97,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
         head.content_length
     };
     r.out.content_type.clear();
-    let rewrites = a.pass.protocol.rewrites();
+    let rewrites = pass.protocol.rewrites();
     let mut buffered = None;
     for (known, name, value) in head.headers.entries() {
         match known {
@@ -107,7 +106,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             | Known::TransferEncoding
             | Known::ContentLength
             | Known::XAccelRedirect => continue,
-            Known::XAccelLimitRate => limit_rate(a, r, value),
+            Known::XAccelLimitRate => limit_rate(pass, r, value),
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
             }
@@ -125,7 +124,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
         }
         match known {
             Known::Location | Known::SetCookie | Known::Refresh if rewrites => {
-                rewrite(a, r, known, name, value)
+                rewrite(pass, to, r, known, name, value)
             }
             Known::ContentType => {
                 r.out.content_type.extend_from_slice(value);
@@ -140,7 +139,7 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
             _ => r.out.headers.append(name, value),
         }
     }
-    let codec = a.pass.protocol.codec();
+    let codec = pass.protocol.codec();
     // where they are the origin's, none of our own takes their place; applications leave them to the server
     let own = codec != Codec::Http1;
     r.out.no_date =
@@ -148,8 +147,15 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     r.out.no_server = !own
         && !head.headers.contains_id(Known::Server)
         && !conf.hide.contains(Known::Server, b"server");
-    r.out.allow_ranges = conf.force_ranges;
-    r.out.single_range = conf.force_ranges;
+    let cached = r.upstream.is_cacheable();
+    // whose ranges are cut here depends on who has the whole response
+    let cut = conf.force_ranges || (cached && head.headers.contains_id(Known::AcceptRanges));
+    if cut {
+        r.out.headers.remove_id(Known::AcceptRanges);
+    }
+    r.out.allow_ranges = cut;
+    r.out.single_range = cut && !r.upstream.from_cache;
+    r.out.unconditional = !cached;
     r.upstream.head = head;
     r.upstream.buffered = buffered.filter(|_| conf.ignore & ignore::ACCEL_BUFFERING == 0);
     if matches!(codec, Codec::Memcached { .. }) {
@@ -157,16 +163,16 @@ pub(super) fn copy(a: &Attempt<'_>, r: &mut Request) {
     }
 }
 
-fn rewrite(a: &Attempt<'_>, r: &mut Request, known: Known, name: &[u8], value: &[u8]) {
-    let t = a.target;
-    let to = Destination {
-        host: &t.host,
-        port: &t.port,
-        uri: t.uri.as_deref(),
-        tls: t.tls,
-    };
+fn rewrite(
+    pass: &Pass,
+    to: &Destination<'_>,
+    r: &mut Request,
+    known: Known,
+    name: &[u8],
+    value: &[u8],
+) {
     let mut out = Vec::new();
-    let changed = a.pass.protocol.rewrite(r, &to, name, value, &mut out);
+    let changed = pass.protocol.rewrite(r, to, name, value, &mut out);
     let value = if changed { &out[..] } else { value };
     // only what was rewritten is made absolute
     if known == Known::Location && changed && value.starts_with(b"/") {

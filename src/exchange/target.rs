@@ -2,7 +2,7 @@
 
 use crate::config::addr::Address;
 use crate::log::Level;
-use crate::module::{Pass, PassTarget, Request};
+use crate::module::{Destination, Pass, PassTarget, Request, Target};
 use crate::upstream::{Group, PeerAddr};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,18 @@ pub(super) struct Found {
     pub port: Vec<u8>,
     pub uri: Option<Vec<u8>>,
     pub tls: bool,
+}
+
+impl Found {
+    /// As the protocol is told of it.
+    pub fn destination(&self) -> Destination<'_> {
+        Destination {
+            host: &self.host,
+            port: &self.port,
+            uri: self.uri.as_deref(),
+            tls: self.tls,
+        }
+    }
 }
 
 /// The target where it has no variables.
@@ -33,12 +45,12 @@ pub(super) fn fixed(pass: &Pass) -> Option<Found> {
     }
 }
 
-/// Evaluates the target where it has variables, and resolves its name.
+/// Evaluates the target where it has variables.
 ///
 /// # Errors
 /// The status with which the request ends.
-pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
-    let PassTarget::Dynamic(template, groups) = &pass.target else {
+pub(super) fn evaluate(r: &mut Request, pass: &Pass) -> Result<Target, u16> {
+    let PassTarget::Dynamic(template, _) = &pass.target else {
         return Err(500);
     };
     let mut url = Vec::with_capacity(128);
@@ -49,6 +61,18 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
     })?;
     r.upstream.host.clone_from(&t.host);
     r.upstream.port.clone_from(&t.port);
+    Ok(t)
+}
+
+/// Evaluates the target where it has variables, and resolves its name.
+///
+/// # Errors
+/// The status with which the request ends.
+pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
+    let PassTarget::Dynamic(_, groups) = &pass.target else {
+        return Err(500);
+    };
+    let t = evaluate(r, pass)?;
     let name = String::from_utf8_lossy(&t.host).into_owned();
     let single = |addrs: Vec<PeerAddr>| {
         Group::single(&name, addrs)

@@ -275,6 +275,8 @@ pub struct CoreConf {
     pub resolver: Option<Arc<crate::upstream::Resolver>>,
     /// `disable_symlinks`: 0 off, 1 on, 2 if_not_owner; and `from=`.
     pub disable_symlinks: (u8, Option<Template>),
+    /// `early_hints`: conditions of which one must hold.
+    pub early_hints: Option<Arc<[Template]>>,
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
     /// `gzip_vary`, `gzip_http_version`, `gzip_proxied`, `gzip_disable`.

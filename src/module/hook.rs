@@ -103,6 +103,15 @@ pub trait HeadFilter: Send + Sync + 'static {
     }
 }
 
+/// Looks at a response head before conditions and ranges are evaluated (`slice`).
+pub trait EarlyFilter: Send + Sync + 'static {
+    /// Called once a response, before anything else.
+    ///
+    /// # Errors
+    /// The status with which the request ends instead; 444 sends nothing.
+    fn head(&self, r: &mut Request) -> Result<(), u16>;
+}
+
 /// A subrequest whose response takes its place in another one's body (`ssi`).
 #[derive(Default)]
 pub struct Include {
@@ -116,7 +125,12 @@ pub struct Include {
     pub stub: Option<Vec<u8>>,
     /// Takes the status and the body instead of the client; bounded by `subrequest_output_buffer_size`.
     pub keep: Option<Keep>,
+    /// Repeats the request itself in its own location instead of asking for `uri`; prepares the repetition (`slice`).
+    pub repeat: Option<Prepare>,
 }
+
+/// Prepares a subrequest that repeats its parent, the first argument.
+pub type Prepare = Box<dyn FnOnce(&Request, &mut Request) + Send + Sync>;
 
 /// Takes what a subrequest answered: its status and its body.
 pub type Keep = Box<dyn FnOnce(&mut Request, u16, Vec<u8>) + Send + Sync>;
@@ -186,6 +200,7 @@ pub struct Hooks {
     pub(crate) steps: Vec<(Phase, Arc<dyn Handler>)>,
     pub(crate) content: Option<Content>,
     pub(crate) contents: Vec<Arc<dyn Handler>>,
+    pub(crate) early: Vec<Arc<dyn EarlyFilter>>,
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
     pub(crate) log: Vec<Arc<dyn Logger>>,
     pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
@@ -222,6 +237,11 @@ impl Hooks {
         self.content = Some(Content::Upstream(pass));
     }
 
+    /// Whether something decides who may come here (`allow`, `deny`, `auth_basic`, …).
+    pub fn has_access(&self) -> bool {
+        self.steps.iter().any(|(phase, _)| *phase == Phase::Access)
+    }
+
     /// The origin that is the location's content, as modules before this one have set it.
     pub fn origin(&self) -> Option<&Arc<Pass>> {
         match &self.content {
@@ -250,6 +270,11 @@ impl Hooks {
         self.contents.push(Arc::new(handler));
     }
 
+    /// Shows response heads to `filter` before conditions and ranges are evaluated.
+    pub fn before_response(&mut self, filter: impl EarlyFilter) {
+        self.early.push(Arc::new(filter));
+    }
+
     /// Passes response heads through `filter`, in the order of the modules.
     pub fn response(&mut self, filter: impl HeadFilter) {
         self.response.push(Arc::new(filter));
@@ -275,6 +300,7 @@ impl Hooks {
         self.steps.len()
             + usize::from(self.content.is_some())
             + self.contents.len()
+            + self.early.len()
             + self.response.len()
             + self.log.len()
     }

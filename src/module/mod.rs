@@ -40,8 +40,8 @@ pub use downstream::{
     BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo,
 };
 pub use hook::{
-    Body, BodyFilter, Content, Handler, HeadFilter, Hooks, Include, Keep, Level, Logger, Next,
-    Phase, RedirectTo, StatusText,
+    Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
+    Logger, Next, Phase, Prepare, RedirectTo, StatusText,
 };
 pub use pass::*;
 pub use pattern::{Captures, Pattern};
@@ -133,6 +133,9 @@ pub(crate) fn response_context(r: &Request) -> String {
     }
     if let Some(referer) = r.head.headers.get(b"referer") {
         let _ = write!(s, ", referrer: \"{}\"", text(referer));
+    }
+    if !r.upstream.failing.is_empty() {
+        let _ = write!(s, ", upstream_failure: {}", r.upstream.failing);
     }
     s
 }

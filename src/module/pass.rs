@@ -96,6 +96,18 @@ pub trait Protocol: Send + Sync + 'static {
         })
     }
 
+    /// Writes the key of the cache where the location gives none (`proxy_cache_key`), and notes what variables of the
+    /// protocol need (`$proxy_host`). `target` is the evaluated target where it has variables.
+    fn cache_key(
+        &self,
+        r: &mut Request,
+        to: &Destination<'_>,
+        target: Option<&Target>,
+        out: &mut Vec<u8>,
+    ) {
+        let _ = (r, to, target, out);
+    }
+
     /// How answers, and the bodies of requests, are framed.
     fn codec(&self) -> Codec {
         Codec::Http1
@@ -300,12 +312,28 @@ pub struct PassConf {
     pub socket_sndbuf: Option<usize>,
     /// `proxy_bind`.
     pub bind: Option<Template>,
+    /// `proxy_bind … transparent`.
+    pub bind_transparent: bool,
+    /// `proxy_protocol`: what connections begin with.
+    pub proxy_protocol: Option<crate::upstream::proxy_header::ProxyHeader>,
     /// Headers that are not passed on, in lower case.
     pub hide: Arc<crate::http::names::NameSet>,
     /// `proxy_ignore_headers`: bits of [`ignore`].
     pub ignore: u32,
     /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
+    /// `proxy_cache` and its kin, where responses are cached.
+    pub cache: Option<Arc<crate::cache::Settings>>,
+    /// `proxy_store`, where copies of responses are kept.
+    pub store: Option<Arc<Store>>,
+}
+
+/// `proxy_store`.
+pub struct Store {
+    /// The file; the URI's own where it is not given.
+    pub path: Option<Template>,
+    /// `proxy_store_access`: permission bits.
+    pub access: u32,
 }
 
 /// What was learnt of one try at an origin: the `$upstream_*` variables.
@@ -327,6 +355,10 @@ pub struct UpstreamState {
     pub bytes_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+    /// Milliseconds in the group's `queue`.
+    pub queue_time: Option<u64>,
+    /// The peer's server as written in the configuration: `$upstream_last_server_name`.
+    pub server: Arc<str>,
     /// Begins a new group after an internal redirect: written after `:` instead of `,`.
     pub new_group: bool,
 }
@@ -346,6 +378,10 @@ pub struct UpstreamInfo {
     pub body: Option<BodyLength>,
     /// Every try, in order.
     pub states: Vec<UpstreamState>,
+    /// Why the last try that failed did: `$upstream_failure`; empty where none has.
+    pub failure: &'static str,
+    /// The same while the try lasts, for the error log.
+    pub failing: &'static str,
     /// The head of the last answer, as the origin sent it.
     pub head: UpstreamHead,
     /// Trailers of the last answer.
@@ -356,14 +392,58 @@ pub struct UpstreamInfo {
     pub buffered: Option<bool>,
     /// `proxy_limit_rate`, bytes a second; 0 is none.
     pub limit_rate: u64,
+    /// What this exchange does with the cache.
+    pub cache: Option<Box<crate::cache::Call>>,
+    /// The copy of the answer that is being written (`proxy_store`).
+    pub copy: Option<crate::exchange::cache::Copy>,
+    /// `$upstream_cache_status`.
+    pub cache_status: Option<crate::cache::Status>,
+    /// Seconds since the object that is served was stored or found unchanged: `$upstream_cache_age`.
+    pub cache_age: Option<i64>,
+    /// Whether `head` is of an object in the cache.
+    pub from_cache: bool,
+    /// Whether HEAD is sent as GET, so that the response can be stored (`proxy_cache_convert_head`).
+    pub convert_head: bool,
+    /// A background request's update of an object; it ends with the request.
+    pub background: Option<crate::cache::Update>,
 }
 
 impl UpstreamInfo {
+    /// Forgets what the last exchange did with the cache.
+    pub fn forget_cache(&mut self) {
+        self.cache = None;
+        self.copy = None;
+        self.cache_status = None;
+        self.cache_age = None;
+        self.from_cache = false;
+        self.convert_head = false;
+    }
+
+    /// What is known of the old object, where the origin is asked whether it still is the same
+    /// (`proxy_cache_revalidate`).
+    pub fn revalidating(&self) -> Option<&crate::cache::file::Meta> {
+        let call = self.cache.as_ref()?;
+        let asked =
+            call.settings.revalidate && self.cache_status == Some(crate::cache::Status::Expired);
+        call.old_meta().filter(|_| asked)
+    }
+
+    /// Whether the answer may still be stored, or is stored.
+    pub fn is_cacheable(&self) -> bool {
+        self.from_cache || self.cache.as_ref().is_some_and(|c| c.cacheable)
+    }
+
     /// Forgets where the request was going: another location follows.
     pub fn forget_target(&mut self) {
         self.host.clear();
         self.port.clear();
         self.body = None;
+    }
+
+    /// The present try fails.
+    pub fn fails(&mut self, reason: &'static str) {
+        self.failing = reason;
+        self.failure = reason;
     }
 
     /// Forgets everything and keeps the memory.
@@ -372,8 +452,12 @@ impl UpstreamInfo {
         self.forget_target();
         self.states.clear();
         self.has_head = false;
+        self.failure = "";
+        self.failing = "";
         self.buffered = None;
         self.limit_rate = 0;
+        self.forget_cache();
+        self.background = None;
         self.trailers.clear();
     }
 }

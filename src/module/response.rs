@@ -50,6 +50,8 @@ pub struct ResponseHead {
     pub allow_ranges: bool,
     /// Whether at most one range is cut: what is asked for several gets all.
     pub single_range: bool,
+    /// Whether If-Modified-Since and its kin are left to the origin, which has seen them.
+    pub unconditional: bool,
     /// Whether only the head is sent (HEAD, 304).
     pub header_only: bool,
     /// Whether the connection is offered for another request.
@@ -103,6 +105,7 @@ impl ResponseHead {
         self.last_modified = None;
         self.allow_ranges = false;
         self.single_range = false;
+        self.unconditional = false;
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;

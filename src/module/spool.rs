@@ -96,6 +96,14 @@ impl Spool {
         Ok(())
     }
 
+    /// Makes a temporary file that is the caller's to remove or to rename.
+    ///
+    /// # Errors
+    /// What failed on which file, as nginx words it.
+    pub fn create(temp: &TempPath) -> io::Result<(File, PathBuf)> {
+        create(temp)
+    }
+
     /// Copies from `offset` into `buf`; 0 at the end.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.file {

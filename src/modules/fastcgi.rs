@@ -48,6 +48,7 @@ impl Module for FastCgi {
         shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("fastcgi", FastCgiConf),
         shared::socket_directives!("fastcgi", FastCgiConf),
+        shared::cache_directives!("fastcgi", FastCgiConf, " Must be given where responses are cached."),
     );
     const VARIABLES: &'static [Variable] = &[
         Variable::new("fastcgi_script_name", |r, _| script_name(r)),
@@ -63,6 +64,7 @@ impl Module for FastCgi {
             }));
         }
         if let Some(to) = &conf.to {
+            conf.pass.cache.must_have_key("fastcgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
             on.upstream(Arc::new(Pass {
                 protocol: Box::new(Application {

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod access_log;
 pub mod addition;
+pub mod api;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -19,6 +20,8 @@ pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod headers_more;
+pub mod health_check;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -33,9 +36,11 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod refused;
 pub mod rewrite;
 pub mod scgi;
 pub mod secure_link;
+pub mod slice;
 pub mod split_clients;
 pub mod ssi;
 pub mod ssl;
@@ -44,6 +49,7 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
 pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
@@ -71,6 +77,7 @@ pub fn builtin() -> Registry {
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
     r.add::<limit_conn::LimitConn>();
@@ -79,7 +86,9 @@ pub fn builtin() -> Registry {
     r.add::<auth_request::AuthRequest>();
     r.add::<explain::Explain>();
     // response heads, in nginx's order
+    r.add::<slice::Slice>();
     r.add::<headers::HeadersModule>();
+    r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();
@@ -96,9 +105,12 @@ pub fn builtin() -> Registry {
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();
     r.add::<memcached::Memcached>();
+    r.add::<health_check::HealthMatch>();
+    r.add::<health_check::HealthCheck>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
+    r.add::<api::Api>();
     // before content
     r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();
@@ -111,5 +123,6 @@ pub fn builtin() -> Registry {
     r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
+    r.add::<refused::Refused>();
     r
 }

@@ -42,11 +42,13 @@ impl Module for Scgi {
         shared::response_directives!("scgi", ScgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("scgi", ScgiConf),
         shared::socket_directives!("scgi", ScgiConf),
+        shared::cache_directives!("scgi", ScgiConf, " Must be given where responses are cached."),
     );
 
     fn attach(conf: &Arc<ScgiConf>, on: &mut Hooks) -> ConfResult<()> {
         let buffers = conf.pass.buffers("scgi")?;
         if let Some(to) = &conf.to {
+            conf.pass.cache.must_have_key("scgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
             on.upstream(Arc::new(Pass {
                 protocol: Box::new(Application {

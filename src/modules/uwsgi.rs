@@ -53,12 +53,14 @@ impl Module for Uwsgi {
         shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, ""),
         shared::buffer_directives!("uwsgi", UwsgiConf),
         shared::socket_directives!("uwsgi", UwsgiConf),
+        shared::cache_directives!("uwsgi", UwsgiConf, " Must be given where responses are cached."),
         tls_directives!("uwsgi", UwsgiConf),
     );
 
     fn attach(conf: &Arc<UwsgiConf>, on: &mut Hooks) -> ConfResult<()> {
         let buffers = conf.pass.buffers("uwsgi")?;
         if let Some(to) = &conf.to {
+            conf.pass.cache.must_have_key("uwsgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
             let mut pass = conf.pass.conf(buffers, HIDDEN, &to.temp_path);
             if to.may_use_tls() {

@@ -1,7 +1,7 @@
 //! WebDAV: PUT, DELETE, MKCOL, COPY and MOVE (RFC 4918) as nginx has them.
 
 mod destination;
-mod tree;
+pub(crate) mod tree;
 
 use self::destination::Destination;
 use self::tree::{Journal, Rename};
@@ -111,7 +111,7 @@ fn methods(c: &mut DavConf, s: &Statement, b: &mut Build) -> Result<()> {
 }
 
 /// `user:rw group:r all:r` as permission bits.
-fn access(s: &Statement) -> Result<u32> {
+pub(crate) fn access(s: &Statement) -> Result<u32> {
     let (mut bits, mut user) = (0, 0o600);
     for i in 0..s.len() {
         let (shift, right) = match s.arg(i) {

@@ -3,6 +3,8 @@
 //!
 //! A module keeps a [`PassWritten`] in a field `pass` of its settings and joins the tables of this module with its own.
 
+mod cache;
+pub(crate) mod cache_directives;
 pub(crate) mod directives;
 mod origin;
 pub mod params;
@@ -10,7 +12,10 @@ mod set;
 pub mod tls;
 
 pub use origin::{Origin, Schemes, target};
-pub use set::{IGNORE, NEXT, NEXT_CGI, bind, bits, buffers, limit_rate, name, temp_path, template};
+pub use set::{
+    IGNORE, NEXT, NEXT_CGI, STALE, bind, bits, buffers, limit_rate, name, store, temp_path,
+    template,
+};
 
 use crate::http::names::NameSet;
 use crate::inherit;
@@ -60,6 +65,8 @@ pub struct PassWritten {
     pub socket_sndbuf: Option<u64>,
     /// `…_bind`; none inside where it is `off`.
     pub bind: Option<Option<Template>>,
+    /// `…_bind … transparent`; goes with `bind`.
+    pub bind_transparent: bool,
     /// `…_limit_rate`.
     pub limit_rate: Option<Template>,
     /// `…_buffer_size`, bytes.
@@ -74,18 +81,36 @@ pub struct PassWritten {
     pub temp_file_write_size: Option<u64>,
     /// `…_temp_path`.
     pub temp_path: Option<Arc<TempPath>>,
+    /// `…_store`: none inside where it is `off`, and no path where it is the URI's.
+    pub store: Option<Option<Option<Template>>>,
+    /// `…_store_access`: permission bits.
+    pub store_access: Option<u32>,
+    /// `…_cache` and its kin.
+    pub cache: CacheWritten,
     /// The last directive about buffers: where a contradiction among them is reported.
     pub sizes_at: Option<Arc<Statement>>,
 }
 
 impl Conf for PassWritten {
     fn inherit(&mut self, outer: &Self) {
+        if self.bind.is_none() {
+            self.bind_transparent = outer.bind_transparent;
+        }
         inherit!(self, outer; hide, pass_headers, connect_timeout, send_timeout, read_timeout, next_upstream_timeout,
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
             intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, socket_rcvbuf,
             socket_sndbuf, bind,
             limit_rate, buffer_size, buffers, busy_buffers_size, max_temp_file_size, temp_file_write_size, temp_path,
-            sizes_at);
+            sizes_at, store_access);
+        // what one says here takes the other one back
+        if matches!(self.store, Some(Some(_))) {
+            self.cache.choice = Some(None);
+        }
+        if self.cache.is_on() {
+            self.store = Some(None);
+        }
+        inherit!(self, outer; store);
+        self.cache.inherit(&outer.cache);
     }
 }
 
@@ -211,9 +236,18 @@ impl PassWritten {
             socket_rcvbuf: size(self.socket_rcvbuf),
             socket_sndbuf: size(self.socket_sndbuf),
             bind: self.bind.clone().flatten(),
+            bind_transparent: self.bind_transparent,
+            proxy_protocol: None,
             hide: Arc::new(self.hidden(hidden)),
             ignore: self.ignore.unwrap_or(0),
             tls: None,
+            cache: self.cache.settings(),
+            store: self.store.clone().flatten().map(|path| {
+                Arc::new(Store {
+                    path,
+                    access: self.store_access.unwrap_or(0o600),
+                })
+            }),
         }
     }
 
@@ -242,6 +276,12 @@ macro_rules! join_directives {
         &ALL
     }};
 }
+pub use cache::CacheWritten;
+pub(crate) use cache::{
+    methods as cache_methods, named as cache_named, off_or_zone, path as cache_path, predicate,
+    valid as cache_valid,
+};
+pub(crate) use cache_directives::cache_directives;
 pub(crate) use directives::{
     buffer_directives, connect_directives, response_directives, socket_directives,
 };

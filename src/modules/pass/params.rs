@@ -104,6 +104,9 @@ impl Params {
                 out.truncate(begin);
             }
         }
+        if let Some(m) = r.upstream.revalidating() {
+            self.write_conditions(m, pairs, out);
+        }
         if self.headers {
             self.write_headers(r, pairs, out);
         }
@@ -116,11 +119,31 @@ impl Params {
         out
     }
 
+    /// Asks whether the response in the cache still is the same.
+    fn write_conditions(
+        &self,
+        old: &crate::cache::file::Meta,
+        pairs: &mut impl Pairs,
+        out: &mut Vec<u8>,
+    ) {
+        if old.last_modified >= 0 && !self.is_trusted(Known::IfModifiedSince, b"", false) {
+            let date = crate::http::date::format(old.last_modified);
+            let value = |out: &mut Vec<u8>| out.extend_from_slice(&date);
+            pairs.pair(b"HTTP_IF_MODIFIED_SINCE", value, out);
+        }
+        if !old.etag.is_empty() && !self.is_trusted(Known::IfNoneMatch, b"", false) {
+            let value = |out: &mut Vec<u8>| out.extend_from_slice(&old.etag);
+            pairs.pair(b"HTTP_IF_NONE_MATCH", value, out);
+        }
+    }
+
     fn write_headers(&self, r: &Request, pairs: &mut impl Pairs, out: &mut Vec<u8>) {
         let headers = &r.head.headers;
+        // what may be stored is asked for as a whole
+        let whole = r.upstream.is_cacheable();
         for (i, (known, name, value)) in headers.entries().enumerate() {
             let odd = name.contains(&b'_');
-            if self.is_trusted(known, name, odd) {
+            if self.is_trusted(known, name, odd) || (whole && is_condition(known)) {
                 continue;
             }
             let same = |k: Known, n: &[u8]| {
@@ -171,6 +194,19 @@ impl Pairs for Lines {
         value(out);
         out.push(b'\n');
     }
+}
+
+/// Whether a header asks for a part of the response, or for it under conditions.
+fn is_condition(known: Known) -> bool {
+    matches!(
+        known,
+        Known::IfModifiedSince
+            | Known::IfUnmodifiedSince
+            | Known::IfNoneMatch
+            | Known::IfMatch
+            | Known::Range
+            | Known::IfRange
+    )
 }
 
 /// Whether another header would become the same parameter and goes first: one without `_`, or an earlier one.

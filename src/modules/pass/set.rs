@@ -23,6 +23,23 @@ pub const NEXT: &[(&str, u32)] = &[
     ("off", next::OFF),
 ];
 
+/// `…_cache_use_stale`.
+pub const STALE: &[(&str, u32)] = &[
+    ("error", next::ERROR),
+    ("timeout", next::TIMEOUT),
+    ("invalid_header", next::INVALID_HEADER),
+    ("updating", next::UPDATING),
+    ("http_500", next::HTTP_500),
+    ("http_502", next::HTTP_502),
+    ("http_503", next::HTTP_503),
+    ("http_504", next::HTTP_504),
+    ("http_403", next::HTTP_403),
+    ("http_404", next::HTTP_404),
+    ("http_429", next::HTTP_429),
+    ("non_idempotent", next::NON_IDEMPOTENT),
+    ("off", next::OFF),
+];
+
 /// `…_next_upstream`, as applications' protocols have it.
 pub const NEXT_CGI: &[(&str, u32)] = &[
     ("error", next::ERROR),
@@ -94,6 +111,34 @@ pub fn template(slot: &mut Option<Template>, s: &Statement, b: &mut Build) -> Co
         return Err(s.duplicate());
     }
     *slot = Some(b.template(s, 0)?);
+    Ok(())
+}
+
+/// `…_store`.
+///
+/// # Errors
+/// `"…" directive is duplicate`, `empty path`, or a cache in the same block.
+pub fn store(c: &mut PassWritten, s: &Statement, b: &mut Build, cache: &str) -> ConfResult<()> {
+    if c.store.is_some() {
+        return Err(s.duplicate());
+    }
+    if s.arg(0) == b"off" {
+        c.store = Some(None);
+        return Ok(());
+    }
+    if s.arg(0).is_empty() {
+        return Err(s.error("empty path"));
+    }
+    if c.cache.is_on() {
+        let name = s.name();
+        return Err(s.error(format!(
+            "\"{name}\" directive is incompatible with \"{cache}\""
+        )));
+    }
+    c.store = Some(Some(match s.arg(0) {
+        b"on" => None,
+        _ => Some(b.template(s, 0)?),
+    }));
     Ok(())
 }
 
@@ -171,9 +216,7 @@ pub fn bind(c: &mut PassWritten, s: &Statement, b: &mut Build) -> ConfResult<()>
         ));
     }
     match s.arg(1) {
-        b"transparent" => {
-            return Err(s.error_at(1, "the \"transparent\" parameter is not supported yet"));
-        }
+        b"transparent" => c.bind_transparent = true,
         _ if s.len() > 1 => return Err(s.invalid_parameter(1)),
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use super::pass::{ProxyPass, WrittenTarget};
 use super::redirect::default_rule;
-use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri};
+use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri, key_start};
 use super::{ProxyConf, Rewriting};
 use crate::module::*;
 use crate::modules::pass::Buffers;
@@ -18,7 +18,11 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
         WrittenTarget::Dynamic(url, groups) => PassTarget::Dynamic(url.clone(), groups.clone()),
     };
     let mut conf = c.pass.conf(buffers, HIDDEN, &written.temp_path);
+    if let Some(cache) = &mut conf.cache {
+        Arc::make_mut(cache).convert_head = c.pass.cache.convert_head.unwrap_or(true);
+    }
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
+    conf.proxy_protocol = c.proxy_protocol.flatten();
     if written.target().is_none_or(|t| t.tls) {
         conf.tls = Some(Arc::new(c.tls.build("proxy", b"")?));
     }
@@ -58,6 +62,18 @@ fn protocol(c: &ProxyConf, written: &ProxyPass) -> HttpProxy {
         method: c.method.clone(),
         body: c.body.clone(),
         headers: RequestHeaders::new(c.headers.as_deref().unwrap_or_default()),
+        cached_headers: c
+            .pass
+            .cache
+            .is_on()
+            .then(|| RequestHeaders::cached(c.headers.as_deref().unwrap_or_default())),
+        key_start: {
+            let mut start = Vec::new();
+            if let Some(t) = written.target() {
+                key_start(t, &mut start);
+            }
+            start.into()
+        },
         pass_headers: c.pass.pass_request_headers.unwrap_or(true),
         rewrites: Rewrites {
             redirects,

@@ -3,6 +3,7 @@
 use super::cookies::{self, FlagsRule};
 use super::pass;
 use super::redirect::{self, Rule};
+use crate::config::addr::Address;
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
 use crate::http::names::NameSet;
@@ -28,6 +29,10 @@ pub struct HttpProxy {
     pub body: Option<Template>,
     /// `proxy_set_header`.
     pub headers: RequestHeaders,
+    /// The same for requests whose answers may be stored: they ask for whole ones.
+    pub cached_headers: Option<RequestHeaders>,
+    /// What the cache's own key begins with: scheme and address of a target without variables.
+    pub key_start: Box<[u8]>,
     /// `proxy_pass_request_headers`.
     pub pass_headers: bool,
     /// What is rewritten in responses.
@@ -93,6 +98,7 @@ impl Protocol for HttpProxy {
     ) -> Result<(), u16> {
         self.remember(r, to, body);
         match &self.method {
+            _ if r.upstream.convert_head => out.extend_from_slice(b"GET"),
             Some(m) => m.write(r, out),
             None => out.extend_from_slice(r.method_text()),
         }
@@ -112,10 +118,14 @@ impl Protocol for HttpProxy {
             b" HTTP/1.0\r\n"
         });
         self.write_host(r, out);
-        self.headers.write(r, body, out);
+        let headers = match &self.cached_headers {
+            Some(h) if r.upstream.is_cacheable() => h,
+            _ => &self.headers,
+        };
+        headers.write(r, body, out);
         if self.pass_headers {
             for (known, name, value) in r.head.headers.entries() {
-                if !self.headers.names.contains(known, name) {
+                if !headers.names.contains(known, name) {
                     out.extend_from_slice(name);
                     out.extend_from_slice(b": ");
                     out.extend_from_slice(value);
@@ -170,8 +180,25 @@ impl Protocol for HttpProxy {
         self.body.as_ref().map(|b| b.eval(r).into_owned())
     }
 
+    fn cache_key(
+        &self,
+        r: &mut Request,
+        to: &Destination<'_>,
+        target: Option<&Target>,
+        out: &mut Vec<u8>,
+    ) {
+        self.remember(r, to, BodyLength::None);
+        r.upstream.body = None;
+        match target {
+            Some(t) => key_start(t, out),
+            None => out.extend_from_slice(&self.key_start),
+        }
+        self.write_uri(r, to, out);
+    }
+
     fn method<'r>(&'r self, r: &'r Request) -> Val<'r> {
         match &self.method {
+            _ if r.upstream.convert_head => Val::Bytes(b"GET"),
             Some(m) => match m.as_literal() {
                 Some(l) => Val::Bytes(l),
                 None => Val::Owned(m.eval(r).into_owned()),
@@ -251,6 +278,19 @@ impl HttpProxy {
     }
 }
 
+/// Scheme and address of a target: what the cache's own key begins with.
+pub fn key_start(target: &Target, out: &mut Vec<u8>) {
+    out.extend_from_slice(if target.tls { b"https://" } else { b"http://" });
+    match &target.address {
+        Address::Unix(path) => {
+            out.extend_from_slice(b"unix:");
+            out.extend_from_slice(path.as_os_str().as_encoded_bytes());
+            out.push(b':');
+        }
+        Address::Inet(_) => out.extend_from_slice(&target.host),
+    }
+}
+
 /// Whether the client wrote its path with `%`.
 fn is_quoted(raw: &[u8]) -> bool {
     matches!(
@@ -275,11 +315,33 @@ enum Value {
     Length,
     /// `Transfer-Encoding`, where the length is not known.
     Chunked,
+    /// When the cached object that is asked about was changed.
+    OldModified,
+    /// The entity tag of that object.
+    OldTag,
 }
 
 impl RequestHeaders {
     /// From what `proxy_set_header` wrote.
     pub fn new(set: &[(Box<[u8]>, Template)]) -> RequestHeaders {
+        RequestHeaders::with(set, &[])
+    }
+
+    /// The same for requests whose answers may be stored: the client's conditions and ranges stay behind, the cache's
+    /// own conditions take their place.
+    pub fn cached(set: &[(Box<[u8]>, Template)]) -> RequestHeaders {
+        const MORE: [&[u8]; 6] = [
+            b"If-Modified-Since",
+            b"If-Unmodified-Since",
+            b"If-None-Match",
+            b"If-Match",
+            b"Range",
+            b"If-Range",
+        ];
+        RequestHeaders::with(set, &MORE)
+    }
+
+    fn with(set: &[(Box<[u8]>, Template)], more: &[&[u8]]) -> RequestHeaders {
         const DEFAULT: [&[u8]; 9] = [
             b"Host",
             b"Connection",
@@ -312,13 +374,17 @@ impl RequestHeaders {
                 )),
             }
         }
-        for name in DEFAULT {
+        for name in DEFAULT.iter().chain(more).copied() {
             if names.contains(Known::of(name), name) {
                 continue;
             }
             names.insert(name);
             match name {
                 b"Content-Length" => list.push(((*b"Content-Length: ").into(), Value::Length)),
+                b"If-Modified-Since" => {
+                    list.push(((*b"If-Modified-Since: ").into(), Value::OldModified))
+                }
+                b"If-None-Match" => list.push(((*b"If-None-Match: ").into(), Value::OldTag)),
                 b"Transfer-Encoding" => {
                     list.push(((*b"Transfer-Encoding: chunked\r\n").into(), Value::Chunked))
                 }
@@ -351,6 +417,20 @@ impl RequestHeaders {
                     if let BodyLength::Known(n) = body {
                         out.extend_from_slice(name);
                         out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+                Value::OldModified => {
+                    if let Some(m) = r.upstream.revalidating().filter(|m| m.last_modified >= 0) {
+                        out.extend_from_slice(name);
+                        out.extend_from_slice(&crate::http::date::format(m.last_modified));
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+                Value::OldTag => {
+                    if let Some(m) = r.upstream.revalidating().filter(|m| !m.etag.is_empty()) {
+                        out.extend_from_slice(name);
+                        out.extend_from_slice(&m.etag);
                         out.extend_from_slice(b"\r\n");
                     }
                 }

@@ -46,8 +46,43 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("upstream_bytes_sent", |r, _| {
         list(r, |s| Val::number(s.bytes_sent))
     }),
-    // without a cache there is never a status
-    Variable::new("upstream_cache_status", |_, _| Val::None),
+    Variable::new("upstream_queue_time", |r, _| {
+        list(r, |s| time(s.queue_time))
+    }),
+    // the last try's alone
+    Variable::new("upstream_last_addr", |r, _| {
+        Val::from_option(r.upstream.states.last().map(|s| s.addr.as_bytes()))
+    }),
+    Variable::new("upstream_last_server_name", |r, _| {
+        let tried = r.upstream.states.last().filter(|s| !s.server.is_empty());
+        Val::from_option(tried.map(|s| s.server.as_bytes()))
+    }),
+    Variable::new("upstream_failure", |r, _| match r.upstream.failure {
+        "" => Val::None,
+        reason => Val::Bytes(reason.as_bytes()),
+    }),
+    Variable::new("upstream_cache_status", |r, _| {
+        r.upstream
+            .cache_status
+            .map_or(Val::None, |s| Val::Bytes(s.name().as_bytes()))
+    }),
+    Variable::new("upstream_cache_age", |r, _| {
+        r.upstream
+            .cache_age
+            .map_or(Val::None, |n| Val::number(n.unsigned_abs()))
+    }),
+    Variable::new("upstream_cache_last_modified", |r, _| {
+        match r.upstream.revalidating().map(|m| m.last_modified) {
+            Some(at) if at >= 0 => Val::Small(Small::new(&crate::http::date::format(at))),
+            _ => Val::None,
+        }
+    }),
+    Variable::new("upstream_cache_etag", |r, _| {
+        match r.upstream.revalidating() {
+            Some(m) if !m.etag.is_empty() => Val::Bytes(&m.etag),
+            _ => Val::None,
+        }
+    }),
     Variable::prefix("upstream_http_", |r, name| header(answer(r), name)),
     Variable::prefix("upstream_trailer_", |r, name| {
         header(Some(&r.upstream.trailers), name)

@@ -1,0 +1,173 @@
+//! What one request does with the cache.
+
+use super::file::Meta;
+use super::key::Digest;
+use super::rules::Freshness;
+use super::settings::{CachePath, Settings};
+use super::store::{Fill, Object};
+use super::zone::Zone;
+use std::sync::Arc;
+
+/// `$upstream_cache_status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not in the cache.
+    Miss,
+    /// `proxy_cache_bypass`.
+    Bypass,
+    /// Its time is over: the origin's answer is served.
+    Expired,
+    /// Its time is over and the origin fails, or is being asked.
+    Stale,
+    /// Its time is over and another request is asking the origin.
+    Updating,
+    /// Its time was over and the origin says that it still is the same.
+    Revalidated,
+    /// From the cache.
+    Hit,
+}
+
+impl Status {
+    /// As the variable shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Miss => "MISS",
+            Status::Bypass => "BYPASS",
+            Status::Expired => "EXPIRED",
+            Status::Stale => "STALE",
+            Status::Updating => "UPDATING",
+            Status::Revalidated => "REVALIDATED",
+            Status::Hit => "HIT",
+        }
+    }
+
+    /// Every status, in the order in which they are counted.
+    pub const ALL: [Status; 7] = [
+        Status::Miss,
+        Status::Bypass,
+        Status::Expired,
+        Status::Stale,
+        Status::Updating,
+        Status::Revalidated,
+        Status::Hit,
+    ];
+}
+
+/// An object held by a request: it is not evicted meanwhile, and an update of it ends with this.
+pub struct Entry {
+    zone: Arc<Zone>,
+    digest: Digest,
+    /// Names this request as the one who updates the object; 0 where it does not.
+    owner: u64,
+    /// Whether an object that was not stored is forgotten.
+    forget: bool,
+}
+
+impl Entry {
+    /// Takes over what [`super::index::Index::enter`] held.
+    pub fn new(zone: Arc<Zone>, digest: Digest, forget: bool) -> Entry {
+        Entry {
+            zone,
+            digest,
+            owner: 0,
+            forget,
+        }
+    }
+
+    /// The object.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Whether this request updates the object.
+    pub fn is_updating(&self) -> bool {
+        self.owner != 0
+    }
+
+    /// Begins an update where none is under way; with `age` (milliseconds) one that has lasted longer is overtaken.
+    pub fn begin_update(&mut self, age: Option<(u64, u64)>) -> bool {
+        let owner = self.zone.owner();
+        let (now, until) = match age {
+            Some((now, age)) => (Some(now), now.saturating_add(age)),
+            None => (None, 0),
+        };
+        let begun = self.zone.index.begin_update(self.digest, owner, now, until);
+        if begun {
+            self.owner = owner;
+        }
+        begun
+    }
+
+    /// Lets another one end the update.
+    pub fn give_update(&mut self) -> Update {
+        Update {
+            zone: self.zone.clone(),
+            digest: self.digest,
+            owner: std::mem::take(&mut self.owner),
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.zone.index.leave(self.digest, self.owner, self.forget);
+    }
+}
+
+/// An update that a background request does; it ends with this.
+pub struct Update {
+    zone: Arc<Zone>,
+    digest: Digest,
+    owner: u64,
+}
+
+impl Drop for Update {
+    fn drop(&mut self) {
+        self.zone.index.end_update(self.digest, self.owner);
+    }
+}
+
+/// What one request does with the cache.
+pub struct Call {
+    /// The settings of the location.
+    pub settings: Arc<Settings>,
+    /// The zone.
+    pub path: Arc<CachePath>,
+    /// The key's text.
+    pub key: Vec<u8>,
+    /// The key's digest.
+    pub main: Digest,
+    /// The digest in use: the key's, or a variant's.
+    pub digest: Digest,
+    /// Whether `digest` is a variant's.
+    pub secondary: bool,
+    /// Whether the answer may still be stored.
+    pub cacheable: bool,
+    /// The object, while it is held.
+    pub entry: Option<Entry>,
+    /// The object whose time is over.
+    pub old: Option<Arc<Object>>,
+    /// What the origin's head says.
+    pub fresh: Freshness,
+    /// Whether the old object may be served where the origin fails (stale-if-error).
+    pub stale_error: bool,
+    /// The object being written.
+    pub fill: Option<Fill>,
+}
+
+impl Call {
+    /// The zone.
+    pub fn zone(&self) -> &Arc<Zone> {
+        &self.path.zone
+    }
+
+    /// Ends what this request holds.
+    pub fn release(&mut self) {
+        self.entry = None;
+    }
+
+    /// What is known of the object whose time is over.
+    pub fn old_meta(&self) -> Option<&Meta> {
+        self.old.as_ref().map(|o| &o.meta)
+    }
+}

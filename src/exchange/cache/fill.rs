@@ -1,0 +1,214 @@
+//! Storing an origin's answer while it passes.
+
+use super::copy::Copy;
+use super::{any, now};
+use crate::cache::file::Meta;
+use crate::cache::rules::{Freshness, MAX_ETAG, valid_for};
+use crate::cache::{Call, Digest, Entry, Fill, Status, reason};
+use crate::engine::phases::Outcome;
+use crate::http::date;
+use crate::http::headers::Known;
+use crate::log::Level;
+use crate::module::{Pass, Request};
+
+/// Reads what the origin's head says about storing the answer.
+pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
+    let Some(call) = &mut r.upstream.cache else {
+        return;
+    };
+    call.fresh = Freshness::of(&r.upstream.head.headers, pass.conf.ignore, now());
+    if !call.fresh.may_store() {
+        call.cacheable = false;
+    }
+}
+
+/// Begins to store the answer, whose head is on its way to the client, where it may be stored.
+pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
+    if pass.conf.store.is_some() {
+        r.upstream.copy = Copy::begin(r, pass);
+    }
+    let Some(mut call) = r.upstream.cache.take() else {
+        return;
+    };
+    let buffered = r.upstream.buffered.unwrap_or(pass.conf.buffering);
+    call.fill = if buffered {
+        start(r, &mut call, pass)
+    } else {
+        None
+    };
+    if call.fill.is_none() {
+        call.cacheable = false;
+        call.release();
+    }
+    r.upstream.cache = Some(call);
+}
+
+fn start(r: &Request, call: &mut Call, pass: &Pass) -> Option<Fill> {
+    if any(&call.settings.no_cache, r) || !call.cacheable {
+        return None;
+    }
+    let now = now();
+    let head = &r.upstream.head;
+    let valid = match call.fresh.valid {
+        0 => match valid_for(&call.settings.valid, head.status) {
+            0 => return None,
+            seconds => now.saturating_add(seconds),
+        },
+        valid => valid,
+    };
+    let mut meta = Meta {
+        valid,
+        updating: call.fresh.updating,
+        error: call.fresh.error,
+        last_modified: -1,
+        date: now,
+        key: call.key.clone(),
+        vary: std::mem::take(&mut call.fresh.vary),
+        ..Meta::default()
+    };
+    if matches!(head.status, 200 | 206) {
+        let modified = head.headers.get_id(Known::LastModified);
+        meta.last_modified = modified.and_then(date::parse).unwrap_or(-1);
+        let etag = head.headers.get_id(Known::ETag).unwrap_or_default();
+        if etag.len() <= MAX_ETAG {
+            meta.etag = etag.to_vec();
+        }
+    }
+    if let Some(t) = &call.settings.tag {
+        meta.tags = t.eval(r).into_owned();
+    }
+    if !meta.vary.is_empty() {
+        meta.variant = Digest::of_variant(call.main, &meta.vary, &r.head.headers);
+    }
+    // the variant that was asked for is not the one that came: it takes the main key's place
+    if call.secondary && (meta.vary.is_empty() || meta.variant != call.digest) {
+        call.digest = call.main;
+        call.secondary = false;
+        call.entry = None;
+    }
+    if call.entry.is_none() {
+        // bypassed before, or the key has changed
+        let path = &call.path;
+        let enter = || {
+            path.zone.index.enter(
+                call.digest,
+                now,
+                path.params.inactive,
+                1,
+                path.params.keys,
+                false,
+            )
+        };
+        if enter().is_none() && !(path.zone.make_room() && enter().is_some()) {
+            return None;
+        }
+        call.entry = Some(Entry::new(path.zone.clone(), call.digest, true));
+    }
+    Some(Fill::new(
+        call.zone().clone(),
+        call.digest,
+        meta,
+        head.clone(),
+        pass.conf.temp_path.clone(),
+    ))
+}
+
+/// Whether the answer is being stored: it is read to its end even where the client has gone.
+pub(in crate::exchange) fn filling(r: &Request) -> bool {
+    r.upstream.copy.is_some() || r.upstream.cache.as_ref().is_some_and(|c| c.fill.is_some())
+}
+
+/// Whether the origin is asked to the end even where the client has gone.
+pub(in crate::exchange) fn outlives_client(r: &Request, pass: &Pass) -> bool {
+    pass.conf.store.is_some() || r.upstream.is_cacheable()
+}
+
+/// Takes a piece of the body; `done` is its end.
+pub(in crate::exchange) fn tee(r: &mut Request, data: &[u8], done: bool) {
+    if let Some(copy) = &mut r.upstream.copy
+        && let Err(e) = copy.write(data)
+    {
+        r.upstream.copy = None;
+        r.error(
+            Level::Crit,
+            format_args!("pwrite() failed ({}) while reading upstream", reason(&e)),
+        );
+    }
+    if done && let Some(copy) = r.upstream.copy.take() {
+        copy.place(r);
+    }
+    let Some(call) = &mut r.upstream.cache else {
+        return;
+    };
+    let Some(fill) = &mut call.fill else { return };
+    if let Err(e) = fill.write(data) {
+        call.fill = None;
+        call.release();
+        call.zone().trouble(format_args!("{e}"));
+        return;
+    }
+    if done {
+        complete(r);
+    }
+}
+
+/// The body has come to its end: the object gets its name, and those who wait for it go on.
+pub(in crate::exchange) fn complete(r: &mut Request) {
+    if let Some(copy) = r.upstream.copy.take() {
+        copy.place(r);
+    }
+    let Some(call) = &mut r.upstream.cache else {
+        return;
+    };
+    let Some(fill) = call.fill.take() else { return };
+    if let Err(e) = fill.finish() {
+        call.zone().trouble(format_args!("{}", reason(&e)));
+    }
+    call.release();
+}
+
+/// The body broke off: nothing is stored.
+pub(in crate::exchange) fn abandon(r: &mut Request) {
+    r.upstream.copy = None;
+    if let Some(call) = &mut r.upstream.cache {
+        call.fill = None;
+        call.release();
+    }
+}
+
+/// Notes that requests are answered with this status for a while, where `proxy_cache_valid` says so.
+pub(in crate::exchange) fn failed_with(r: &mut Request, status: u16) {
+    let Some(call) = &mut r.upstream.cache else {
+        return;
+    };
+    if call.cacheable && call.entry.is_some() {
+        let now = now();
+        let until = match call.fresh.valid {
+            0 => valid_for(&call.settings.valid, status),
+            valid => valid - now,
+        };
+        if until > 0 {
+            call.zone()
+                .index
+                .failed(call.digest, status, now.saturating_add(until));
+        }
+    }
+    call.release();
+}
+
+/// Ends what the request does with the cache.
+pub(in crate::exchange) fn close(r: &mut Request, outcome: &Outcome) {
+    let Some(call) = &mut r.upstream.cache else {
+        return;
+    };
+    call.fill = None;
+    if let Outcome::Status(status @ (502 | 504)) = outcome
+        && r.upstream.cache_status != Some(Status::Bypass)
+    {
+        // what the head of a broken answer said does not count
+        call.fresh = Freshness::default();
+        failed_with(r, *status);
+    } else {
+        call.release();
+    }
+}

@@ -1,0 +1,159 @@
+//! Serving an object: fresh, stale, or found unchanged.
+
+use super::{note, now};
+use crate::cache::file::Meta;
+use crate::cache::rules::{Freshness, valid_for};
+use crate::cache::{Content, Object, Status, reason};
+use crate::engine::output;
+use crate::engine::phases::Outcome;
+use crate::exchange::head;
+use crate::module::{Body, Destination, Pass, Request};
+use std::sync::Arc;
+
+/// Sends an object as if the origin had just sent it.
+pub(super) async fn serve(
+    r: &mut Request,
+    pass: &Arc<Pass>,
+    to: &Destination<'_>,
+    object: &Arc<Object>,
+    status: Status,
+) -> Outcome {
+    r.upstream.cache_status = Some(status);
+    r.upstream.cache_age = Some((now() - object.meta.date).max(0));
+    r.upstream.from_cache = true;
+    r.upstream.head.clone_from(&object.head);
+    r.upstream.has_head = true;
+    if let Some(redirect) = head::accel_redirect(pass, r) {
+        return redirect;
+    }
+    head::copy(pass, to, r);
+    if object.head.is_http09() {
+        r.out.http09 = true;
+    }
+    // what was stored of HEAD has a length, and no body: after it the connection is of no use
+    if !r.is_head() && r.out.content_length.is_some_and(|n| n != object.body.len()) {
+        r.keepalive = false;
+    }
+    let body = match &object.body {
+        Content::Memory(bytes) => Body::Bytes(bytes.clone()),
+        Content::File(file, offset, len) => Body::File {
+            file: file.clone(),
+            offset: *offset,
+            len: *len,
+        },
+    };
+    match output::send_as_is(r, body).await {
+        Ok(()) => Outcome::Done,
+        Err(status) => Outcome::Status(status),
+    }
+}
+
+/// Whether the old object takes the place of an answer with this condition (`proxy_cache_use_stale`).
+pub(in crate::exchange) fn may_be_stale(r: &Request, kind: u32) -> bool {
+    r.upstream.cache_status == Some(Status::Expired)
+        && r.upstream
+            .cache
+            .as_ref()
+            .is_some_and(|c| c.old.is_some() && c.settings.use_stale & kind != 0)
+}
+
+/// Serves the old object where the origin failed; `None` where that is not wanted.
+///
+/// `failed` is whether there was no answer at all, so that stale-if-error counts too.
+pub(in crate::exchange) async fn stale(
+    r: &mut Request,
+    pass: &Arc<Pass>,
+    to: &Destination<'_>,
+    kind: u32,
+    failed: bool,
+) -> Option<Outcome> {
+    let by_origin = failed
+        && r.upstream.cache_status == Some(Status::Expired)
+        && r.upstream.cache.as_ref().is_some_and(|c| c.stale_error);
+    if !by_origin && !may_be_stale(r, kind) {
+        return None;
+    }
+    let call = r.upstream.cache.as_mut()?;
+    let object = call.old.take()?;
+    call.zone().count(Status::Stale);
+    let outcome = Box::pin(serve(r, pass, to, &object, Status::Stale)).await;
+    if let Some(call) = &mut r.upstream.cache {
+        call.release();
+    }
+    Some(outcome)
+}
+
+/// Serves the old object that the origin says is still the same, and notes until when (`proxy_cache_revalidate`);
+/// `None` where the answer is none of that kind.
+pub(in crate::exchange) async fn revalidated(
+    r: &mut Request,
+    pass: &Arc<Pass>,
+    to: &Destination<'_>,
+) -> Option<Outcome> {
+    if r.upstream.head.status != 304 || r.upstream.cache_status != Some(Status::Expired) {
+        return None;
+    }
+    let call = r
+        .upstream
+        .cache
+        .as_mut()
+        .filter(|c| c.settings.revalidate)?;
+    let object = call.old.take()?;
+    let now = now();
+    let ignored = pass.conf.ignore;
+    let answer = Freshness::of(&r.upstream.head.headers, ignored, now);
+    let stored = Freshness::of(&object.head.headers, ignored, now);
+    let fresh = if answer.valid != 0 { answer } else { stored };
+    let valid = match (
+        fresh.valid,
+        valid_for(&call.settings.valid, object.head.status),
+    ) {
+        (0, 0) => 0,
+        (0, rule) => now.saturating_add(rule),
+        (valid, _) => valid,
+    };
+    let mut renewed = None;
+    if valid != 0 {
+        let meta = Meta {
+            valid,
+            updating: fresh.updating,
+            error: fresh.error,
+            date: now,
+            ..object.meta.clone()
+        };
+        let zone = call.zone().clone();
+        if let Err(e) = zone.rewrite(call.digest, &object, &meta) {
+            let path = zone.path(call.digest);
+            zone.trouble(format_args!(
+                "updating \"{}\" failed ({})",
+                path.display(),
+                reason(&e)
+            ));
+        } else if let Content::Memory(bytes) = &object.body {
+            let object = Arc::new(Object {
+                meta,
+                head: object.head.clone(),
+                body: Content::Memory(bytes.clone()),
+                generation: object.generation,
+                inode: object.inode,
+            });
+            zone.remember(call.digest, &object);
+            renewed = Some(object);
+        }
+        zone.index.renew(call.digest);
+    }
+    note_revalidated(r);
+    // others who wait need not wait for this client
+    if let Some(call) = &mut r.upstream.cache {
+        call.release();
+    }
+    let object = renewed.unwrap_or(object);
+    Some(Box::pin(serve(r, pass, to, &object, Status::Revalidated)).await)
+}
+
+fn note_revalidated(r: &mut Request) {
+    if let Some(call) = r.upstream.cache.take() {
+        note(r, &call, Status::Revalidated);
+        r.upstream.cache = Some(call);
+    }
+}
