@@ -8,6 +8,7 @@ pub mod cgi;
 mod codec;
 mod dry;
 pub mod fastcgi;
+mod framing;
 pub mod h1;
 mod head;
 mod hints;
