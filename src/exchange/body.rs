@@ -122,11 +122,10 @@ async fn store_head(
     let expected = r.upstream.head.content_length;
     let mut length = 0u64;
     let mut body = BytesMut::new();
-    loop {
+    let over = loop {
         body.clear();
         let Ok(piece) = decode(&mut framing, &conn.rbuf, &mut body) else {
-            cache::abandon(r);
-            break;
+            break false;
         };
         let data = match framing.direct(&piece) {
             Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
@@ -135,23 +134,19 @@ async fn store_head(
         length += data.len() as u64;
         cache::tee(r, data, false);
         conn.rbuf.advance(piece.used);
-        let over = piece.done
-            || match a.read(r, &mut conn, DOING).await {
-                Ok(0) => framing.may_close(),
-                Ok(_) => {
-                    if cache::filling(r) && expected.is_none_or(|n| length <= n) {
-                        continue;
-                    }
-                    false
-                }
-                Err(_) => false,
-            };
-        if over && expected.is_none_or(|n| n == length) {
-            cache::complete(r);
-        } else {
-            cache::abandon(r);
+        if piece.done {
+            break true;
         }
-        break;
+        match a.read(r, &mut conn, DOING).await {
+            Ok(0) => break framing.may_close(),
+            Ok(_) if cache::filling(r) && expected.is_none_or(|n| length <= n) => {}
+            _ => break false,
+        }
+    };
+    if over && expected.is_none_or(|n| n == length) {
+        cache::complete(r);
+    } else {
+        cache::abandon(r);
     }
     buffers::give(std::mem::take(&mut conn.rbuf));
     Outcome::Done
