@@ -58,6 +58,9 @@ build-deps:
 
 test-deps: build-deps
 	@missing=; [ -x "$${NGINX_BIN:-/usr/sbin/nginx}" ] || missing=nginx; \
+	ls /usr/sbin/php-fpm* >/dev/null 2>&1 || missing="$$missing php-fpm"; \
+	[ -x /usr/bin/memcached ] || missing="$$missing memcached"; \
+	ls /usr/lib/uwsgi/plugins/python3*_plugin.so >/dev/null 2>&1 || missing="$$missing uwsgi-core uwsgi-plugin-python3"; \
 	$(install)
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

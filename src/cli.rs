@@ -164,6 +164,8 @@ pub enum Signal {
     Reopen,
     /// `reload`: read the configuration anew (SIGHUP).
     Reload,
+    /// `upgrade`: have the binary that now stands in this one's place take over; not in nginx.
+    Upgrade,
 }
 
 impl FromStr for Signal {
@@ -175,6 +177,7 @@ impl FromStr for Signal {
             "quit" => Ok(Self::Quit),
             "reopen" => Ok(Self::Reopen),
             "reload" => Ok(Self::Reload),
+            "upgrade" => Ok(Self::Upgrade),
             _ => Err(format!("invalid option: \"-s {name}\"")),
         }
     }
@@ -343,7 +346,8 @@ Options:
   -t            : test configuration and exit
   -T            : test configuration, dump it and exit
   -q            : suppress non-error messages during configuration testing
-  -s signal     : send signal to a master process: stop, quit, reopen, reload
+  -s signal     : send signal to a master process: stop, quit, reopen, reload,
+                  upgrade (have the new binary take over)
   -p prefix     : set prefix path (default: {PREFIX})
   -e filename   : set error log file (default: {ERROR_LOG_PATH})
   -c filename   : set configuration file (default: {CONF_PATH})
@@ -433,6 +437,7 @@ mod tests {
             ("quit", Signal::Quit),
             ("reopen", Signal::Reopen),
             ("reload", Signal::Reload),
+            ("upgrade", Signal::Upgrade),
         ] {
             let attached = format!("-s{name}");
             for args in [["-s", name].as_slice(), &[&attached]] {

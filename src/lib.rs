@@ -27,6 +27,7 @@ pub mod engine;
 pub mod exchange;
 pub mod http;
 pub mod log;
+mod memory;
 pub mod module;
 pub mod modules;
 mod process;

@@ -41,6 +41,7 @@ macro_rules! cases {
 
 cases![
     add_header,
+    balancing,
     bad_request,
     conditional,
     error_page,

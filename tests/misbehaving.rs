@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "misbehaving/applications.rs"]
+mod applications;
 #[path = "misbehaving/clients.rs"]
 mod clients;
 #[path = "misbehaving/disk.rs"]

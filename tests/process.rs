@@ -108,7 +108,8 @@ fn versions_go_to_the_error_stream() {
         "{err}"
     );
     assert!(!err.contains("--without-http_proxy_module"), "{err}");
-    assert!(err.contains("--without-http_uwsgi_module"), "{err}");
+    assert!(!err.contains("--without-http_uwsgi_module"), "{err}");
+    assert!(!err.contains("--with-http_perl_module"), "{err}");
     let (status, out, err) = run(&program, &["-z"]);
     assert_eq!(
         (status.code(), out.as_str(), err.as_str()),

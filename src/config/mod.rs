@@ -10,6 +10,7 @@ pub mod addr;
 mod diag;
 mod dump;
 mod lexer;
+pub mod outside;
 mod parser;
 mod source;
 mod statement;

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::outside;
+
 /// Every text that a configuration was read from, in the order of first reading.
 #[derive(Debug, Default)]
 pub struct Sources {
@@ -103,21 +105,24 @@ pub trait Reader {
     fn glob(&self, pattern: &str) -> io::Result<Vec<PathBuf>>;
 }
 
-/// Reads from the file system.
+/// Reads from the file system, or what [`outside`] has of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk;
 
 impl Reader for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(path)
+        outside::read(path)
     }
 
     fn glob(&self, pattern: &str) -> io::Result<Vec<PathBuf>> {
-        let found = glob::glob_with(&translate(pattern), GLOB_OPTIONS).map_err(io::Error::other)?;
-        // glob(3) without GLOB_ERR passes over what it cannot read.
-        let mut paths: Vec<PathBuf> = found.filter_map(std::result::Result::ok).collect();
-        paths.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-        Ok(paths)
+        outside::glob(pattern, || {
+            let found =
+                glob::glob_with(&translate(pattern), GLOB_OPTIONS).map_err(io::Error::other)?;
+            // glob(3) without GLOB_ERR passes over what it cannot read.
+            let mut paths: Vec<PathBuf> = found.filter_map(std::result::Result::ok).collect();
+            paths.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+            Ok(paths)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where a configuration is and how it is read.
+#[derive(Clone)]
 pub struct LoadOptions {
     /// `-c`.
     pub conf: PathBuf,
@@ -40,16 +41,16 @@ pub struct Loaded {
     pub sources: Arc<Sources>,
 }
 
-/// Reads and checks a configuration.
+/// Reads and checks a configuration, in a thread of its own.
 ///
 /// # Errors
 /// The first error, in nginx's order and words.
 pub fn load(
     registry: &Arc<Registry>,
     options: &LoadOptions,
-    reader: &dyn Reader,
+    reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
-    read(&mut build(registry, options), options, reader)
+    crate::memory::apart(|| read(&mut build(registry, options), options, reader))
 }
 
 /// The same, and what stands where: for explaining requests.
@@ -59,7 +60,7 @@ pub fn load(
 pub fn load_written(
     registry: &Arc<Registry>,
     options: &LoadOptions,
-    reader: &dyn Reader,
+    reader: &(dyn Reader + Sync),
 ) -> Result<(Loaded, WrittenList), LoadError> {
     let mut b = build(registry, options);
     b.written = Some(WrittenList::default());
@@ -79,16 +80,20 @@ fn folder(options: &LoadOptions) -> PathBuf {
     options.conf.parent().unwrap_or(Path::new("")).to_path_buf()
 }
 
-fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loaded, LoadError> {
+fn read(
+    b: &mut Build,
+    options: &LoadOptions,
+    reader: &(dyn Reader + Sync),
+) -> Result<Loaded, LoadError> {
     let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {
         // `-g` is read first, and its directives count as given in the main level
-        if !options.directives.is_empty() {
-            let g = config::parse_command_line(&options.directives, &conf_prefix, reader);
-            b.read(&g.root)?;
-        }
-        b.read(&tree.root)?;
+        let g = (!options.directives.is_empty())
+            .then(|| config::parse_command_line(&options.directives, &conf_prefix, reader));
+        let roots = || g.iter().map(|t| &t.root).chain([&tree.root]);
+        b.start_degraded = roots().any(starts_degraded);
+        roots().try_for_each(|root| b.read(root))?;
         if !b
             .blocks
             .iter()
@@ -111,4 +116,10 @@ fn read(b: &mut Build, options: &LoadOptions, reader: &dyn Reader) -> Result<Loa
         }),
         Err(diag) => Err(LoadError { diag, warnings }),
     }
+}
+
+/// `start_degraded on`, which counts for what stands before it too.
+fn starts_degraded(root: &config::Block) -> bool {
+    let mut written = root.items.iter();
+    written.any(|s| s.name() == "start_degraded" && s.flag(0).unwrap_or(false))
 }

@@ -7,7 +7,8 @@ use crate::engine::phases::Outcome;
 use crate::log::Level;
 use crate::module::{BodyLength, Codec, Pass, Request, next};
 use crate::serve::buffers;
-use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, UpConn, pool};
+use crate::upstream::connect::Tag;
+use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, Picked, UpConn, pool};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) struct Failure {
     pub client_gone: bool,
     /// What to do instead of ending with `status`.
     pub outcome: Option<Outcome>,
+    /// Whether the retry budget has been charged for the next try.
+    pub paid: bool,
 }
 
 impl Failure {
@@ -39,6 +42,7 @@ impl Failure {
             cached: false,
             client_gone: false,
             outcome: None,
+            paid: false,
         }
     }
 
@@ -72,10 +76,19 @@ pub(super) struct Attempt<'a> {
     pub pass: &'a Arc<Pass>,
     pub target: &'a Found,
     pub group: &'a Group,
+    pub picked: &'a Picked<'a>,
     pub peer: &'a Peer,
     pub length: BodyLength,
     pub streaming: bool,
+    /// Tries left, this one included.
+    pub tries: u32,
+    /// When the first try began, where their time is limited.
+    pub begun: Option<Instant>,
+    /// Takes no kept connection: one has just turned out to be stale.
+    pub fresh: bool,
     pub start: Instant,
+    /// How long the head took, where somebody wants to know.
+    pub head_after: Option<Duration>,
     pub sent: bool,
     pub cached: bool,
     /// Bytes received up to the end of the head.
@@ -86,28 +99,27 @@ impl<'a> Attempt<'a> {
     pub fn new(
         pass: &'a Arc<Pass>,
         target: &'a Found,
-        group: &'a Group,
-        peer: &'a Peer,
+        picked: &'a Picked<'a>,
         length: BodyLength,
         streaming: bool,
     ) -> Self {
         Attempt {
             pass,
             target,
-            group,
-            peer,
+            group: &target.group,
+            picked,
+            peer: picked.peer(),
             length,
             streaming,
+            tries: 1,
+            begun: None,
+            fresh: false,
             start: Instant::now(),
+            head_after: None,
             sent: false,
             cached: false,
             head_bytes: 0,
         }
-    }
-
-    /// Milliseconds since the try began.
-    pub fn elapsed(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
     }
 
     /// The whole try; `Ok` once a response has begun or the request ends otherwise.
@@ -134,8 +146,12 @@ impl<'a> Attempt<'a> {
         let Some(connector) = crate::serve::connector() else {
             return Err(Failure::new(next::ERROR, 502));
         };
-        let tag = Arc::as_ptr(self.pass) as usize as u64;
-        let mut conn = match pool::take(self.group, self.peer, tag) {
+        let tag = self.tag(r);
+        let kept = match self.pooled() {
+            true => pool::take(self.group, self.peer, tag),
+            false => None,
+        };
+        let mut conn = match kept {
             Some(conn) => conn,
             // making a connection is rare and its future large
             None => Box::pin(self.connect(r, connector, tag)).await?,
@@ -156,6 +172,11 @@ impl<'a> Attempt<'a> {
             s.header_time = Some(self.start.elapsed().as_millis() as u64);
             s.status = r.upstream.head.status;
         }
+        if self.picked.is_timed() {
+            let took = self.start.elapsed();
+            self.head_after = Some(took);
+            self.picked.head(took);
+        }
         if let Some(s) = r.upstream.states.last() {
             let unread = conn.rbuf.len() + body.unread();
             self.head_bytes = s.bytes_received.saturating_sub(unread as u64);
@@ -163,18 +184,39 @@ impl<'a> Attempt<'a> {
         self.respond(r, conn, connector, body).await
     }
 
+    /// Which requests may share connections with this one.
+    fn tag(&self, r: &Request) -> Tag {
+        use std::hash::BuildHasher;
+        let bind = self.pass.conf.bind.as_ref();
+        let differs = bind.filter(|t| t.as_literal().is_none());
+        Tag {
+            location: Arc::as_ptr(self.pass) as usize as u64,
+            local_address: differs.map_or(0, |t| {
+                foldhash::fast::FixedState::default().hash_one(t.eval(r))
+            }),
+        }
+    }
+
+    /// Whether a kept connection may serve the request.
+    fn pooled(&self) -> bool {
+        !self.fresh && self.pass.conf.proxy_protocol.is_none()
+    }
+
     async fn connect(
         &self,
         r: &mut Request,
         connector: &Connector,
-        tag: u64,
+        tag: Tag,
     ) -> Result<UpConn, Failure> {
         let conf = &self.pass.conf;
         let mut options = ConnectOptions {
             timeout: Duration::from_millis(conf.connect_timeout),
-            bind: None,
+            transparent: conf.bind_transparent,
+            proxy_header: conf
+                .proxy_protocol
+                .map(|form| form.bytes(r.remote.addr, r.conn().local.addr)),
             keepalive: conf.socket_keepalive,
-            tls: None,
+            ..ConnectOptions::default()
         };
         if let Some(t) = &conf.bind {
             let text = t.eval(r);
@@ -193,15 +235,24 @@ impl<'a> Attempt<'a> {
         if self.target.tls {
             let tls = head::tls_options(r, self.pass, self.target, self.peer);
             options.tls = Some(tls.map_err(|text| {
+                r.upstream.fails("setup");
                 r.error(Level::Error, format_args!("{text}"));
                 Failure::end(500)
             })?);
         }
         let down = r.down.clone();
         let watch = !conf.ignore_client_abort && !cache::outlives_client(r, self.pass);
+        let opening = async {
+            if self.pooled() {
+                pool::get(connector, self.group, self.peer, tag, &options).await
+            } else {
+                let (group, peer) = (self.group, self.peer);
+                connector.connect(group, peer, tag, &options).await
+            }
+        };
         let result = tokio::select! {
             biased;
-            c = pool::get(connector, self.group, self.peer, tag, &options) => c,
+            c = opening => c,
             () = poll_fn(|cx| down.poll_closed(cx)), if watch => {
                 r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
                 return Err(Failure::gone());
@@ -213,6 +264,7 @@ impl<'a> Attempt<'a> {
             } else {
                 Level::Error
             };
+            r.upstream.fails(e.reason());
             r.error(level, format_args!("{e}"));
             if matches!(e, ConnectError::Setup(_)) {
                 Failure::end(500)
@@ -236,9 +288,16 @@ impl<'a> Attempt<'a> {
         loop {
             if !conn.rbuf.is_empty() || early {
                 early = false;
-                match reader.read(r, self.pass, &mut conn.rbuf) {
+                // what the reader logs is a failure, or nothing
+                r.upstream.failing = "bad_header";
+                let read = reader.read(r, self.pass, &mut conn.rbuf);
+                r.upstream.failing = "";
+                match read {
                     Read::Need => {}
-                    Read::Again => continue,
+                    Read::Again => {
+                        super::hints::send(r).await;
+                        continue;
+                    }
                     Read::Done(body) => {
                         r.upstream.has_head = true;
                         if r.upstream.head.is_http09() {
@@ -252,7 +311,10 @@ impl<'a> Attempt<'a> {
                         }
                         return Ok(body);
                     }
-                    Read::Bad => return Err(Failure::new(next::INVALID_HEADER, 502)),
+                    Read::Bad => {
+                        r.upstream.fails("bad_header");
+                        return Err(Failure::new(next::INVALID_HEADER, 502));
+                    }
                 }
             }
             if self
@@ -260,7 +322,12 @@ impl<'a> Attempt<'a> {
                 .await?
                 == 0
             {
-                r.error(Level::Error, format_args!("upstream prematurely closed connection while reading response header from upstream"));
+                r.upstream.fails(if self.is_stale(r) {
+                    STALE
+                } else {
+                    "closed_before_header"
+                });
+                r.error(self.level(r), format_args!("upstream prematurely closed connection while reading response header from upstream"));
                 return Err(Failure::new(next::ERROR, 502));
             }
         }
@@ -300,6 +367,7 @@ impl<'a> Attempt<'a> {
                 Err(Failure::gone())
             }
             Err(_) => {
+                r.upstream.fails("read_timeout");
                 r.error(
                     Level::Error,
                     format_args!("upstream timed out (110: Connection timed out) {doing}"),
@@ -313,14 +381,41 @@ impl<'a> Attempt<'a> {
     pub fn broken(&self, r: &mut Request, e: &io::Error, call: &str, doing: &str) -> Failure {
         let text = e.to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
+        r.upstream.fails(match () {
+            () if self.is_stale(r) => STALE,
+            () if r.upstream.has_head => "reset_in_body",
+            () => "reset_before_header",
+        });
         r.error(
-            Level::Error,
+            self.level(r),
             format_args!(
                 "{call} failed ({}: {text}) {doing}",
                 e.raw_os_error().unwrap_or(0)
             ),
         );
         Failure::new(next::ERROR, 502)
+    }
+
+    /// Whether a kept connection broke before anything came: the origin had closed it already.
+    pub fn is_stale(&self, r: &Request) -> bool {
+        let received = r.upstream.states.last().map_or(0, |s| s.bytes_received);
+        self.cached && received == 0
+    }
+
+    /// Whether the request may be sent once more on a new connection without anybody knowing.
+    pub fn may_renew(&self, r: &Request) -> bool {
+        let repeatable =
+            is_idempotent(r) || self.pass.conf.next_upstream & next::NON_IDEMPOTENT != 0;
+        self.is_stale(r) && (!self.sent || (repeatable && !self.streaming))
+    }
+
+    /// How a broken connection is logged: one that is renewed is not worth an error.
+    fn level(&self, r: &Request) -> Level {
+        if self.may_renew(r) {
+            Level::Info
+        } else {
+            Level::Error
+        }
     }
 
     /// The head is whole: asks the next peer, redirects, intercepts, or passes the response on.
@@ -341,7 +436,11 @@ impl<'a> Attempt<'a> {
             let more = self.more_peers(r);
             if more {
                 body::finish(self, conn, connector, body);
-                return Err(Failure::new(kind, status));
+                r.upstream.fails(status_name(status));
+                return Err(Failure {
+                    paid: true,
+                    ..Failure::new(kind, status)
+                });
             }
         }
         let to = self.target.destination();
@@ -389,6 +488,9 @@ impl<'a> Attempt<'a> {
             cache::failed_with(r, status);
             return Ok(Outcome::Status(status));
         }
+        if let Some(steer) = self.group.extras.steer.as_deref() {
+            steer.head(r, self.peer);
+        }
         if let Some(redirect) = head::accel_redirect(self.pass, r) {
             return Ok(redirect);
         }
@@ -396,25 +498,36 @@ impl<'a> Attempt<'a> {
         Ok(body::pass_on(self, r, conn, connector, body).await)
     }
 
-    /// Whether another peer could be asked.
+    /// Whether another peer is asked instead of passing on a status that `proxy_next_upstream` names.
     fn more_peers(&self, r: &Request) -> bool {
         let conf = &self.pass.conf;
-        let tried = r
-            .upstream
-            .states
-            .iter()
-            .rev()
-            .take_while(|s| !s.new_group)
-            .count()
-            .max(1) as u32;
-        let limit = conf.next_upstream_tries;
-        let left = self.group.start().tries > tried && (limit == 0 || tried < limit);
-        use crate::http::method::Method;
-        let safe = conf.next_upstream & next::NON_IDEMPOTENT != 0
-            || !matches!(r.method, Method::Post | Method::Lock | Method::Patch);
-        let timeout = conf.next_upstream_timeout;
-        let late = timeout > 0 && self.start.elapsed() >= Duration::from_millis(timeout);
-        left && safe && !late && !self.streaming
+        let safe = conf.next_upstream & next::NON_IDEMPOTENT != 0 || is_idempotent(r);
+        let late = self
+            .begun
+            .is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
+        self.tries > 1 && safe && !late && !self.streaming && super::may_retry(self.group)
+    }
+}
+
+/// Why a kept connection failed that the origin had closed.
+const STALE: &str = "stale_keepalive";
+
+/// Whether the request may be sent twice, as nginx sees it.
+pub(super) fn is_idempotent(r: &Request) -> bool {
+    use crate::http::method::Method;
+    !matches!(r.method, Method::Post | Method::Lock | Method::Patch)
+}
+
+fn status_name(status: u16) -> &'static str {
+    match status {
+        500 => "http_500",
+        502 => "http_502",
+        503 => "http_503",
+        504 => "http_504",
+        403 => "http_403",
+        404 => "http_404",
+        429 => "http_429",
+        _ => "http_status",
     }
 }
 

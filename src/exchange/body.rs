@@ -249,6 +249,7 @@ async fn transfer(
         // what has been read is decoded and handed on
         body.clear();
         let piece = decode(framing, &conn.rbuf, &mut body).map_err(|e| {
+            r.upstream.fails("bad_body");
             r.error(Level::Error, format_args!("{e} {DOING}"));
             Broken::Origin
         })?;
@@ -366,6 +367,7 @@ async fn transfer(
                 return Ok(());
             }
             0 => {
+                r.upstream.fails("closed_in_body");
                 r.error(
                     Level::Error,
                     format_args!("upstream prematurely closed connection {DOING}"),
@@ -494,7 +496,8 @@ impl Records {
         Ok(Piece {
             used,
             direct: 0,
-            done: self.excess || self.answer.ended.is_some() || (self.answer.closed && !self.keep),
+            // an application that closes its output may still have to say that the request is over
+            done: self.excess || self.answer.ended.is_some(),
         })
     }
 }
@@ -585,6 +588,7 @@ async fn more(
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await
         }
         Err(_) => {
+            r.upstream.fails("read_timeout");
             r.error(
                 Level::Error,
                 format_args!("upstream timed out (110: Connection timed out) {DOING}"),

@@ -63,7 +63,7 @@ impl Parser {
                     Some(true) => {
                         line.give(buf, head)?;
                         head.connection_close = true;
-                        line.end()
+                        line.length()
                     }
                 },
             };

@@ -13,17 +13,21 @@ const DOING: &str = "while reading response header from upstream";
 
 /// Reads the head of an answer.
 pub(super) enum HeadReader<'a> {
-    Http1(Parser),
+    /// With how much of early hints there was.
+    Http1(Parser, usize),
     Cgi(cgi::Parser),
     FastCgi(Box<(Answer, cgi::Parser)>, bool),
-    Memcached { key: &'a [u8], gzip_flag: u64 },
+    Memcached {
+        key: &'a [u8],
+        gzip_flag: u64,
+    },
 }
 
 /// What [`HeadReader::read`] came to.
 pub(super) enum Read {
     /// More bytes are needed.
     Need,
-    /// An interim answer was dropped.
+    /// An interim answer was passed on or dropped.
     Again,
     /// The head is whole.
     Done(Body),
@@ -66,7 +70,7 @@ impl<'a> HeadReader<'a> {
     /// A reader for the answer to `request`.
     pub fn new(pass: &Pass, request: &'a [u8]) -> HeadReader<'a> {
         match pass.protocol.codec() {
-            Codec::Http1 => HeadReader::Http1(Parser::default()),
+            Codec::Http1 => HeadReader::Http1(Parser::default(), 0),
             Codec::Cgi => HeadReader::Cgi(cgi::Parser::new(true)),
             Codec::FastCgi { keep } => {
                 HeadReader::FastCgi(Box::new((Answer::default(), cgi::Parser::new(false))), keep)
@@ -82,7 +86,7 @@ impl<'a> HeadReader<'a> {
     pub fn read(&mut self, r: &mut Request, pass: &Pass, buf: &mut BytesMut) -> Read {
         let limit = pass.conf.buffer_size;
         match self {
-            HeadReader::Http1(parser) => http1(parser, r, limit, buf),
+            HeadReader::Http1(parser, hints) => http1(parser, hints, r, pass, buf),
             HeadReader::Cgi(parser) => match parser.parse(buf, limit, &mut r.upstream.head) {
                 cgi::Progress::Need => Read::Need,
                 cgi::Progress::Done(length) => {
@@ -106,11 +110,20 @@ impl<'a> HeadReader<'a> {
     }
 }
 
-fn http1(parser: &mut Parser, r: &mut Request, limit: usize, buf: &mut BytesMut) -> Read {
+fn http1(
+    parser: &mut Parser,
+    hints: &mut usize,
+    r: &mut Request,
+    pass: &Pass,
+    buf: &mut BytesMut,
+) -> Read {
+    let limit = pass.conf.buffer_size;
     match parser.parse(buf, limit, &mut r.upstream.head) {
         Progress::Need => Read::Need,
         Progress::EarlyHints { consumed } => {
             buf.advance(consumed);
+            *hints = hints.saturating_add(consumed);
+            super::hints::pass_on(r, pass, *hints);
             Read::Again
         }
         Progress::Done { consumed } => {
@@ -154,6 +167,8 @@ fn fastcgi(
     match (progress, answer.no_head()) {
         (cgi::Progress::Done(length), _) => {
             answer.stdout.advance(length);
+            // the records say what becomes of the connection, not a header of the application
+            head.connection_close = false;
             Read::Done(Body::Http)
         }
         (cgi::Progress::Bad(e), _) => bad(r, &e),

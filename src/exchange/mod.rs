@@ -10,7 +10,9 @@ mod dry;
 pub mod fastcgi;
 pub mod h1;
 mod head;
+mod hints;
 pub mod memcached;
+pub mod probe;
 mod request_body;
 mod target;
 mod tunnel;
@@ -18,8 +20,10 @@ mod tunnel;
 use crate::engine::phases::Outcome;
 use crate::log::Level;
 use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
-use crate::upstream::Outcome as PeerOutcome;
+use crate::upstream::queue::Queue;
+use crate::upstream::{Group, Outcome as PeerOutcome, PickState, Picked};
 use attempt::{Attempt, Failure};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,19 +119,51 @@ async fn tries(
 ) -> Outcome {
     let conf = &pass.conf;
     let group = &*target.group;
+    let steer = group.extras.steer.as_deref();
     let begun = (conf.next_upstream_timeout > 0).then(Instant::now);
     let mut pick = group.start();
+    if let Some(steer) = steer {
+        steer.begin(r, &mut pick);
+    }
     pick.limit_tries(conf.next_upstream_tries);
+    if let Some(budget) = &group.extras.budget {
+        budget.deposit();
+    }
     let mut new_group = !r.upstream.states.is_empty();
+    let mut first = true;
     loop {
         r.upstream.has_head = false;
-        let Some(picked) = group.pick(&mut pick) else {
+        r.upstream.failing = "";
+        let mut queued = None;
+        let picked = match &group.extras.queue {
+            // those that wait already come first
+            Some(queue) if first && queue.is_used() => None,
+            _ => group.pick(&mut pick),
+        };
+        let picked = match (picked, &group.extras.queue) {
+            (None, Some(queue)) if first => {
+                let since = Instant::now();
+                let waited = Box::pin(wait(r, group, queue, &mut pick)).await;
+                queued = Some(since.elapsed().as_millis() as u64);
+                match waited {
+                    Ok(picked) => picked,
+                    Err(outcome) => return outcome,
+                }
+            }
+            (picked, _) => picked,
+        };
+        first = false;
+        let Some(mut picked) = picked else {
+            let full = group.members().peers().any(|p| p.is_full());
             r.upstream.states.push(UpstreamState {
                 addr: group.name.clone(),
                 status: 502,
+                response_time: Some(queued.unwrap_or(0)),
+                queue_time: queued,
                 new_group,
                 ..UpstreamState::default()
             });
+            r.upstream.fails(if full { "max_conns" } else { "no_live" });
             r.error(
                 Level::Error,
                 format_args!("no live upstreams while connecting to upstream"),
@@ -142,17 +178,44 @@ async fn tries(
         r.explain(|| Step::new("upstream", format!("{} of \"{}\"", peer.name, group.name)));
         r.upstream.states.push(UpstreamState {
             addr: peer.name.clone(),
+            server: peer.server.clone(),
+            queue_time: queued,
             new_group,
             ..UpstreamState::default()
         });
         new_group = false;
-        let mut attempt = Attempt::new(pass, target, group, peer, length, streaming);
-        let result = attempt.run(r, bytes, own_body.as_deref()).await;
-        if let Some(s) = r.upstream.states.last_mut() {
-            s.response_time = Some(attempt.elapsed());
+        if let Some(steer) = steer {
+            steer.picked(r, peer);
         }
+        let mut attempt = Attempt::new(pass, target, &picked, length, streaming);
+        (attempt.tries, attempt.begun) = (pick.tries, begun);
+        let mut result = attempt.run(r, bytes, own_body.as_deref()).await;
+        if let Err(f) = &result
+            && f.kind == next::ERROR
+            && !f.client_gone
+            && !r.header_sent
+            && attempt.may_renew(r)
+        {
+            // the origin closed a kept connection meanwhile, which says nothing about the origin
+            forget_try(r);
+            attempt = Attempt::new(pass, target, &picked, length, streaming);
+            (attempt.tries, attempt.begun, attempt.fresh) = (pick.tries, begun, true);
+            result = attempt.run(r, bytes, own_body.as_deref()).await;
+        }
+        let (elapsed, head) = (attempt.start.elapsed(), attempt.head_after);
+        picked.measured(head, elapsed);
+        if let Some(s) = r.upstream.states.last_mut() {
+            s.response_time = Some(elapsed.as_millis() as u64);
+        }
+        picked.account(r.upstream.states.last());
         let failure = match result {
             Ok(outcome) => {
+                if let Some(steer) = steer {
+                    steer.done(r, picked.peer());
+                }
+                // a body that broke is the origin's failure too
+                let broke = !r.upstream.failing.is_empty();
+                picked.answered(if broke { 502 } else { r.upstream.head.status });
                 picked.done(PeerOutcome::Ok, &mut pick);
                 return outcome;
             }
@@ -179,7 +242,6 @@ async fn tries(
         } else {
             PeerOutcome::Failed
         };
-        let single = pick.tries;
         if picked.done(verdict, &mut pick) {
             let connected = r
                 .upstream
@@ -197,15 +259,10 @@ async fn tries(
             );
         }
         if cached && kind == next::ERROR {
-            // a kept connection that was closed meanwhile says nothing about the peer
-            pick.tries = pick
-                .tries
-                .max(single.min(1))
-                .saturating_add(u32::from(pick.tries != 0));
-            pick.tries = pick.tries.max(1);
+            // a kept connection that was closed meanwhile costs no try
+            pick.tries = pick.tries.saturating_add(1);
         }
-        use crate::http::method::Method;
-        if sent && matches!(r.method, Method::Post | Method::Lock | Method::Patch) {
+        if sent && !attempt::is_idempotent(r) {
             kind |= next::NON_IDEMPOTENT;
         }
         let late =
@@ -216,6 +273,7 @@ async fn tries(
             || (sent && streaming)
             || late
             || r.header_sent
+            || !(failure.paid || may_retry(group))
         {
             let to = target.destination();
             if !r.header_sent
@@ -226,5 +284,55 @@ async fn tries(
             }
             return failure.outcome.unwrap_or(Outcome::Status(status));
         }
+    }
+}
+
+/// Whether the group's budget allows for one retry more; it is charged.
+fn may_retry(group: &Group) -> bool {
+    let now = || crate::upstream::Clock::system().now();
+    group.extras.budget.as_ref().is_none_or(|b| b.draw(now()))
+}
+
+/// Waits in the group's queue for a peer.
+async fn wait<'g>(
+    r: &mut Request,
+    group: &'g Group,
+    queue: &Queue,
+    pick: &mut PickState,
+) -> Result<Option<Picked<'g>>, Outcome> {
+    let begin = pick.clone();
+    let down = r.down.clone();
+    let try_pick = || {
+        // each look begins anew: what is full now may be free then
+        let mut state = begin.clone();
+        let picked = group.pick(&mut state)?;
+        *pick = state;
+        Some(picked)
+    };
+    tokio::select! {
+        biased;
+        picked = queue.wait(try_pick) => Ok(picked),
+        () = poll_fn(|cx| down.poll_closed(cx)) => {
+            r.error(
+                Level::Info,
+                format_args!("client prematurely closed connection while waiting for an upstream server"),
+            );
+            Err(Outcome::Status(499))
+        }
+    }
+}
+
+/// A try that is made again on a new connection leaves no trace.
+fn forget_try(r: &mut Request) {
+    r.upstream.has_head = false;
+    (r.upstream.failing, r.upstream.failure) = ("", "");
+    if let Some(s) = r.upstream.states.last_mut() {
+        *s = UpstreamState {
+            addr: s.addr.clone(),
+            server: s.server.clone(),
+            queue_time: s.queue_time,
+            new_group: s.new_group,
+            ..UpstreamState::default()
+        };
     }
 }

@@ -288,6 +288,7 @@ async fn write(
             Poll::Pending => match tokio::time::timeout(limit, both(conn, rest)).await {
                 Ok(s) => s,
                 Err(_) => {
+                    r.upstream.fails("send_timeout");
                     r.error(
                         Level::Error,
                         format_args!("upstream timed out (110: Connection timed out) {DOING}"),

@@ -155,7 +155,7 @@ pub struct HeadError {
     pub status: u16,
     /// nginx's log text, without the offending bytes.
     pub reason: &'static str,
-    /// The offending bytes; follows the reason and `": "`.
+    /// The offending bytes; follows the reason and `": "`, or just the reason if that ends with a space.
     pub detail: Option<String>,
     /// Whether the request line was read to its end.
     pub line_known: bool,
@@ -164,6 +164,7 @@ pub struct HeadError {
 impl fmt::Display for HeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.detail {
+            Some(detail) if self.reason.ends_with(' ') => write!(f, "{}{detail}", self.reason),
             Some(detail) => write!(f, "{}: {detail}", self.reason),
             None => f.write_str(self.reason),
         }
@@ -585,7 +586,7 @@ fn error(status: u16, reason: &'static str, detail: Option<String>) -> HeadError
 
 #[path = "head_v2.rs"]
 mod v2;
-pub use v2::RequestV2;
+pub use v2::{Asked, OptionsV2};
 
 #[cfg(test)]
 #[path = "head_tests.rs"]

@@ -4,19 +4,36 @@ use super::{
     HeadError, Known, Limits, Method, RequestHead, Version, error, parse_host, parse_length,
 };
 
-/// A request as the frames of a stream tell it.
-pub struct RequestV2<'a> {
-    /// `:method`.
-    pub method: &'a [u8],
-    /// `:path`.
-    pub path: &'a [u8],
-    /// `:authority`, if it was sent.
-    pub authority: Option<&'a [u8]>,
+/// What is known of a request beside its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionsV2 {
     /// Whether no body follows.
     pub ended: bool,
+    /// Whether CONNECT may name a protocol (RFC 8441).
+    pub connect_protocol: bool,
+}
+
+/// What a request of HTTP/2 asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A response.
+    Response,
+    /// A WebSocket (RFC 8441); the head is that of the GET that asks for one in HTTP/1.1, without the headers that HTTP/2
+    /// has no need of (`Upgrade`, `Connection`, `Sec-WebSocket-Key`).
+    WebSocket,
 }
 
 const ENDING: &[u8] = b" HTTP/2.0";
+
+/// The pseudo-header fields.
+#[derive(Clone, Copy, Default)]
+struct Pseudo<'a> {
+    method: Option<&'a [u8]>,
+    scheme: Option<&'a [u8]>,
+    path: Option<&'a [u8]>,
+    authority: Option<&'a [u8]>,
+    protocol: Option<&'a [u8]>,
+}
 
 impl RequestHead {
     /// Takes a request of HTTP/2; `dropped` receives the names of fields that are ignored as invalid.
@@ -25,42 +42,109 @@ impl RequestHead {
     /// Why it is refused; what could be read of it is in `self`, for the log.
     pub fn take_v2<'a>(
         &mut self,
-        request: &RequestV2<'_>,
         fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        options: OptionsV2,
         limits: &Limits,
         mut dropped: impl FnMut(&[u8]),
-    ) -> Result<(), HeadError> {
+    ) -> Result<Asked, HeadError> {
         self.clear();
         (self.version, self.http_major_minor) = (Version::V11, (2, 0));
-        let RequestV2 { method, path, .. } = *request;
-        self.header_in_bytes = method.len() + path.len() + request.authority.map_or(0, <[u8]>::len);
-        let refused = |e: HeadError| HeadError {
-            line_known: true,
+        let mut pseudo = Pseudo::default();
+        let taken = self.take_fields_v2(&mut pseudo, fields, limits, &mut dropped);
+        let asked = taken.and_then(|()| self.finish_v2(&pseudo, options));
+        asked.map_err(|e| HeadError {
+            line_known: !self.line.is_empty(),
             ..e
-        };
-        if let Some(text) = request.authority {
-            let host = parse_host(text)
-                .ok_or_else(|| error(400, "client sent invalid \":authority\" header", None))?;
-            self.set_host(text, host);
-        }
-        self.take_line_v2(method, path)?;
-        self.take_fields_v2(request, fields, limits, &mut dropped)
-            .map_err(refused)?;
-        self.finish_v2(request.ended).map_err(refused)
+        })
     }
 
-    fn take_line_v2(&mut self, method: &[u8], path: &[u8]) -> Result<(), HeadError> {
-        if !method
-            .iter()
-            .all(|b| b.is_ascii_uppercase() || matches!(b, b'_' | b'-'))
-        {
-            let shown = format!("\"{}\"", String::from_utf8_lossy(method));
-            return Err(error(400, "client sent invalid method", Some(shown)));
+    fn take_pseudo<'a>(
+        &mut self,
+        pseudo: &mut Pseudo<'a>,
+        name: &'a [u8],
+        value: &'a [u8],
+    ) -> Result<(), HeadError> {
+        if !self.line.is_empty() {
+            return refuse("client sent out of order pseudo-headers");
         }
-        if path.first() != Some(&b'/') || path.iter().any(|b| *b <= b' ' || *b == 0x7f) {
-            let shown = format!("\"{}\"", String::from_utf8_lossy(path));
-            return Err(error(400, "client sent invalid :path header", Some(shown)));
+        match name {
+            b"method" => {
+                put(
+                    &mut pseudo.method,
+                    value,
+                    "client sent duplicate :method header",
+                    "client sent empty :method header",
+                )?;
+                if !value
+                    .iter()
+                    .all(|b| b.is_ascii_uppercase() || matches!(b, b'_' | b'-'))
+                {
+                    return refuse_with("client sent invalid method", value);
+                }
+            }
+            b"path" => {
+                put(
+                    &mut pseudo.path,
+                    value,
+                    "client sent duplicate :path header",
+                    "client sent empty :path header",
+                )?;
+                if value.first() != Some(&b'/') || value.iter().any(|b| *b <= b' ' || *b == 0x7f) {
+                    return refuse_with("client sent invalid :path header", value);
+                }
+            }
+            b"scheme" => {
+                put(
+                    &mut pseudo.scheme,
+                    value,
+                    "client sent duplicate :scheme header",
+                    "client sent empty :scheme header",
+                )?;
+                let usual = |(i, b): (usize, &u8)| {
+                    b.is_ascii_alphabetic()
+                        || (i > 0 && (b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.')))
+                };
+                if !value.iter().enumerate().all(usual) {
+                    return refuse_with("client sent invalid :scheme header", value);
+                }
+            }
+            b"authority" => {
+                if pseudo.authority.replace(value).is_some() {
+                    return refuse("client sent duplicate \":authority\" header");
+                }
+                let host = parse_host(value)
+                    .ok_or_else(|| error(400, "client sent invalid \":authority\" header", None))?;
+                self.set_host(value, host);
+            }
+            b"protocol" => {
+                put(
+                    &mut pseudo.protocol,
+                    value,
+                    "client sent duplicate :protocol header",
+                    "client sent empty :protocol header",
+                )?;
+            }
+            _ => return refuse_with("client sent unknown pseudo-header ", &[b":", name].concat()),
         }
+        Ok(())
+    }
+
+    /// Writes the request line, once.
+    fn take_line_v2(&mut self, pseudo: &Pseudo<'_>) -> Result<(), HeadError> {
+        if !self.line.is_empty() {
+            return Ok(());
+        }
+        let missing = |reason| move || error(400, reason, None);
+        let method = pseudo
+            .method
+            .ok_or_else(missing("client sent no :method header"))?;
+        if pseudo.scheme.is_none() {
+            return refuse("client sent no :scheme header");
+        }
+        let path = pseudo
+            .path
+            .ok_or_else(missing("client sent no :path header"))?;
+        let method = if is_websocket(pseudo) { b"GET" } else { method };
         for part in [method, b" ", path, ENDING] {
             self.line.extend_from_slice(part);
         }
@@ -77,7 +161,7 @@ impl RequestHead {
 
     fn take_fields_v2<'a>(
         &mut self,
-        request: &RequestV2<'_>,
+        pseudo: &mut Pseudo<'a>,
         fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         limits: &Limits,
         dropped: &mut impl FnMut(&[u8]),
@@ -92,7 +176,29 @@ impl RequestHead {
         let mut count = 0;
         for (name, value) in fields {
             self.header_in_bytes += name.len() + value.len();
-            if limits.ignore_invalid && !name.iter().all(usual) {
+            let (colon, plain) = match name.split_first() {
+                Some((b':', rest)) => (true, rest),
+                _ => (false, name),
+            };
+            let usual = plain.iter().all(usual);
+            if !usual
+                && plain
+                    .iter()
+                    .any(|b| *b <= b' ' || *b == 0x7f || *b == b':' || b.is_ascii_uppercase())
+            {
+                return refuse_with("client sent invalid header name", name);
+            }
+            if memchr::memchr3(0, b'\r', b'\n', value).is_some() {
+                let [name, value] = [name, value].map(String::from_utf8_lossy);
+                let detail = format!("\"{name}\" with invalid value: \"{value}\"");
+                return Err(error(400, "client sent header ", Some(detail)));
+            }
+            if colon {
+                self.take_pseudo(pseudo, plain, value)?;
+                continue;
+            }
+            self.take_line_v2(pseudo)?;
+            if !usual && limits.ignore_invalid {
                 dropped(name);
                 continue;
             }
@@ -113,36 +219,17 @@ impl RequestHead {
             count += 1;
             self.take_field(name, value)?;
         }
+        self.take_line_v2(pseudo)?;
         if let Some(value) = cookie {
             self.headers.append_as(Known::Cookie, b"cookie", &value);
-        }
-        if self.host.is_empty() {
-            return Err(error(
-                400,
-                "client sent neither \":authority\" nor \"Host\" header",
-                None,
-            ));
-        }
-        if let Some(authority) = request.authority {
-            match self.headers.get_id(Known::Host) {
-                Some(host) if host != authority => {
-                    return Err(error(
-                        400,
-                        "client sent \":authority\" and \"Host\" headers with different values",
-                        None,
-                    ));
-                }
-                Some(_) => {}
-                None => self.headers.append_as(Known::Host, b"host", authority),
-            }
         }
         Ok(())
     }
 
-    fn finish_v2(&mut self, ended: bool) -> Result<(), HeadError> {
+    /// What can be judged only when all fields are known, in nginx's order.
+    fn finish_v2(&mut self, pseudo: &Pseudo<'_>, options: OptionsV2) -> Result<Asked, HeadError> {
         // no interim response is sent for it in HTTP/2
         self.expect_continue = false;
-        let refuse = |status, reason| Err(error(status, reason, None));
         for (known, reason) in [
             (Known::Connection, "client sent \"Connection\" header"),
             (Known::KeepAlive, "client sent \"Keep-Alive\" header"),
@@ -151,9 +238,13 @@ impl RequestHead {
                 "client sent \"Transfer-Encoding\" header",
             ),
             (Known::Upgrade, "client sent \"Upgrade\" header"),
+            (
+                Known::ProxyConnection,
+                "client sent \"Proxy-Connection\" header",
+            ),
         ] {
             if self.headers.contains_id(known) {
-                return refuse(400, reason);
+                return refuse(reason);
             }
         }
         let mut te = self.headers.get_all_id(Known::Te);
@@ -162,22 +253,108 @@ impl RequestHead {
             .is_some_and(|v| !v.eq_ignore_ascii_case(b"trailers"))
             || te.next().is_some()
         {
-            return refuse(400, "client sent invalid \"TE\" header");
+            return refuse("client sent invalid \"TE\" header");
         }
-        match self.headers.get_id(Known::ContentLength).map(parse_length) {
-            Some(None) => return refuse(400, "client sent invalid \"Content-Length\" header"),
-            Some(Some(n)) if n > 0 && ended => {
-                return refuse(400, "client prematurely closed stream");
+        drop(te);
+        if self.host.is_empty() {
+            return refuse("client sent neither \":authority\" nor \"Host\" header");
+        }
+        if let Some(authority) = pseudo.authority {
+            match self.headers.get_id(Known::Host) {
+                Some(host) if host != authority => {
+                    return refuse(
+                        "client sent \":authority\" and \"Host\" headers with different values",
+                    );
+                }
+                Some(_) => {}
+                None => self.headers.append_as(Known::Host, b"host", authority),
+            }
+        }
+        let length = self.headers.get_id(Known::ContentLength).map(parse_length);
+        if pseudo.protocol.is_some() {
+            return self.connect_protocol(pseudo, options, length.is_some());
+        }
+        match length {
+            Some(None) => return refuse("client sent invalid \"Content-Length\" header"),
+            Some(Some(n)) if n > 0 && options.ended => {
+                return refuse("client prematurely closed stream");
             }
             Some(length) => self.content_length = length,
-            None => self.chunked = !ended,
+            None => self.chunked = !options.ended,
         }
         match self.method {
-            Method::Connect => refuse(405, "client sent CONNECT method"),
-            Method::Trace => refuse(405, "client sent TRACE method"),
-            _ => Ok(()),
+            Method::Connect => Err(error(405, "client sent CONNECT method", None)),
+            Method::Trace => Err(error(405, "client sent TRACE method", None)),
+            _ => Ok(Asked::Response),
         }
     }
+
+    fn connect_protocol(
+        &self,
+        pseudo: &Pseudo<'_>,
+        options: OptionsV2,
+        length: bool,
+    ) -> Result<Asked, HeadError> {
+        if !options.connect_protocol {
+            return refuse_with("client sent unknown pseudo-header ", b":protocol");
+        }
+        if pseudo.method != Some(b"CONNECT") {
+            return refuse("client sent :protocol header without CONNECT method");
+        }
+        if !is_websocket(pseudo) {
+            let shown = format!(
+                "\"{}\"",
+                String::from_utf8_lossy(pseudo.protocol.unwrap_or_default())
+            );
+            return Err(error(
+                501,
+                "client sent unknown :protocol header",
+                Some(shown),
+            ));
+        }
+        if pseudo.authority.is_none() {
+            return refuse("client sent no :authority header with :protocol");
+        }
+        if length || options.ended {
+            return refuse("client sent request for a WebSocket with a body or without a stream");
+        }
+        Ok(Asked::WebSocket)
+    }
+}
+
+fn is_websocket(pseudo: &Pseudo<'_>) -> bool {
+    pseudo.method == Some(b"CONNECT")
+        && pseudo
+            .protocol
+            .is_some_and(|p| p.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Keeps a pseudo-header field that may come once and not be empty.
+fn put<'a>(
+    slot: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    duplicate: &'static str,
+    empty: &'static str,
+) -> Result<(), HeadError> {
+    if slot.is_some() {
+        return refuse(duplicate);
+    }
+    if value.is_empty() {
+        return refuse(empty);
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+#[cold]
+fn refuse<T>(reason: &'static str) -> Result<T, HeadError> {
+    Err(error(400, reason, None))
+}
+
+#[cold]
+fn refuse_with<T>(reason: &'static str, shown: &[u8]) -> Result<T, HeadError> {
+    let shown = format!("\"{}\"", String::from_utf8_lossy(shown));
+    Err(error(400, reason, Some(shown)))
 }
 
 /// Whether the path, up to its query, must be normalised before use.
@@ -192,28 +369,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GET: RequestV2<'_> = RequestV2 {
-        method: b"GET",
-        path: b"/a?b=c",
-        authority: Some(b"Example.org:8080"),
-        ended: true,
-    };
+    const GET: &[(&str, &str)] = &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/a?b=c"),
+        (":authority", "Example.org:8080"),
+    ];
 
-    fn take(request: &RequestV2<'_>, fields: &[(&str, &str)]) -> Result<RequestHead, HeadError> {
-        let mut head = RequestHead::default();
-        let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
-        head.take_v2(request, fields, &Limits::default(), |_| {})
-            .map(|()| head)
+    fn bytes<'a>(list: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()))
     }
 
-    fn refused(request: &RequestV2<'_>, fields: &[(&str, &str)]) -> (u16, &'static str) {
-        let e = take(request, fields).unwrap_err();
-        (e.status, e.reason)
+    fn options(ended: bool) -> OptionsV2 {
+        OptionsV2 {
+            ended,
+            connect_protocol: true,
+        }
+    }
+
+    /// GET with these fields; a pseudo-header field takes the place of GET's, or goes away where it is `-`.
+    fn with<'a>(fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut list = GET.to_vec();
+        for (name, value) in fields {
+            match list.iter().position(|(n, _)| n == name) {
+                Some(at) if *value == "-" => drop(list.remove(at)),
+                Some(at) => list[at].1 = value,
+                None => list.push((name, value)),
+            }
+        }
+        list
+    }
+
+    fn take(list: &[(&str, &str)], ended: bool) -> Result<RequestHead, HeadError> {
+        let mut head = RequestHead::default();
+        head.take_v2(bytes(list), options(ended), &Limits::default(), |_| {})
+            .map(|_| head)
+    }
+
+    fn refused(fields: &[(&str, &str)]) -> (u16, String) {
+        let e = take(&with(fields), true).unwrap_err();
+        (e.status, e.to_string())
     }
 
     #[test]
     fn line_and_host() {
-        let h = take(&GET, &[("x", "y")]).unwrap();
+        let h = take(&with(&[("x", "y")]), true).unwrap();
         assert_eq!(h.line, b"GET /a?b=c HTTP/2.0");
         assert_eq!(h.method, Method::Get);
         assert_eq!(h.text(&h.uri), b"/a?b=c");
@@ -235,15 +435,7 @@ mod tests {
             ("/a?//%41", false),
         ] {
             assert_eq!(
-                take(
-                    &RequestV2 {
-                        path: path.as_bytes(),
-                        ..GET
-                    },
-                    &[]
-                )
-                .unwrap()
-                .complex,
+                take(&with(&[(":path", path)]), true).unwrap().complex,
                 complex,
                 "{path}"
             );
@@ -252,7 +444,8 @@ mod tests {
 
     #[test]
     fn cookies_are_joined_behind_the_others() {
-        let h = take(&GET, &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")]).unwrap();
+        let list = [GET, &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")]].concat();
+        let h = take(&list, true).unwrap();
         let list: Vec<_> = h
             .headers
             .iter()
@@ -263,89 +456,156 @@ mod tests {
 
     #[test]
     fn host_header() {
-        let none = RequestV2 {
-            authority: None,
-            ..GET
-        };
-        assert_eq!(take(&none, &[("host", "h")]).unwrap().host, b"h");
-        assert_eq!(refused(&none, &[]).0, 400);
-        assert!(take(&GET, &[("host", "Example.org:8080")]).is_ok());
+        let list = with(&[(":authority", "-"), ("host", "h")]);
+        assert_eq!(take(&list, true).unwrap().host, b"h");
+        assert_eq!(refused(&[(":authority", "-")]).0, 400);
+        assert!(take(&with(&[("host", "Example.org:8080")]), true).is_ok());
         assert_eq!(
-            refused(&GET, &[("host", "other")]),
-            (
-                400,
-                "client sent \":authority\" and \"Host\" headers with different values"
-            )
+            refused(&[("host", "other")]).1,
+            "client sent \":authority\" and \"Host\" headers with different values"
         );
     }
 
     #[test]
     fn refusals() {
+        for (fields, status, text) in [
+            (
+                &[(":path", "*")][..],
+                400,
+                "client sent invalid :path header: \"*\"",
+            ),
+            (&[(":path", "")], 400, "client sent empty :path header"),
+            (
+                &[(":path", "/a b")],
+                400,
+                "client sent invalid :path header: \"/a b\"",
+            ),
+            (&[(":path", "-")], 400, "client sent no :path header"),
+            (&[(":method", "-")], 400, "client sent no :method header"),
+            (&[(":scheme", "-")], 400, "client sent no :scheme header"),
+            (
+                &[(":scheme", "1x")],
+                400,
+                "client sent invalid :scheme header: \"1x\"",
+            ),
+            (
+                &[(":method", "get")],
+                400,
+                "client sent invalid method: \"get\"",
+            ),
+            (&[(":method", "TRACE")], 405, "client sent TRACE method"),
+            (&[(":method", "CONNECT")], 405, "client sent CONNECT method"),
+            (
+                &[(":authority", "a/b")],
+                400,
+                "client sent invalid \":authority\" header",
+            ),
+            (
+                &[(":new", "a")],
+                400,
+                "client sent unknown pseudo-header \":new\"",
+            ),
+            (&[("A", "a")], 400, "client sent invalid header name: \"A\""),
+            (
+                &[("a b", "a")],
+                400,
+                "client sent invalid header name: \"a b\"",
+            ),
+            (
+                &[("a:", "a")],
+                400,
+                "client sent invalid header name: \"a:\"",
+            ),
+            (
+                &[("a", "b\r\nc: d")],
+                400,
+                "client sent header \"a\" with invalid value: \"b\r\nc: d\"",
+            ),
+            (
+                &[("a", "b\0")],
+                400,
+                "client sent header \"a\" with invalid value: \"b\0\"",
+            ),
+            (
+                &[("a", "b"), (":status", "200")],
+                400,
+                "client sent out of order pseudo-headers",
+            ),
+            (
+                &[("content-length", "1")],
+                400,
+                "client prematurely closed stream",
+            ),
+            (
+                &[("content-length", "x")],
+                400,
+                "client sent invalid \"Content-Length\" header",
+            ),
+            (&[("te", "gzip")], 400, "client sent invalid \"TE\" header"),
+            (
+                &[("connection", "close")],
+                400,
+                "client sent \"Connection\" header",
+            ),
+            (
+                &[("transfer-encoding", "chunked")],
+                400,
+                "client sent \"Transfer-Encoding\" header",
+            ),
+            (&[("upgrade", "x")], 400, "client sent \"Upgrade\" header"),
+            (
+                &[(":protocol", "websocket")],
+                400,
+                "client sent :protocol header without CONNECT method",
+            ),
+        ] {
+            assert_eq!(refused(fields), (status, text.to_owned()));
+        }
+        let twice = [GET, &[("content-length", "0"), ("content-length", "0")]].concat();
         assert_eq!(
-            refused(&RequestV2 { path: b"*", ..GET }, &[]).1,
-            "client sent invalid :path header"
+            take(&twice, true).unwrap_err().reason,
+            "client sent duplicate header line"
         );
+        let twice = [&GET[..3], GET].concat();
         assert_eq!(
-            refused(
-                &RequestV2 {
-                    method: b"get",
-                    ..GET
-                },
-                &[]
-            )
-            .1,
-            "client sent invalid method"
+            take(&twice, true).unwrap_err().reason,
+            "client sent duplicate :method header"
         );
-        assert_eq!(
-            refused(
-                &RequestV2 {
-                    method: b"TRACE",
-                    ..GET
-                },
-                &[]
-            )
-            .0,
-            405
-        );
-        assert_eq!(
-            refused(
-                &RequestV2 {
-                    authority: Some(b"a/b"),
-                    ..GET
-                },
-                &[]
-            )
-            .1,
-            "client sent invalid \":authority\" header"
-        );
-        assert_eq!(
-            refused(&GET, &[("content-length", "1")]).1,
-            "client prematurely closed stream"
-        );
-        assert_eq!(
-            refused(&GET, &[("content-length", "x")]).1,
-            "client sent invalid \"Content-Length\" header"
-        );
-        assert_eq!(
-            refused(&GET, &[("te", "gzip")]).1,
-            "client sent invalid \"TE\" header"
-        );
-        assert!(take(&GET, &[("te", "Trailers")]).is_ok());
+        assert!(take(&with(&[("te", "Trailers")]), true).is_ok());
     }
 
     #[test]
     fn bodies() {
-        let open = RequestV2 {
-            ended: false,
-            ..GET
-        };
-        assert!(take(&open, &[]).unwrap().chunked);
-        let h = take(&open, &[("content-length", "5")]).unwrap();
+        assert!(take(GET, false).unwrap().chunked);
+        let h = take(&with(&[("content-length", "5")]), false).unwrap();
         assert_eq!((h.content_length, h.chunked), (Some(5), false));
-        assert!(
-            !take(&open, &[("expect", "100-continue")])
-                .unwrap()
-                .expect_continue
+        let h = take(&with(&[("expect", "100-continue")]), false).unwrap();
+        assert!(!h.expect_continue);
+    }
+
+    #[test]
+    fn websockets() {
+        let list = with(&[(":method", "CONNECT"), (":protocol", "websocket")]);
+        let mut head = RequestHead::default();
+        let asked = head.take_v2(bytes(&list), options(false), &Limits::default(), |_| {});
+        assert_eq!(asked.unwrap(), Asked::WebSocket);
+        assert_eq!(
+            (&*head.line, head.has_body()),
+            (&b"GET /a?b=c HTTP/2.0"[..], false)
+        );
+        assert_eq!(take(&list, true).unwrap_err().status, 400);
+        let other = with(&[(":method", "CONNECT"), (":protocol", "x")]);
+        assert_eq!(take(&other, false).unwrap_err().status, 501);
+        let not = OptionsV2 {
+            ended: false,
+            connect_protocol: false,
+        };
+        let e = head
+            .take_v2(bytes(&list), not, &Limits::default(), |_| {})
+            .unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "client sent unknown pseudo-header \":protocol\""
         );
     }
 
@@ -353,9 +613,8 @@ mod tests {
     fn unusual_names_and_limits() {
         let mut head = RequestHead::default();
         let mut names = Vec::new();
-        let fields =
-            [("x_y", "1"), ("a", "2")].map(|(n, v): (&str, &str)| (n.as_bytes(), v.as_bytes()));
-        head.take_v2(&GET, fields.into_iter(), &Limits::default(), |n| {
+        let list = with(&[("x_y", "1"), ("a", "2")]);
+        head.take_v2(bytes(&list), options(true), &Limits::default(), |n| {
             names.push(n.to_vec())
         })
         .unwrap();
@@ -367,7 +626,7 @@ mod tests {
             ..Limits::default()
         };
         let e = head
-            .take_v2(&GET, fields.into_iter(), &limits, |_| {})
+            .take_v2(bytes(&list), options(true), &limits, |_| {})
             .unwrap_err();
         assert_eq!(
             (e.status, e.reason),
@@ -377,13 +636,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(method: Vec<u8>, path: Vec<u8>, authority: Option<Vec<u8>>, ended: bool, fields: Vec<(Vec<u8>, Vec<u8>)>) {
+        fn never_panics(path: Vec<u8>, ended: bool, fields: Vec<(Vec<u8>, Vec<u8>)>) {
             let mut head = RequestHead::default();
-            let request = RequestV2 { method: &method, path: &path, authority: authority.as_deref(), ended };
-            let fields = fields.iter().map(|(n, v)| (&n[..], &v[..]));
-            if head.take_v2(&request, fields, &Limits::default(), |_| {}).is_ok() {
+            let list: Vec<(&[u8], &[u8])> = [(&b":method"[..], &b"GET"[..]), (b":scheme", b"http"), (b":path", &path),
+                (b":authority", b"h")].into_iter().chain(fields.iter().map(|(n, v)| (&n[..], &v[..]))).collect();
+            if head.take_v2(list.iter().copied(), options(ended), &Limits::default(), |_| {}).is_ok() {
                 prop_assert_eq!(head.text(&head.uri), &path[..]);
-                prop_assert_eq!(head.method_name(), &method[..]);
+                prop_assert!(head.headers.iter().all(|(_, v)| memchr::memchr3(0, b'\r', b'\n', v).is_none()));
             }
         }
     }

@@ -200,6 +200,26 @@ impl LogFiles {
                 });
             }
         }
+        self.clear_caches();
+    }
+
+    /// As [`Self::reopen_all`], with descriptors that another process opened anew.
+    pub fn exchange_all(
+        &self,
+        files: impl IntoIterator<Item = (PathBuf, OwnedFd)>,
+        log: &ErrorLog,
+    ) {
+        self.flush_all(log);
+        for (path, fd) in files {
+            let known = self.known.lock().files.get(&path).and_then(Weak::upgrade);
+            if let Some(file) = known {
+                file.replace(fd);
+            }
+        }
+        self.clear_caches();
+    }
+
+    fn clear_caches(&self) {
         let caches: Vec<_> = self
             .known
             .lock()

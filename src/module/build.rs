@@ -125,6 +125,8 @@ pub struct Build {
     pub conf_prefix: PathBuf,
     /// `-t`: nothing is to be started.
     pub testing: bool,
+    /// `start_degraded`: known before anything else is read, wherever it stands.
+    pub(crate) start_degraded: bool,
     /// What stands where, if a request is to be explained.
     pub(crate) written: Option<super::WrittenList>,
 }
@@ -147,6 +149,7 @@ impl Build {
             prefix: prefix.into(),
             conf_prefix: conf_prefix.into(),
             testing: false,
+            start_degraded: false,
             written: None,
         };
         b.push_block(None, Place::MAIN, BlockKind::Main, "");
@@ -407,6 +410,19 @@ impl Build {
     /// Prints a warning when the configuration has been read; it does not stop the start.
     pub fn warn(&mut self, diag: Box<Diag>) {
         self.warnings.push(diag);
+    }
+
+    /// Takes what is wrong with one upstream or server alone: where `start_degraded` is on it is told with its own level
+    /// and the others are served, else it is refused.
+    ///
+    /// # Errors
+    /// `diag`, unless `start_degraded` is on.
+    pub fn degrade(&mut self, diag: Box<Diag>) -> Result<()> {
+        if !self.start_degraded {
+            return Err(diag);
+        }
+        self.warnings.push(diag);
+        Ok(())
     }
 
     /// A path relative to the prefix (documents, logs, temporary files).

@@ -42,6 +42,8 @@ pub struct Http2Conf {
     pub preread_size: u32,
     /// `http2_chunk_size`: the largest DATA frame sent, bytes.
     pub chunk_size: usize,
+    /// `http2_recv_buffer_size`: the largest read, bytes.
+    pub recv_buffer: usize,
 }
 
 impl Default for Http2Conf {
@@ -51,6 +53,7 @@ impl Default for Http2Conf {
             max_concurrent_streams: 128,
             preread_size: 65_536,
             chunk_size: 8192,
+            recv_buffer: 256 * 1024,
         }
     }
 }
@@ -272,6 +275,8 @@ pub struct CoreConf {
     pub resolver: Option<Arc<crate::upstream::Resolver>>,
     /// `disable_symlinks`: 0 off, 1 on, 2 if_not_owner; and `from=`.
     pub disable_symlinks: (u8, Option<Template>),
+    /// `early_hints`: conditions of which one must hold.
+    pub early_hints: Option<Arc<[Template]>>,
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
     /// `gzip_vary`, `gzip_http_version`, `gzip_proxied`, `gzip_disable`.

@@ -112,6 +112,8 @@ impl Place {
     pub const STREAM_SERVER: Place = Place(1 << 10);
     /// `upstream {}` of `stream`.
     pub const STREAM_UPSTREAM: Place = Place(1 << 11);
+    /// `match {}` of `http`.
+    pub const MATCH: Place = Place(1 << 12);
     /// `http`, `server` and `location`: where most settings may stand.
     pub const ANY_HTTP: Place = Place::HTTP.or(Place::SERVER).or(Place::LOCATION);
     /// `http`, `server`, `location` and `if` in a location.
@@ -129,7 +131,7 @@ impl Place {
 
     /// The names of the blocks, as nginx's documentation writes them.
     pub fn names(self) -> Vec<&'static str> {
-        const NAMES: [&str; 12] = [
+        const NAMES: [&str; 13] = [
             "main",
             "events",
             "http",
@@ -142,6 +144,7 @@ impl Place {
             "stream",
             "stream server",
             "stream upstream",
+            "match",
         ];
         NAMES
             .iter()

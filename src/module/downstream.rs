@@ -1,4 +1,4 @@
-//! The client's side of a request, whatever carries it: HTTP/1 on our own IO, HTTP/2 on Pingora's.
+//! The client's side of a request, whatever carries it: HTTP/1 or a stream of HTTP/2.
 
 use super::{ResponseHead, Small};
 use bytes::{Bytes, BytesMut};
@@ -73,6 +73,9 @@ pub trait Downstream: Send + Sync + 'static {
     fn tcp_info(&self) -> Option<TcpInfo> {
         None
     }
+
+    /// The largest piece that a response is sent in, where the protocol has pieces (`http2_chunk_size`).
+    fn chunk_size(&self, _bytes: usize) {}
 
     /// Ends the stream or connection abruptly: what has been sent must not look complete.
     fn abort(&self);

@@ -237,6 +237,11 @@ impl Hooks {
         self.content = Some(Content::Upstream(pass));
     }
 
+    /// Whether something decides who may come here (`allow`, `deny`, `auth_basic`, …).
+    pub fn has_access(&self) -> bool {
+        self.steps.iter().any(|(phase, _)| *phase == Phase::Access)
+    }
+
     /// The origin that is the location's content, as modules before this one have set it.
     pub fn origin(&self) -> Option<&Arc<Pass>> {
         match &self.content {

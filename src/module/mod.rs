@@ -134,5 +134,8 @@ pub(crate) fn response_context(r: &Request) -> String {
     if let Some(referer) = r.head.headers.get(b"referer") {
         let _ = write!(s, ", referrer: \"{}\"", text(referer));
     }
+    if !r.upstream.failing.is_empty() {
+        let _ = write!(s, ", upstream_failure: {}", r.upstream.failing);
+    }
     s
 }

@@ -302,6 +302,10 @@ pub struct PassConf {
     pub socket_keepalive: bool,
     /// `proxy_bind`.
     pub bind: Option<Template>,
+    /// `proxy_bind … transparent`.
+    pub bind_transparent: bool,
+    /// `proxy_protocol`: what connections begin with.
+    pub proxy_protocol: Option<crate::upstream::proxy_header::ProxyHeader>,
     /// Headers that are not passed on, in lower case.
     pub hide: Arc<crate::http::names::NameSet>,
     /// `proxy_ignore_headers`: bits of [`ignore`].
@@ -341,6 +345,10 @@ pub struct UpstreamState {
     pub bytes_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+    /// Milliseconds in the group's `queue`.
+    pub queue_time: Option<u64>,
+    /// The peer's server as written in the configuration: `$upstream_last_server_name`.
+    pub server: Arc<str>,
     /// Begins a new group after an internal redirect: written after `:` instead of `,`.
     pub new_group: bool,
 }
@@ -360,6 +368,10 @@ pub struct UpstreamInfo {
     pub body: Option<BodyLength>,
     /// Every try, in order.
     pub states: Vec<UpstreamState>,
+    /// Why the last try that failed did: `$upstream_failure`; empty where none has.
+    pub failure: &'static str,
+    /// The same while the try lasts, for the error log.
+    pub failing: &'static str,
     /// The head of the last answer, as the origin sent it.
     pub head: UpstreamHead,
     /// Trailers of the last answer.
@@ -418,12 +430,20 @@ impl UpstreamInfo {
         self.body = None;
     }
 
+    /// The present try fails.
+    pub fn fails(&mut self, reason: &'static str) {
+        self.failing = reason;
+        self.failure = reason;
+    }
+
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.uri.clear();
         self.forget_target();
         self.states.clear();
         self.has_head = false;
+        self.failure = "";
+        self.failing = "";
         self.buffered = None;
         self.limit_rate = 0;
         self.forget_cache();

@@ -74,6 +74,15 @@ impl Registry {
             .unwrap_or_default()
     }
 
+    /// Whether a directive does something: it is known, and not only to be refused with a reason.
+    pub fn offers(&self, name: &str) -> bool {
+        let mut known = self.directives(name).iter();
+        known.any(|(m, _)| {
+            let module = self.module(*m).map(AnyModule::name);
+            module != Some(<crate::modules::refused::Refused as Module>::NAME)
+        })
+    }
+
     /// All names of directives.
     pub fn directive_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.by_name.keys().copied()

@@ -106,12 +106,100 @@ pub struct MainConf {
     pub worker_rlimit_nofile: Option<u64>,
     /// `worker_priority`.
     pub worker_priority: Option<i32>,
+    /// `worker_rlimit_core`, bytes.
+    pub worker_rlimit_core: Option<u64>,
+    /// `worker_cpu_affinity`.
+    pub worker_cpu_affinity: Option<Affinity>,
+    /// `reload_method`.
+    pub reload_method: ReloadMethod,
     /// `working_directory`.
     pub working_directory: Option<PathBuf>,
     /// `env`: name and, if given, value.
     pub env: Vec<(String, Option<String>)>,
     /// Notices about directives that have no meaning here, logged once.
     pub notices: Vec<String>,
+}
+
+/// `reload_method`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReloadMethod {
+    /// The worker takes the new configuration.
+    #[default]
+    InPlace,
+    /// A new worker takes the old one's place.
+    Replace,
+}
+
+/// `worker_cpu_affinity`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// One processor for each thread in turn, of those in the mask.
+    pub auto: bool,
+    /// A mask for each thread, or the one of `auto`.
+    pub masks: Vec<CpuMask>,
+}
+
+impl Affinity {
+    /// The processors of thread `n`.
+    pub fn of(&self, n: usize) -> Option<CpuMask> {
+        if !self.auto {
+            return self.masks.get(n).or(self.masks.last()).copied();
+        }
+        let all = self.masks.first().copied().unwrap_or(CpuMask::ALL);
+        let online = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cpus: Vec<usize> = all.numbers().filter(|c| *c < online).collect();
+        let chosen = *cpus.get(n.checked_rem(cpus.len())?)?;
+        Some(CpuMask::one(chosen))
+    }
+}
+
+/// A set of processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMask([u64; 16]);
+
+impl CpuMask {
+    /// As many as the kernel's own type holds.
+    pub const MOST: usize = 1024;
+    /// Every processor.
+    pub const ALL: CpuMask = CpuMask([u64::MAX; 16]);
+
+    /// Reads `0101`: the last digit is processor 0.
+    ///
+    /// # Errors
+    /// The character at fault, or `None` where there are too many.
+    pub fn parse(text: &[u8]) -> Result<CpuMask, Option<u8>> {
+        let mut mask = CpuMask([0; 16]);
+        let digits = text.iter().rev().filter(|c| **c != b' ');
+        for (n, c) in digits.enumerate() {
+            match c {
+                b'0' if n < Self::MOST => {}
+                b'1' if n < Self::MOST => mask.add(n),
+                b'0' | b'1' => return Err(None),
+                other => return Err(Some(*other)),
+            }
+        }
+        Ok(mask)
+    }
+
+    /// The processors in the set.
+    pub fn numbers(self) -> impl Iterator<Item = usize> {
+        (0..Self::MOST).filter(move |n| {
+            let word = self.0.get(n / 64).copied().unwrap_or_default();
+            word >> (n % 64) & 1 == 1
+        })
+    }
+
+    fn one(n: usize) -> CpuMask {
+        let mut mask = CpuMask([0; 16]);
+        mask.add(n);
+        mask
+    }
+
+    fn add(&mut self, n: usize) {
+        if let Some(word) = self.0.get_mut(n / 64) {
+            *word |= 1 << (n % 64);
+        }
+    }
 }
 
 /// An address that is listened on.
@@ -294,4 +382,28 @@ pub struct Location {
     pub place: Arc<str>,
     /// A fingerprint of what the location says outside of the locations in it.
     pub print: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_of_processors() {
+        let mask = CpuMask::parse(b"1 0101").unwrap();
+        assert_eq!(mask.numbers().collect::<Vec<_>>(), [0, 2, 4]);
+        assert_eq!(CpuMask::parse(b"012"), Err(Some(b'2')));
+        assert_eq!(CpuMask::parse(&[b'0'; 1025]), Err(None));
+        let affinity = Affinity {
+            auto: false,
+            masks: vec![mask, CpuMask::one(7)],
+        };
+        assert_eq!(affinity.of(0), Some(mask));
+        assert_eq!(affinity.of(5), Some(CpuMask::one(7)));
+        let auto = Affinity {
+            auto: true,
+            masks: Vec::new(),
+        };
+        assert_eq!(auto.of(0), Some(CpuMask::one(0)));
+    }
 }

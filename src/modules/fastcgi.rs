@@ -45,7 +45,7 @@ impl Module for FastCgi {
             shared::NEXT_CGI,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status"),
+        shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("fastcgi", FastCgiConf),
         shared::cache_directives!("fastcgi", FastCgiConf, " Must be given where responses are cached."),
     );

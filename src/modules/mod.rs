@@ -3,6 +3,7 @@
 pub mod access;
 pub mod access_log;
 pub mod addition;
+pub mod api;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
@@ -19,6 +20,8 @@ pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
 pub mod headers;
+pub mod headers_more;
+pub mod health_check;
 pub mod index;
 mod leaky;
 pub mod limit_conn;
@@ -33,6 +36,7 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+pub mod refused;
 pub mod rewrite;
 pub mod scgi;
 pub mod secure_link;
@@ -45,6 +49,7 @@ pub mod stub_status;
 pub mod sub_filter;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
 pub mod uwsgi;
 pub mod zones;
 pub mod zstd;
@@ -72,6 +77,7 @@ pub fn builtin() -> Registry {
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
     r.add::<limit_conn::LimitConn>();
@@ -82,6 +88,7 @@ pub fn builtin() -> Registry {
     // response heads, in nginx's order
     r.add::<slice::Slice>();
     r.add::<headers::HeadersModule>();
+    r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();
     r.add::<sub_filter::SubFilter>();
@@ -98,9 +105,12 @@ pub fn builtin() -> Registry {
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();
     r.add::<memcached::Memcached>();
+    r.add::<health_check::HealthMatch>();
+    r.add::<health_check::HealthCheck>();
     // content of a location's own
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
+    r.add::<api::Api>();
     // before content
     r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();
@@ -113,5 +123,6 @@ pub fn builtin() -> Registry {
     r.add::<brotli::BrotliStatic>();
     r.add::<gzip_static::GzipStatic>();
     r.add::<static_files::StaticFiles>();
+    r.add::<refused::Refused>();
     r
 }

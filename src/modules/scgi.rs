@@ -39,7 +39,7 @@ impl Module for Scgi {
             shared::NEXT_CGI,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("scgi", ScgiConf, shared::IGNORE, "Status"),
+        shared::response_directives!("scgi", ScgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("scgi", ScgiConf),
         shared::cache_directives!("scgi", ScgiConf, " Must be given where responses are cached."),
     );

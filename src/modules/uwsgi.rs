@@ -50,7 +50,7 @@ impl Module for Uwsgi {
             shared::NEXT_CGI,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, "none"),
+        shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, ""),
         shared::buffer_directives!("uwsgi", UwsgiConf),
         shared::cache_directives!("uwsgi", UwsgiConf, " Must be given where responses are cached."),
         tls_directives!("uwsgi", UwsgiConf),
@@ -70,6 +70,7 @@ impl Module for Uwsgi {
                     params: Params::new(&conf.params, &to.host, headers),
                     modifiers: [conf.modifier1.unwrap_or(0), conf.modifier2.unwrap_or(0)],
                     string: conf.string.clone().unwrap_or_default(),
+                    origin: to.clone(),
                 }),
                 target: to.target(),
                 conf: pass,
@@ -140,6 +141,7 @@ struct Application {
     params: Params,
     modifiers: [u8; 2],
     string: Arc<[u8]>,
+    origin: Arc<Origin>,
 }
 
 impl Protocol for Application {
@@ -166,6 +168,10 @@ impl Protocol for Application {
         _body: BodyLength,
         out: &mut Vec<u8>,
     ) -> Result<(), u16> {
+        if !self.origin.name.is_empty() {
+            r.upstream.host.clear();
+            r.upstream.host.extend_from_slice(&self.origin.name);
+        }
         let begin = out.len();
         let [first, second] = self.modifiers;
         out.extend_from_slice(&[first, 0, 0, second]);

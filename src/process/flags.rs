@@ -17,7 +17,7 @@ pub(super) fn tls_library() -> &'static str {
 
 /// The flags for which this list of modules differs from nginx's default, then those that it adds.
 pub(super) fn modules(registry: &Registry) -> Vec<&'static str> {
-    let there = |directive: &str| !registry.directives(directive).is_empty();
+    let there = |directive: &str| registry.offers(directive);
     let optional = OPTIONAL.iter().filter(|(_, directive)| there(directive));
     let standard = STANDARD.iter().filter(|(_, directive)| !there(directive));
     optional.chain(standard).map(|(flag, _)| *flag).collect()

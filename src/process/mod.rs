@@ -1,18 +1,28 @@
-//! The process: from the command line to serving threads, signals, reload and the end.
+//! The process: from the command line to master and worker, signals, reload, upgrade and the end.
 //!
-//! One process for now. What a master would do stands apart from what a worker would do: [`sockets`] and [`pid`]
-//! never touch the threads that serve, and those learn of listeners only through a channel.
+//! [`start`] does what can fail while somebody looks, then [`master`] looks after one [`worker`], which is this same
+//! program executed anew and is handed all that it needs ([`package`], by a [`channel`]). With `master_process off`
+//! [`single`] does both.
 
+mod channel;
 mod control;
 mod daemon;
+mod desk;
 mod flags;
-mod launch;
+mod inherit;
+mod master;
+mod notify;
+mod package;
 mod pid;
+mod serving;
 mod signals;
+mod single;
 mod sockets;
-mod supervisor;
+mod start;
 mod threads;
+mod title;
 mod user;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -31,6 +41,9 @@ use crate::module::{Registry, Site};
 
 /// Does what the command line (`args`, without the program's name) asks for; the result is the exit code.
 pub fn main(registry: Registry, args: impl Iterator<Item = OsString>) -> i32 {
+    if let Some(master) = worker::summoned() {
+        return worker::run(registry, master);
+    }
     let command = match cli::parse(args) {
         Ok(command) => command,
         Err(exit) => return exit.report(),
@@ -47,7 +60,7 @@ pub fn main(registry: Registry, args: impl Iterator<Item = OsString>) -> i32 {
         Command::Signal(signal, options) => {
             control::send(&Program::new(registry, options, true), signal)
         }
-        Command::Run(options) => launch::run(Program::new(registry, options, false)),
+        Command::Run(options) => start::run(Program::new(registry, options, false)),
     }
 }
 
@@ -69,6 +82,8 @@ struct Program {
     options: Options,
     paths: Paths,
     load: LoadOptions,
+    /// The command line, the program's name included.
+    arguments: Vec<OsString>,
 }
 
 impl Program {
@@ -93,6 +108,7 @@ impl Program {
             options,
             paths,
             load,
+            arguments: std::env::args_os().collect(),
         }
     }
 
@@ -114,8 +130,13 @@ impl Program {
         }
     }
 
-    /// Makes paths independent of the folder that the process runs in.
-    fn make_absolute(&mut self) {
+    /// Makes paths independent of the folder that the process runs in; says whether any was not.
+    fn make_absolute(&mut self) -> bool {
+        let before = (
+            self.load.conf.clone(),
+            self.load.prefix.clone(),
+            self.load.error_log.clone(),
+        );
         for path in [&mut self.load.conf, &mut self.load.prefix] {
             if let Ok(absolute) = std::path::absolute(&*path) {
                 *path = absolute;
@@ -126,6 +147,13 @@ impl Program {
         {
             self.load.error_log = absolute.to_string_lossy().into_owned();
         }
+        let load = &self.load;
+        before
+            != (
+                load.conf.clone(),
+                load.prefix.clone(),
+                load.error_log.clone(),
+            )
     }
 
     /// `-t` and `-T`: everything that a start would do short of serving, ports in use excepted.
@@ -264,4 +292,14 @@ fn check_connections(site: &Site, log: &ErrorLog) -> Result<(), ()> {
         format_args!("{most} worker_connections are not enough for {sockets} listening sockets"),
     );
     Err(())
+}
+
+/// Whether programs that are executed are to be without this descriptor.
+fn keep_from_programs(fd: &impl std::os::fd::AsFd, keep: bool) -> nix::Result<()> {
+    let flags = if keep {
+        nix::fcntl::FdFlag::FD_CLOEXEC
+    } else {
+        nix::fcntl::FdFlag::empty()
+    };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flags)).map(drop)
 }

@@ -1,12 +1,11 @@
-//! Signals, taken one after the other by a thread that does nothing else.
+//! Signals, read one after the other.
 
-use std::sync::mpsc::Sender;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::supervisor::Event;
 use crate::log::{Level, process_log};
 
 /// What a process is told by signals.
@@ -26,71 +25,73 @@ pub(super) struct Signals {
     fd: SignalFd,
 }
 
+/// A signal and who sent it (0: the kernel).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    /// The signal.
+    pub signal: Signal,
+    /// The sender's process.
+    pub from: u32,
+}
+
 impl Signals {
     /// Blocks them in the calling thread and so in all that it starts: to be called before there are others.
     ///
     /// # Errors
     /// What the system says.
-    pub fn block() -> nix::Result<Signals> {
+    pub fn block(flags: SfdFlags) -> nix::Result<Signals> {
         let set: SigSet = WATCHED.into_iter().collect();
         set.thread_block()?;
         Ok(Signals {
-            fd: SignalFd::new(&set)?,
+            fd: SignalFd::with_flags(&set, flags | SfdFlags::SFD_CLOEXEC)?,
         })
     }
 
-    /// Logs each signal as nginx does and passes it on, until nobody listens.
-    pub fn forward(self, to: &Sender<Event>) {
+    /// The next signal: waited for, or `None` where that is not wanted.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn next(&self) -> nix::Result<Option<Received>> {
         loop {
-            let info = match self.fd.read_signal() {
-                Ok(Some(info)) => info,
-                Ok(None) => continue,
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(_) => return,
-            };
-            let Some(signal) = i32::try_from(info.ssi_signo)
-                .ok()
-                .and_then(|n| Signal::try_from(n).ok())
-            else {
-                continue;
-            };
-            if signal == Signal::SIGCHLD {
-                reap();
-                continue;
-            }
-            let action = match signal {
-                Signal::SIGHUP => ", reconfiguring",
-                Signal::SIGQUIT => ", shutting down",
-                Signal::SIGTERM | Signal::SIGINT => ", exiting",
-                Signal::SIGUSR1 => ", reopening logs",
-                _ => ", not supported yet",
-            };
-            let (number, name, pid) = (signal as i32, signal.as_str(), info.ssi_pid);
-            let log = process_log();
-            match pid {
-                0 => log.write(
-                    Level::Notice,
-                    None,
-                    format_args!("signal {number} ({name}) received{action}"),
-                ),
-                _ => log.write(
-                    Level::Notice,
-                    None,
-                    format_args!("signal {number} ({name}) received from {pid}{action}"),
-                ),
-            }
-            if to.send(Event::Signal(signal)).is_err() {
-                return;
+            match self.fd.read_signal() {
+                Ok(Some(info)) => {
+                    let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+                    if let Ok(signal) = Signal::try_from(number) {
+                        return Ok(Some(Received {
+                            signal,
+                            from: info.ssi_pid,
+                        }));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno),
             }
         }
     }
+
+    /// To wait for signals together with others.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
-/// Buries orphans: as process 1 of a container, everybody's children become this one's.
-fn reap() {
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            return;
+impl Received {
+    /// Logs it as nginx does; `action` is what follows from it.
+    pub fn log(self, action: &str) {
+        let (number, name, from) = (self.signal as i32, self.signal.as_str(), self.from);
+        let log = process_log();
+        match from {
+            0 => log.write(
+                Level::Notice,
+                None,
+                format_args!("signal {number} ({name}) received{action}"),
+            ),
+            _ => log.write(
+                Level::Notice,
+                None,
+                format_args!("signal {number} ({name}) received from {from}{action}"),
+            ),
         }
     }
 }

@@ -2,33 +2,47 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::sync::watch;
 
+use super::inherit::Inherited;
 use crate::log::{self, ErrorLog, Level, Record};
 use crate::module::{ListenAddr, ListenOptions, Listener};
-use crate::serve::Listening;
 
 /// The open sockets of a process.
 #[derive(Default)]
 pub(super) struct Sockets {
     open: Vec<Open>,
+    inherited: Vec<Inherited>,
+    serial: u64,
 }
 
 /// One address; with `reuseport` a socket for each thread, otherwise one for all.
 struct Open {
+    id: u64,
     addr: ListenAddr,
     options: ListenOptions,
     fds: Vec<Arc<OwnedFd>>,
-    /// Ends the accept loops.
-    stop: watch::Sender<bool>,
+    /// The service manager's, who keeps the file of a UNIX-domain socket.
+    foreign: bool,
+}
+
+/// What those who serve need to know of a listening address.
+#[derive(Clone)]
+pub(super) struct Handle {
+    /// Stays the same for as long as the sockets do.
+    pub id: u64,
+    /// The address.
+    pub addr: ListenAddr,
+    /// Its sockets.
+    pub fds: Vec<Arc<OwnedFd>>,
 }
 
 /// Sockets opened for a configuration that is not in force yet; dropped, they are closed and their files removed.
@@ -53,6 +67,14 @@ impl Drop for Prepared {
 }
 
 impl Sockets {
+    /// No socket open yet, but these to be taken over.
+    pub fn inheriting(inherited: Vec<Inherited>) -> Sockets {
+        Sockets {
+            inherited,
+            ..Sockets::default()
+        }
+    }
+
     /// Opens what `listeners` name and is not open yet.
     ///
     /// An address in use is tried five times within 2.5 s, as a process that is about to end may still hold it.
@@ -60,28 +82,39 @@ impl Sockets {
     /// # Errors
     /// They have been logged, in nginx's words.
     pub fn prepare(
-        &self,
+        &mut self,
         listeners: &[Listener],
         threads: usize,
         log: &ErrorLog,
     ) -> Result<Prepared, ()> {
         const TRIES: u32 = 5;
         let mut prepared = Prepared::default();
+        let mut serial = self.serial;
+        self.serial += listeners.len() as u64 * u64::from(TRIES);
         for _ in 0..TRIES {
             let mut in_use = false;
             for l in listeners.iter().filter(|l| has_socket(l, listeners)) {
                 let kept = self.find(&l.addr);
-                if prepared.new.iter().any(|o| o.addr == l.addr)
-                    || kept.is_some_and(|o| o.options.reuseport == l.options.reuseport)
-                {
+                let fits = |o: &Open| {
+                    o.options.reuseport == l.options.reuseport
+                        && (!l.options.reuseport || o.fds.len() >= threads)
+                };
+                let done = kept.is_some_and(fits);
+                if done || prepared.new.iter().any(|o| o.addr == l.addr) {
                     continue;
                 }
-                match Open::new(l, kept, threads, log) {
+                let left = self.inherited.iter().find(|i| i.addr == l.addr);
+                let (fds, foreign) = match (kept, left) {
+                    (Some(open), _) => (open.fds.clone(), open.foreign),
+                    (None, Some(left)) => (left.fds.clone(), left.foreign),
+                    (None, None) => (Vec::new(), false),
+                };
+                serial += 1;
+                match Open::new(serial, l, fds, foreign, threads, log) {
                     Ok(open) => {
-                        if kept.is_none() {
-                            prepared.files.extend(
-                                Some(l.addr.clone()).filter(|a| matches!(a, ListenAddr::Unix(_))),
-                            );
+                        let taken = kept.is_some() || left.is_some();
+                        if matches!(l.addr, ListenAddr::Unix(_)) && !taken {
+                            prepared.files.push(l.addr.clone());
                         }
                         prepared.new.push(open);
                     }
@@ -103,70 +136,61 @@ impl Sockets {
         Err(())
     }
 
-    /// Puts prepared sockets in force: closes those that `listeners` no longer name, and gives what is new to `give`
-    /// with the number of the thread that it is for.
-    pub fn commit(
-        &mut self,
-        mut prepared: Prepared,
-        listeners: &[Listener],
-        threads: usize,
-        log: &ErrorLog,
-        give: impl Fn(usize, Listening),
-    ) {
+    /// The sockets as they will be once `prepared` is in force.
+    pub fn handles(&self, prepared: &Prepared, listeners: &[Listener]) -> Vec<Handle> {
+        let is_new = |o: &Open| prepared.new.iter().any(|n| n.addr == o.addr);
+        let kept = self
+            .open
+            .iter()
+            .filter(|o| !is_new(o) && wanted(o, listeners).is_some());
+        kept.chain(&prepared.new).map(Open::handle).collect()
+    }
+
+    /// Puts prepared sockets in force: closes those that `listeners` no longer name.
+    pub fn commit(&mut self, mut prepared: Prepared, listeners: &[Listener], log: &ErrorLog) {
         let before = std::mem::take(&mut self.open);
-        for open in before {
-            let wanted = listeners
-                .iter()
-                .find(|l| l.addr == open.addr && has_socket(l, listeners));
-            match wanted {
-                Some(_) if prepared.new.iter().any(|o| o.addr == open.addr) => {
-                    open.stop.send_replace(true);
-                }
+        for mut open in before {
+            match wanted(&open, listeners) {
+                Some(_) if prepared.new.iter().any(|o| o.addr == open.addr) => {}
                 Some(l) => {
                     if open.options != l.options {
                         open.configure(&l.options, log);
+                        open.options = l.options.clone();
                     }
                     self.open.push(open);
                 }
-                None => {
-                    open.stop.send_replace(true);
-                    unlink(&open.addr, Some(log));
-                }
+                None => open.unlink(Some(log)),
             }
         }
         prepared.files.clear();
         for open in std::mem::take(&mut prepared.new) {
             open.configure(&open.options, log);
-            for thread in 0..threads {
-                let own = open
-                    .fds
-                    .get(if open.options.reuseport { thread } else { 0 });
-                let Some(Ok(fd)) = own.map(|fd| fd.try_clone()) else {
-                    log.write(
-                        Level::Alert,
-                        None,
-                        format_args!("dup() of the socket of {} failed", open.addr),
-                    );
-                    continue;
-                };
-                give(
-                    thread,
-                    Listening {
-                        addr: open.addr.clone(),
-                        fd,
-                        stop: open.stop.subscribe(),
-                    },
-                );
-            }
             self.open.push(open);
+        }
+        for left in self.inherited.drain(..) {
+            if !self.open.iter().any(|o| o.addr == left.addr) {
+                left.report_unused(log);
+            }
         }
     }
 
-    /// Closes all; files of UNIX-domain sockets are removed.
-    pub fn close(&mut self) {
+    /// All that are open.
+    pub fn all(&self) -> Vec<Handle> {
+        self.open.iter().map(Open::handle).collect()
+    }
+
+    /// The numbers of all descriptors, for a program that is to take them over.
+    pub fn numbers(&self) -> Vec<RawFd> {
+        let fds = self.open.iter().flat_map(|o| &o.fds);
+        fds.map(|fd| fd.as_raw_fd()).collect()
+    }
+
+    /// Closes all; files of UNIX-domain sockets are removed, unless another process goes on with them.
+    pub fn close(&mut self, remove_files: bool) {
         for open in self.open.drain(..) {
-            open.stop.send_replace(true);
-            unlink(&open.addr, None);
+            if remove_files {
+                open.unlink(None);
+            }
         }
     }
 
@@ -175,17 +199,28 @@ impl Sockets {
     }
 }
 
+/// What the configuration now says of an open address.
+fn wanted<'a>(open: &Open, listeners: &'a [Listener]) -> Option<&'a Listener> {
+    listeners
+        .iter()
+        .find(|l| l.addr == open.addr && has_socket(l, listeners))
+}
+
 impl Open {
-    /// `kept` is the same address without the `reuseport` that it now has, or with one that it now lacks: its first
-    /// socket stays, so that connections that wait in its queue are not lost.
+    /// `fds` are there already: those of the same address without the `reuseport` that it now has (or with one that it
+    /// now lacks), or inherited. They stay, so that connections that wait in their queues are not lost.
     fn new(
+        id: u64,
         l: &Listener,
-        kept: Option<&Open>,
+        mut fds: Vec<Arc<OwnedFd>>,
+        foreign: bool,
         threads: usize,
         log: &ErrorLog,
     ) -> Result<Open, Failed> {
-        let mut fds = Vec::new();
-        if let Some(fd) = kept.and_then(|o| o.fds.first()) {
+        if !l.options.reuseport {
+            fds.truncate(1);
+        }
+        for fd in &fds {
             if l.options.reuseport
                 && let Err(errno) = set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
             {
@@ -196,18 +231,34 @@ impl Open {
                     &format!("setsockopt(SO_REUSEPORT) {} failed, ignored", l.addr),
                 );
             }
-            fds.push(fd.clone());
+            // an inherited one may have another backlog
+            let _ = socket2::SockRef::from(&**fd).listen(l.options.backlog);
         }
         let wanted = if l.options.reuseport { threads } else { 1 };
         while fds.len() < wanted {
             fds.push(Arc::new(listen(&l.addr, &l.options, false, log)?));
         }
         Ok(Open {
+            id,
             addr: l.addr.clone(),
             options: l.options.clone(),
             fds,
-            stop: watch::Sender::new(false),
+            foreign,
         })
+    }
+
+    fn handle(&self) -> Handle {
+        Handle {
+            id: self.id,
+            addr: self.addr.clone(),
+            fds: self.fds.clone(),
+        }
+    }
+
+    fn unlink(&self, log: Option<&ErrorLog>) {
+        if !self.foreign {
+            unlink(&self.addr, log);
+        }
     }
 }
 
@@ -381,6 +432,19 @@ fn listen(
         .set_nonblocking(true)
         .map_err(|e| failed(format!("fcntl(O_NONBLOCK) {addr} failed"), e))?;
     let sockaddr = sockaddr.map_err(|e| failed(format!("bind() to {addr} failed"), e))?;
+    if let ListenAddr::Unix(path) = addr
+        && is_stale(path)
+    {
+        if testing {
+            return Err(Failed::InUse);
+        }
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("taking over the stale socket {}", path.display()),
+        );
+        let _ = remove(path);
+    }
     socket
         .bind(&sockaddr)
         .map_err(|e| failed(format!("bind() to {addr} failed"), e))?;
@@ -422,6 +486,11 @@ fn unlink(addr: &ListenAddr, log: Option<&ErrorLog>) {
     }
 }
 
+/// Whether a socket's file was left behind: nobody listens there.
+fn is_stale(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
@@ -457,7 +526,6 @@ fn report(log: &ErrorLog, level: Level, errno: Errno, message: &str) {
 mod tests {
     use super::*;
     use crate::module::Names;
-    use std::cell::RefCell;
     use std::net::{SocketAddr, TcpListener, TcpStream};
 
     fn listener(addr: ListenAddr) -> Listener {
@@ -501,35 +569,39 @@ mod tests {
     fn kept_over_a_reload_and_closed_when_not_named() {
         let (a, b) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
-        let unix = ListenAddr::Unix(dir.path().join("s"));
+        let path = dir.path().join("s");
+        // left behind by one who is no more
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let unix = ListenAddr::Unix(path.clone());
         let first = [listener(ListenAddr::Inet(a)), listener(unix)];
         let mut sockets = Sockets::default();
-        let given = RefCell::new(Vec::new());
         let commit = |sockets: &mut Sockets, listeners: &[Listener]| {
             let prepared = sockets.prepare(listeners, 2, &log()).unwrap();
-            sockets.commit(prepared, listeners, 2, &log(), |thread, l| {
-                given.borrow_mut().push((thread, l))
-            });
+            let ids: Vec<u64> = sockets
+                .handles(&prepared, listeners)
+                .iter()
+                .map(|h| h.id)
+                .collect();
+            sockets.commit(prepared, listeners, &log());
+            ids
         };
-        commit(&mut sockets, &first);
-        assert_eq!(given.borrow().len(), 4);
-        assert!(dir.path().join("s").exists());
+        let ids = commit(&mut sockets, &first);
+        assert_eq!(ids.len(), 2);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o666
+        );
         TcpStream::connect(a).unwrap();
+        UnixStream::connect(&path).unwrap();
 
         let second = [listener(ListenAddr::Inet(a)), listener(ListenAddr::Inet(b))];
-        commit(&mut sockets, &second);
-        // only what is new is given to the threads
-        assert_eq!(given.borrow().len(), 6);
-        assert!(!dir.path().join("s").exists());
-        let stopped: Vec<bool> = given
-            .borrow()
-            .iter()
-            .map(|(_, l)| *l.stop.borrow())
-            .collect();
-        assert_eq!(stopped, [false, false, true, true, false, false]);
+        let later = commit(&mut sockets, &second);
+        assert_eq!((later[0], later.len()), (ids[0], 2));
+        assert!(!ids.contains(&later[1]));
+        assert!(!path.exists());
         TcpStream::connect(b).unwrap();
-        sockets.close();
-        given.borrow_mut().clear();
+        assert_eq!(sockets.numbers().len(), 2);
+        sockets.close(true);
         assert!(TcpStream::connect(a).is_err());
     }
 
@@ -537,12 +609,30 @@ mod tests {
     fn reuseport_has_a_socket_for_each_thread() {
         let mut l = [listener(ListenAddr::Inet(free_port()))];
         let mut sockets = Sockets::default();
-        for (reuseport, expected) in [(false, 1), (true, 3), (false, 1)] {
+        for (reuseport, threads, expected) in
+            [(false, 3, 1), (true, 3, 3), (true, 4, 4), (false, 4, 1)]
+        {
             l[0].options.reuseport = reuseport;
-            let prepared = sockets.prepare(&l, 3, &log()).unwrap();
-            sockets.commit(prepared, &l, 3, &log(), |_, _| ());
+            let prepared = sockets.prepare(&l, threads, &log()).unwrap();
+            sockets.commit(prepared, &l, &log());
             assert_eq!(sockets.open[0].fds.len(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_inherited_is_not_opened_again() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = held.local_addr().unwrap();
+        let l = [listener(ListenAddr::Inet(addr))];
+        let inherited = Inherited {
+            addr: ListenAddr::Inet(addr),
+            fds: vec![Arc::new(held.into())],
+            foreign: true,
+        };
+        let mut sockets = Sockets::inheriting(vec![inherited]);
+        let prepared = sockets.prepare(&l, 1, &log()).unwrap();
+        sockets.commit(prepared, &l, &log());
+        TcpStream::connect(addr).unwrap();
     }
 
     #[test]

@@ -14,7 +14,9 @@ use pingora_core::services::Service;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
-use super::supervisor::Event;
+use super::serving::Event;
+use crate::log::{Level, Record, process_log};
+use crate::module::CpuMask;
 use crate::serve::{Listening, Shared, run_thread};
 
 /// Threads to be started; each with its own runtime and the channel by which it is given sockets.
@@ -68,9 +70,14 @@ impl Service for Threads {
     ) {
         for (number, listeners) in self.channels.drain(..).enumerate() {
             let (shared, events) = (self.shared.clone(), self.events.clone());
+            let affinity = &shared.site.load().main.worker_cpu_affinity;
+            let cpus = affinity.as_ref().and_then(|a| a.of(number));
             let spawned = thread::Builder::new()
                 .name(format!("worker {number}"))
                 .spawn(move || {
+                    if let Some(cpus) = cpus {
+                        stay_on(cpus);
+                    }
                     let end = catch_unwind(AssertUnwindSafe(|| run_thread(shared, listeners)));
                     let outcome = match end {
                         Ok(Ok(())) => Ok(()),
@@ -109,5 +116,20 @@ impl ShutdownSignalWatch for Exit {
         // a supervisor that is gone is an end as well
         let _ = self.0.clone().wait_for(Option::is_some).await;
         ShutdownSignal::FastShutdown
+    }
+}
+
+/// Keeps the calling thread on some processors (`worker_cpu_affinity`).
+fn stay_on(cpus: CpuMask) {
+    let mut set = nix::sched::CpuSet::new();
+    for cpu in cpus.numbers() {
+        // one beyond what the kernel's set holds does not exist
+        let _ = set.set(cpu);
+    }
+    if let Err(errno) = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set) {
+        process_log().record(&Record {
+            errno: Some(errno.into()),
+            ..Record::new(Level::Alert, format_args!("sched_setaffinity() failed"))
+        });
     }
 }

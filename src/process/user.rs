@@ -1,11 +1,7 @@
-//! Whose the process is: `user`, limits, the environment.
-//!
-//! Without a master there is nobody left who is root when a reload must bind a low port or read a key of mode 0600.
-//! So the user is changed with root kept as the saved id, and one thread takes root back for as long as a reload
-//! lasts. It is the system call that does so, not the C library, which would give root to every thread.
+//! Whose a worker is: `user`, limits, the environment, and rights given away for good.
 
-use std::ffi::{CStr, CString};
-use std::path::Path;
+use std::ffi::{CStr, CString, OsString};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
@@ -20,11 +16,14 @@ const USER: &str = "nobody";
 const GROUP: &str = "nogroup";
 
 /// Who serves; only known to a process that was started by root.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    name: CString,
-    uid: Uid,
-    gid: Gid,
+    /// The user's name, by which further groups are found.
+    pub name: CString,
+    /// The user.
+    pub uid: Uid,
+    /// The group.
+    pub gid: Gid,
 }
 
 impl Identity {
@@ -55,101 +54,148 @@ impl Identity {
         }))
     }
 
-    /// The user's id.
-    pub fn uid(&self) -> Uid {
-        self.uid
-    }
-
-    /// Becomes that user, in every thread; root stays the saved id.
+    /// Becomes that user, in every thread and without a way back.
     ///
     /// # Errors
     /// The call that failed; going on as root would be worse than not to serve.
-    pub fn assume(&self) -> Result<(), (String, Errno)> {
+    fn assume(&self) -> Result<(), (String, Errno)> {
         let (uid, gid) = (self.uid, self.gid);
-        let keep = Gid::from_raw(0);
-        nix::unistd::initgroups(&self.name, gid).map_err(|e| {
-            (
-                format!(
-                    "initgroups({}, {gid}) failed",
-                    CStr::to_string_lossy(&self.name)
-                ),
-                e,
-            )
-        })?;
-        nix::unistd::setresgid(gid, gid, keep).map_err(|e| (format!("setgid({gid}) failed"), e))?;
-        nix::unistd::setresuid(uid, uid, Uid::from_raw(0))
-            .map_err(|e| (format!("setuid({uid}) failed"), e))?;
-        // changing the user switches core dumps and /proc/self off
-        let _ = nix::sys::prctl::set_dumpable(true);
-        Ok(())
+        let name = CStr::to_string_lossy(&self.name);
+        nix::unistd::setgid(gid).map_err(|e| (format!("setgid({gid}) failed"), e))?;
+        nix::unistd::initgroups(&self.name, gid)
+            .map_err(|e| (format!("initgroups({name}, {gid}) failed"), e))?;
+        nix::unistd::setuid(uid).map_err(|e| (format!("setuid({uid}) failed"), e))
     }
 }
 
-/// The calling thread is root while this lives, if the process was started by root.
-pub(super) struct Root {
-    back: Option<Uid>,
+/// What a worker is given and what it gives away, before it reads a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rights {
+    /// Who it becomes.
+    pub identity: Option<Identity>,
+    /// `worker_priority`.
+    pub priority: Option<i32>,
+    /// `worker_rlimit_nofile`.
+    pub files: Option<u64>,
+    /// `worker_rlimit_core`, bytes.
+    pub core: Option<u64>,
+    /// `working_directory`.
+    pub folder: Option<PathBuf>,
 }
 
-impl Root {
-    /// Takes root back for the calling thread alone, where it is not root at the time.
-    pub fn take(identity: Option<&Identity>) -> Root {
-        let lacks = !nix::unistd::geteuid().is_root();
-        let back = identity
-            .map(|i| i.uid)
-            .filter(|_| lacks && set_thread_euid(Uid::from_raw(0)));
-        Root { back }
+impl Rights {
+    /// What a configuration says of them.
+    pub fn of(main: &MainConf, identity: Option<Identity>) -> Rights {
+        Rights {
+            identity,
+            priority: main.worker_priority.filter(|p| *p != 0),
+            files: main.worker_rlimit_nofile,
+            core: main.worker_rlimit_core,
+            folder: main.working_directory.clone(),
+        }
     }
-}
 
-impl Drop for Root {
-    fn drop(&mut self) {
-        if let Some(uid) = self.back
-            && !set_thread_euid(uid)
+    /// Sets the limits, becomes the user and drops all rights above his; while there is one thread.
+    ///
+    /// # Errors
+    /// What makes serving impossible has been logged.
+    pub fn apply(&self, log: &ErrorLog) -> Result<(), ()> {
+        self.set_limits(log);
+        let emerg = |(message, errno): (String, Errno)| {
+            log.record(&Record {
+                errno: Some(errno.into()),
+                ..Record::new(Level::Emerg, format_args!("{message}"))
+            });
+        };
+        if let Some(identity) = &self.identity {
+            identity.assume().map_err(emerg)?;
+        }
+        if !nix::unistd::geteuid().is_root()
+            && let Err(errno) = drop_capabilities()
         {
-            // a thread that cannot give root away must not go on
-            std::process::abort();
+            alert(log, "capset() failed", errno);
+        }
+        if let Err(errno) = nix::sys::prctl::set_no_new_privs() {
+            alert(log, "prctl(PR_SET_NO_NEW_PRIVS) failed", errno);
+        }
+        // changing the user switches core dumps and /proc/self off
+        if let Err(errno) = nix::sys::prctl::set_dumpable(true) {
+            alert(log, "prctl(PR_SET_DUMPABLE) failed", errno);
+        }
+        match &self.folder {
+            Some(folder) => enter(folder, log),
+            None => Ok(()),
+        }
+    }
+
+    fn set_limits(&self, log: &ErrorLog) {
+        if let Some(priority) = self.priority {
+            // SAFETY: plain numbers go in
+            #[allow(unsafe_code)]
+            let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, priority) };
+            if done != 0 {
+                alert(
+                    log,
+                    &format!("setpriority({priority}) failed"),
+                    Errno::last(),
+                );
+            }
+        }
+        let limits = [
+            ("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE, self.files),
+            ("RLIMIT_CORE", Resource::RLIMIT_CORE, self.core),
+        ];
+        for (name, resource, limit) in limits {
+            if let Some(limit) = limit
+                && let Err(errno) = setrlimit(resource, limit, limit)
+            {
+                alert(log, &format!("setrlimit({name}, {limit}) failed"), errno);
+            }
         }
     }
 }
 
-fn set_thread_euid(uid: Uid) -> bool {
-    const SAME: libc::uid_t = libc::uid_t::MAX;
-    // SAFETY: plain numbers go in; the C library's wrapper would change all threads
+/// Empties the sets of capabilities, those that a service manager gave included.
+fn drop_capabilities() -> Result<(), Errno> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3: 64 bits in two words
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let none = [Sets {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    }; 2];
+    // SAFETY: both live through the call and are laid out as capset(2) says; the prctl takes plain numbers
     #[allow(unsafe_code)]
-    let done = unsafe { libc::syscall(libc::SYS_setresuid, SAME, uid.as_raw(), SAME) };
-    done == 0
-}
-
-/// `worker_priority` and `worker_rlimit_nofile`; while still root, and before there are threads.
-pub(super) fn set_limits(main: &MainConf, log: &ErrorLog) {
-    if let Some(priority) = main.worker_priority.filter(|p| *p != 0) {
-        // SAFETY: plain numbers go in
-        #[allow(unsafe_code)]
-        let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, priority) };
-        if done != 0 {
-            alert(
-                log,
-                &format!("setpriority({priority}) failed"),
-                Errno::last(),
-            );
-        }
-    }
-    if let Some(files) = main.worker_rlimit_nofile
-        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, files, files)
-    {
-        alert(
-            log,
-            &format!("setrlimit(RLIMIT_NOFILE, {files}) failed"),
-            errno,
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
         );
-    }
+        libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr())
+    };
+    Errno::result(done).map(drop)
 }
 
 /// `working_directory`.
-///
-/// # Errors
-/// It has been logged.
-pub(super) fn enter(folder: &Path, log: &ErrorLog) -> Result<(), ()> {
+fn enter(folder: &Path, log: &ErrorLog) -> Result<(), ()> {
     nix::unistd::chdir(folder).map_err(|errno| {
         alert(
             log,
@@ -159,13 +205,33 @@ pub(super) fn enter(folder: &Path, log: &ErrorLog) -> Result<(), ()> {
     })
 }
 
-/// Leaves of the environment what `env` names, and `TZ`.
+/// What `env` leaves of the environment, and `TZ`; libraries find what they were told as well.
+pub(super) fn environment(main: &MainConf) -> Vec<(OsString, OsString)> {
+    const LIBRARIES: [&str; 3] = ["OPENSSL_", "SSL_CERT_", "LD_LIBRARY_PATH"];
+    let set = |name: &str| main.env.iter().any(|(n, v)| n == name && v.is_some());
+    let kept = |name: &str| {
+        name == "TZ"
+            || main.env.iter().any(|(n, _)| n == name)
+            || LIBRARIES.iter().any(|l| name.starts_with(l))
+    };
+    let mut all: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| name.to_str().is_some_and(|n| kept(n) && !set(n)))
+        .collect();
+    for (name, value) in &main.env {
+        if let Some(value) = value {
+            all.push((name.into(), value.into()));
+        }
+    }
+    all
+}
+
+/// Leaves of this process's own environment what [`environment`] says.
 ///
 /// Must be called while there is one thread.
 pub(super) fn set_environment(main: &MainConf) {
-    let named = |name: &str| main.env.iter().find(|(n, _)| n == name);
+    let wanted = environment(main);
     for (name, _) in std::env::vars_os() {
-        if name != "TZ" && name.to_str().is_none_or(|n| named(n).is_none()) {
+        if !wanted.iter().any(|(n, _)| *n == name) {
             // SAFETY: no other thread reads the environment yet
             #[allow(unsafe_code)]
             unsafe {
@@ -173,13 +239,11 @@ pub(super) fn set_environment(main: &MainConf) {
             }
         }
     }
-    for (name, value) in &main.env {
-        if let Some(value) = value {
-            // SAFETY: no other thread reads the environment yet
-            #[allow(unsafe_code)]
-            unsafe {
-                std::env::set_var(name, value);
-            }
+    for (name, value) in wanted {
+        // SAFETY: no other thread reads the environment yet
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var(name, value);
         }
     }
 }

@@ -183,6 +183,54 @@ impl Conn {
         inner.fill(cx, 4096)
     }
 
+    /// Reads into a buffer of the caller's, what has been read here already first; 0 at the end.
+    ///
+    /// A buffer without memory gets some once there is something to be read, and loses it where there is nothing.
+    pub(super) fn poll_into(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        size: usize,
+    ) -> Poll<io::Result<usize>> {
+        let inner = &mut *self.inner.lock();
+        if !inner.rbuf.is_empty() {
+            let n = inner.rbuf.len();
+            buf.extend_from_slice(&inner.rbuf);
+            buffers::give(std::mem::take(&mut inner.rbuf));
+            return Poll::Ready(Ok(n));
+        }
+        if inner.eof {
+            return Poll::Ready(Ok(0));
+        }
+        if buf.capacity() == 0 {
+            ready!(inner.transport.poll_readable(cx))?;
+            *buf = buffers::take();
+        }
+        let read = read_into(&mut inner.transport, cx, buf, size);
+        match &read {
+            Poll::Pending if buf.is_empty() => buffers::give(std::mem::take(buf)),
+            Poll::Ready(Ok(n)) => inner.eof |= *n == 0,
+            _ => {}
+        }
+        read
+    }
+
+    /// Sends what a buffer of the caller's holds; ready once it is empty.
+    pub(super) fn poll_out(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+    ) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        while !buf.is_empty() {
+            match ready!(inner.transport.poll_write(cx, buf))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => buf.advance(n),
+            }
+        }
+        inner.transport.poll_flush(cx)
+    }
+
     /// Gives the unread bytes to `f`, which says how many it used.
     pub(super) fn with_read<T>(&self, f: impl FnOnce(&[u8]) -> (usize, T)) -> T {
         let inner = &mut *self.inner.lock();

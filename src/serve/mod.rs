@@ -9,12 +9,13 @@ mod head_writer;
 mod opening;
 mod pingora_io;
 mod proxy;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod socket;
 mod tcp_info;
 mod thread;
 mod tls;
 
+pub use background::background_site;
 pub use conn::{AnyStream, Conn, Transport};
 pub use head_writer::{SERVER, SERVER_BUILD};
 pub use proxy::Front;

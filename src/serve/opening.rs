@@ -95,7 +95,17 @@ pub(super) struct Log<'a> {
     action: &'static str,
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    /// A log for the connection `info` of the listener `index`.
+    pub fn new(site: &'a Site, index: usize, info: &'a ConnInfo, action: &'static str) -> Log<'a> {
+        Log {
+            site,
+            index,
+            info,
+            action,
+        }
+    }
+
     /// Writes a line, with what was being done and the addresses added as nginx adds them.
     pub fn write(&self, level: Level, text: std::fmt::Arguments<'_>) {
         let Some(listener) = self.site.listeners.get(self.index) else {

@@ -33,6 +33,8 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// Connections that were accepted before this epoch are cut off (`worker_shutdown_timeout`).
     pub cut_before: watch::Sender<u64>,
+    /// Tells threads that there is another site, so that those which have nothing to do let the old one go.
+    pub renewed: watch::Sender<u64>,
     /// Open client connections.
     pub connections: AtomicUsize,
     /// The next `$connection`.
@@ -54,6 +56,7 @@ impl Shared {
             epoch: AtomicU64::new(0),
             draining: watch::Sender::new(false),
             cut_before: watch::Sender::new(0),
+            renewed: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             serial: AtomicU64::new(1),
             replaced: watch::Sender::new(()),
@@ -65,9 +68,11 @@ impl Shared {
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
         crate::cache::activate(&site);
-        self.site.store(Arc::new(site));
-        self.epoch.fetch_add(1, Ordering::Release);
+        let before = self.site.swap(Arc::new(site));
+        let epoch = self.epoch.fetch_add(1, Ordering::Release) + 1;
+        self.renewed.send_replace(epoch);
         self.replaced.send_replace(());
+        crate::memory::retire(before);
     }
 }
 
@@ -90,8 +95,8 @@ pub(super) struct Thread {
     /// Whether idle connections are closed and busy ones close when they are done.
     pub draining: AtomicBool,
     pub connections: AtomicUsize,
-    /// Every open connection by its number, with the epoch in which it was accepted.
-    open: Mutex<HashMap<u64, (u64, Weak<Conn>), foldhash::fast::FixedState>>,
+    /// Every open connection by its number, with the epoch in which it was accepted, and the address.
+    open: Mutex<HashMap<u64, (u64, ListenAddr, Weak<Conn>), foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
     // boxed: a request changes hands as it is
     #[allow(clippy::vec_box)]
@@ -151,7 +156,7 @@ impl Thread {
     /// Closes the connections that wait for a request.
     fn close_idle(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        for (_, conn) in self.open.lock().values() {
+        for (_, _, conn) in self.open.lock().values() {
             if let Some(conn) = conn.upgrade()
                 && conn.is_idle()
             {
@@ -160,9 +165,22 @@ impl Thread {
         }
     }
 
+    /// Goes over to the site in force, and closes what waits on an address that it no longer has.
+    fn renew(&self) {
+        let site = self.site();
+        for (_, addr, conn) in self.open.lock().values() {
+            if let Some(conn) = conn.upgrade()
+                && conn.is_idle()
+                && !site.listeners.iter().any(|l| l.addr == *addr)
+            {
+                conn.cut();
+            }
+        }
+    }
+
     /// Ends connections that were accepted before `epoch`, whatever they are doing.
     fn cut_before(&self, epoch: u64) {
-        for (accepted, conn) in self.open.lock().values() {
+        for (accepted, _, conn) in self.open.lock().values() {
             if *accepted < epoch
                 && let Some(conn) = conn.upgrade()
             {
@@ -251,8 +269,13 @@ pub fn run_thread(
         }
         let mut draining = thread.shared.draining.subscribe();
         let mut cut = thread.shared.cut_before.subscribe();
+        let mut renewed = thread.shared.renewed.subscribe();
         loop {
             tokio::select! {
+                Ok(()) = renewed.changed() => {
+                    renewed.mark_unchanged();
+                    thread.renew();
+                }
                 Ok(()) = cut.changed() => thread.cut_before(*cut.borrow_and_update()),
                 l = listeners.recv() => match l {
                     Some(listening) => drop(tokio::spawn(accept_loop(thread, listening))),
@@ -411,7 +434,7 @@ fn open(
             None => transport,
         };
         let conn = Arc::new(Conn::new(transport, info));
-        counted.register(&conn);
+        counted.register(&conn, &addr);
         front::serve(thread, &conn, &addr).await;
         conn.goodbye().await;
         drop(conn);
@@ -459,11 +482,9 @@ impl Counted {
     }
 
     /// Makes the connection known to a drain.
-    fn register(&mut self, conn: &Arc<Conn>) {
-        self.thread
-            .open
-            .lock()
-            .insert(self.serial, (self.epoch, Arc::downgrade(conn)));
+    fn register(&mut self, conn: &Arc<Conn>, addr: &ListenAddr) {
+        let entry = (self.epoch, addr.clone(), Arc::downgrade(conn));
+        self.thread.open.lock().insert(self.serial, entry);
     }
 }
 

@@ -211,6 +211,10 @@ static IN_FORCE: Mutex<Option<Arc<Loader>>> = Mutex::new(None);
 impl Loader {
     /// Takes over from the configuration in force, where its files are the same.
     pub fn inherit(&mut self) {
+        // one who hands on what he read must read it
+        if crate::config::outside::recording() {
+            return;
+        }
         self.before.clone_from(&IN_FORCE.lock());
     }
 

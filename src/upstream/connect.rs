@@ -6,6 +6,7 @@ use super::peer::Peer;
 use crate::tls::client::{Client, Hello};
 use crate::tls::error::{describe, is_common};
 use bytes::BytesMut;
+use nix::sys::socket::{setsockopt, sockopt};
 use openssl::ssl::{self, SslRef};
 use pingora::tls::tokio_ssl::SslStream;
 use pingora_core::connectors::l4::BindTo;
@@ -23,7 +24,7 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpSocket;
 
 /// Makes connections, and holds Pingora's pool of idle ones that threads share. One per process.
@@ -49,10 +50,10 @@ impl Connector {
         &self,
         group: &Group,
         peer: &Peer,
-        tag: u64,
+        tag: impl Into<Tag>,
         options: &ConnectOptions,
     ) -> Result<UpConn, ConnectError> {
-        let key = PoolKey::new(group, peer, tag);
+        let key = PoolKey::new(group, peer, tag.into());
         let target = Target::new(peer, key, options);
         let mut connected = false;
         let opening = async {
@@ -60,7 +61,15 @@ impl Connector {
             let stream = stream.map_err(|e| ConnectError::new(&e, peer, options))?;
             connected = true;
             let plain = stream.into_any().downcast::<L4Stream>();
-            let plain = plain.map_err(|_| ConnectError::Other("unknown kind of stream".into()))?;
+            let mut plain =
+                plain.map_err(|_| ConnectError::Other("unknown kind of stream".into()))?;
+            if let Some(header) = &options.proxy_header {
+                let sent = plain.write_all(header).await;
+                sent.map_err(|e| ConnectError::Connect {
+                    errno: e.raw_os_error().unwrap_or(0),
+                    to: None,
+                })?;
+            }
             match &options.tls {
                 Some(tls) => handshake(tls, *plain).await,
                 None => Ok(Io::Plain(plain)),
@@ -69,7 +78,11 @@ impl Connector {
         // Pingora's own timeouts would start a thread that wakes every 10 ms.
         let opened = tokio::time::timeout(options.timeout, opening).await;
         match opened {
-            Ok(opened) => opened.map(|io| UpConn::new(io, key)),
+            Ok(opened) => opened.map(|io| {
+                let mut conn = UpConn::new(io, key);
+                conn.single_use = options.proxy_header.is_some();
+                conn
+            }),
             Err(_) if connected => Err(ConnectError::HandshakeTimedOut),
             Err(_) => Err(ConnectError::TimedOut),
         }
@@ -94,6 +107,10 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// `proxy_bind`.
     pub bind: Option<SocketAddr>,
+    /// `proxy_bind … transparent`: the address need not be one of this host.
+    pub transparent: bool,
+    /// What the connection begins with: it tells the client's address and so cannot serve another client.
+    pub proxy_header: Option<Vec<u8>>,
     /// `proxy_socket_keepalive`: SO_KEEPALIVE with the times of the system.
     pub keepalive: bool,
     /// TLS to the peer.
@@ -105,8 +122,28 @@ impl Default for ConnectOptions {
         Self {
             timeout: Duration::from_secs(60),
             bind: None,
+            transparent: false,
+            proxy_header: None,
             keepalive: false,
             tls: None,
+        }
+    }
+}
+
+/// Which requests to a peer may share connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// The location: counts where `keepalive` is local to it.
+    pub location: u64,
+    /// The local address, where it differs from request to request.
+    pub local_address: u64,
+}
+
+impl From<u64> for Tag {
+    fn from(location: u64) -> Self {
+        Self {
+            location,
+            local_address: 0,
         }
     }
 }
@@ -154,6 +191,8 @@ pub struct UpConn {
     pub opened: Instant,
     /// It served a request before: if it breaks before the first byte, a fresh one may do.
     pub reused: bool,
+    /// No other request may use it.
+    pub single_use: bool,
     pub(super) opened_ms: u64,
     pub(super) key: PoolKey,
 }
@@ -166,6 +205,7 @@ impl UpConn {
             requests: 1,
             opened: Instant::now(),
             reused: false,
+            single_use: false,
             opened_ms: coarse_millis(),
             key,
         }
@@ -278,22 +318,31 @@ enum Io {
 pub(super) struct PoolKey {
     pub group: u32,
     pub peer: u32,
-    pub tag: u64,
+    pub tag: Tag,
 }
 
 impl PoolKey {
-    pub fn new(group: &Group, peer: &Peer, tag: u64) -> Self {
+    pub fn new(group: &Group, peer: &Peer, tag: Tag) -> Self {
         Self {
             group: group.state.id,
             peer: peer.state.id,
-            tag: if group.keepalive.local { tag } else { 0 },
+            tag: Tag {
+                location: if group.keepalive.local {
+                    tag.location
+                } else {
+                    0
+                },
+                ..tag
+            },
         }
     }
 
     /// The key in Pingora's pool. It may collide: what comes out is compared in full.
     pub fn hash(&self) -> u64 {
         let mixed = (u64::from(self.group) << 32) | u64::from(self.peer);
-        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.tag
+        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ self.tag.location
+            ^ self.tag.local_address.rotate_left(32)
     }
 }
 
@@ -363,6 +412,16 @@ fn peer_options(options: &ConnectOptions) -> PeerOptions {
     });
 
     let mut out = PeerOptions::new();
+    if let Some(local) = options.bind.filter(|_| options.transparent) {
+        let keepalive = options.keepalive;
+        out.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket: &TcpSocket| {
+            if keepalive {
+                SO_KEEPALIVE(socket)?;
+            }
+            bind_foreign(socket, local)
+        }));
+        return out;
+    }
     if let Some(local) = options.bind {
         let mut bind = BindTo::default();
         bind.addr = Some(local);
@@ -373,6 +432,18 @@ fn peer_options(options: &ConnectOptions) -> PeerOptions {
     }
     out
 }
+
+/// Binds to an address that may be another host's (the client's).
+fn bind_foreign(socket: &TcpSocket, local: SocketAddr) -> pingora_core::Result<()> {
+    // the flag of IPv4 is the one of IPv6 too
+    let permitted = setsockopt(socket, sockopt::IpTransparent, &true);
+    permitted.map_err(|e| Error::because(TRANSPARENT, "IP_TRANSPARENT", io::Error::from(e)))?;
+    let bound = socket.bind(local);
+    bound.map_err(|e| Error::because(ErrorType::BindError, "bind", e))
+}
+
+/// The error of a socket that may not be transparent.
+const TRANSPARENT: ErrorType = ErrorType::Custom("transparent");
 
 /// Why there is no connection; displays as in nginx's error log, action included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -417,6 +488,10 @@ impl ConnectError {
         };
         match (e.root_etype(), options.bind) {
             (ErrorType::BindError, Some(local)) => Self::Bind { errno, local },
+            (t, _) if *t == TRANSPARENT => Self::Setup(format!(
+                "setsockopt(IP_TRANSPARENT) failed {}",
+                os_error(errno)
+            )),
             (ErrorType::SocketError, _) => {
                 Self::Other(format!("socket() failed {}", os_error(errno)))
             }
@@ -476,6 +551,28 @@ impl ConnectError {
                     ..
                 }
         )
+    }
+
+    /// The word for it in `$upstream_failure`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TimedOut => "connect_timeout",
+            Self::Connect { errno, .. } => match *errno {
+                libc::ECONNREFUSED | libc::ENOENT => "refused",
+                libc::ETIMEDOUT => "connect_timeout",
+                libc::ECONNRESET | libc::EPIPE => "reset_before_header",
+                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN => {
+                    "unreachable"
+                }
+                _ => "connect",
+            },
+            Self::Bind { .. } => "bind",
+            Self::HandshakeTimedOut => "tls_timeout",
+            Self::Handshake { .. } => "tls_handshake",
+            Self::Verify(_) => "tls_verify",
+            Self::Setup(_) => "setup",
+            Self::Other(_) => "connect",
+        }
     }
 
     /// nginx logs it as `crit` instead of `error`.

@@ -26,6 +26,9 @@ pub struct Discovery {
 impl Discovery {
     /// `timeout` is the `resolver_timeout` of the upstream.
     pub fn new(group: Arc<Group>, resolver: Arc<Resolver>, timeout: Duration) -> Self {
+        if let Some(live) = group.live() {
+            live.set_resolves();
+        }
         Self {
             group,
             resolver,

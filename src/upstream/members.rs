@@ -4,6 +4,7 @@
 use super::Clock;
 use super::group::{Balance, Sets};
 use super::peer::{GroupState, Peer, PeerAddr, ResolveName, ServerSpec};
+use super::state_file;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -11,7 +12,9 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -81,6 +84,12 @@ pub struct Live {
     clock: Clock,
     state: Arc<GroupState>,
     changes: watch::Sender<u64>,
+    /// `zone`.
+    zone: OnceLock<Arc<str>>,
+    /// `state`: where the servers are kept.
+    file: OnceLock<PathBuf>,
+    /// Whether somebody resolves the names.
+    resolves: AtomicBool,
 }
 
 impl Live {
@@ -113,7 +122,34 @@ impl Live {
             clock,
             state,
             changes: watch::Sender::new(0),
+            zone: OnceLock::new(),
+            file: OnceLock::new(),
+            resolves: AtomicBool::new(false),
         })
+    }
+
+    /// The name of the `zone`.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.get().map(|name| &**name)
+    }
+
+    /// Sets the name of the `zone`, once.
+    pub fn set_zone(&self, name: &str) {
+        let _ = self.zone.set(name.into());
+    }
+
+    /// Keeps the servers in a file from now on (`state`).
+    pub fn keep_in(&self, file: PathBuf) {
+        let _ = self.file.set(file);
+    }
+
+    /// Whether names can be resolved: a resolver is configured.
+    pub fn resolves(&self) -> bool {
+        self.resolves.load(Relaxed)
+    }
+
+    pub(super) fn set_resolves(&self) {
+        self.resolves.store(true, Relaxed);
     }
 
     /// The peers as they are now.
@@ -176,6 +212,10 @@ impl Live {
             log::error!("addresses of \"{}\" cannot be used: {e}", name.host);
             return false;
         }
+        drop(servers);
+        if changed {
+            self.changes.send_modify(|n| *n += 1);
+        }
         changed
     }
 
@@ -190,7 +230,12 @@ impl Live {
         let mut servers = self.servers.lock();
         let mut changed = servers.clone();
         let outcome = change(&mut changed)?;
-        self.renew(&changed)?;
+        let sets = self.prepare(&changed)?;
+        // what cannot be kept is not done
+        if let Some(file) = self.file.get() {
+            state_file::write(file, &changed)?;
+        }
+        self.current.store(Arc::new(sets));
         *servers = changed;
         drop(servers);
         self.changes.send_modify(|n| *n += 1);
@@ -198,11 +243,14 @@ impl Live {
     }
 
     fn renew(&self, servers: &Servers) -> io::Result<()> {
+        self.current.store(Arc::new(self.prepare(servers)?));
+        Ok(())
+    }
+
+    fn prepare(&self, servers: &Servers) -> io::Result<Sets> {
         let before = self.current.load_full();
         let (balance, clock) = (self.balance.clone(), self.clock.clone());
-        let sets = servers.peers(&self.state, balance, clock, Some(&before))?;
-        self.current.store(Arc::new(sets));
-        Ok(())
+        servers.peers(&self.state, balance, clock, Some(&before))
     }
 }
 
@@ -223,6 +271,28 @@ pub struct Servers {
 }
 
 impl Servers {
+    /// The place of a server, or of one of its addresses, by its number.
+    pub fn find(&self, id: u32) -> Option<(usize, Option<usize>)> {
+        let in_row = |(at, row): (usize, &Row)| {
+            if row.id == id {
+                return Some((at, None));
+            }
+            let child = row.found.iter().position(|found| found.id == id)?;
+            Some((at, Some(child)))
+        };
+        self.rows.iter().enumerate().find_map(in_row)
+    }
+
+    /// Gives a server whose name has changed the addresses that are known of it.
+    pub fn rename(&mut self, at: usize, spec: ServerSpec) {
+        if let Some(row) = self.rows.get_mut(at) {
+            if row.spec.resolve != spec.resolve {
+                row.found.clear();
+            }
+            row.spec = spec;
+        }
+    }
+
     /// Adds a server; one with several addresses becomes several. Returns the number of the first.
     pub fn add(&mut self, mut spec: ServerSpec) -> u32 {
         let first = self.next_id;
@@ -287,6 +357,8 @@ impl Servers {
                     backup: spec.backup || found.addr.backup,
                     ..peer(spec, found.addr.addr.into())?
                 };
+                peer.down = found.down.unwrap_or(peer.down);
+                peer.drain = found.drain.unwrap_or(peer.drain);
                 if let Some(service) = &found.addr.service {
                     peer.server = service.name.clone();
                     if spec.weight == 1 {
@@ -312,7 +384,8 @@ pub struct Row {
     pub id: u32,
     /// Its parameters; one address, or none where it is a name to be resolved.
     pub spec: ServerSpec,
-    found: Vec<Found>,
+    /// The addresses of its name.
+    pub found: Vec<Found>,
 }
 
 impl Row {
@@ -336,7 +409,12 @@ impl Row {
                 None => {
                     let id = *next_id;
                     *next_id += 1;
-                    self.found.push(Found { id, addr });
+                    self.found.push(Found {
+                        id,
+                        addr,
+                        down: None,
+                        drain: None,
+                    });
                     changed = true;
                 }
             }
@@ -347,9 +425,15 @@ impl Row {
 
 /// One address of a name, with its number in the runtime API.
 #[derive(Debug, Clone)]
-struct Found {
-    id: u32,
-    addr: FoundAddr,
+pub struct Found {
+    /// Its number.
+    pub id: u32,
+    /// The address, with the port in use.
+    pub addr: FoundAddr,
+    /// `down` set for this address alone.
+    pub down: Option<bool>,
+    /// `drain` set for this address alone.
+    pub drain: Option<bool>,
 }
 
 /// What a name stood for when it was last resolved; outlives a configuration.

@@ -3,13 +3,17 @@
 //! * [`group`]: an `upstream {}` block or an implicit upstream, and [`Group::pick`];
 //! * [`members`]: the peers of a group and their change at run time;
 //! * [`discovery`]: names of servers that are resolved again and again;
+//! * [`state_file`]: servers that a group keeps over a restart;
+//! * [`stats`]: what the runtime API shows of a peer's work;
+//! * [`health`]: what active health checks say of a peer;
 //! * [`set`] and [`pick`]: what a method of balancing chooses from, and what a request has tried;
 //! * [`round_robin`] (smooth and weighted, the default [`Balance`]), [`least_conn`], [`least_time`], [`hash`],
 //!   [`ring`], [`random`], [`ewma`]: the methods;
-//! * [`timing`], [`outlier`], [`budget`], [`queue`]: response times, ejection, retries and waiting;
+//! * [`timing`], [`outlier`], [`budget`], [`queue`], [`sessions`]: response times, ejection, retries, waiting, `sticky`;
 //! * [`selection`]: the group as Pingora's `LoadBalancer` sees it;
 //! * [`peer`]: one address, its limits and the state that all threads share;
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
+//! * [`proxy_header`]: the PROXY protocol towards origins;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
 //! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
@@ -19,6 +23,7 @@ pub mod discovery;
 pub mod ewma;
 pub mod group;
 pub mod hash;
+pub mod health;
 pub mod least_conn;
 pub mod least_time;
 pub mod members;
@@ -26,14 +31,19 @@ pub mod outlier;
 pub mod peer;
 pub mod pick;
 pub mod pool;
+pub mod proxy_header;
 pub mod queue;
 pub mod random;
 pub mod resolve;
 pub mod ring;
 pub mod round_robin;
 pub mod selection;
+pub mod sessions;
 pub mod set;
+pub mod state_file;
+pub mod stats;
 pub mod timing;
+pub mod unresolved;
 
 pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};

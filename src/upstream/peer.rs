@@ -1,8 +1,10 @@
 //! One address of an origin, and the state of it that all threads share.
 
 use super::coarse_millis;
+use super::health::{Checker, Health, WeakChecker};
 use super::members::FoundName;
 use super::outlier::Outlier;
+use super::stats::Stats;
 use super::timing::Timing;
 use parking_lot::Mutex;
 use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
@@ -317,6 +319,9 @@ pub struct PeerState {
     pub checked: AtomicU64,
     /// The verdict of active health checks; true without them. Set it with [`PeerState::set_healthy`].
     pub healthy: AtomicBool,
+    pub(super) health: Health,
+    /// What the runtime API shows.
+    pub stats: Stats,
     /// When the peer came back, in milliseconds of the clock: where `slow_start` begins; 0 is never.
     pub warm_from: AtomicU64,
     /// How long it takes to answer, for methods that look at it.
@@ -336,6 +341,8 @@ impl PeerState {
             accessed: AtomicU64::new(0),
             checked: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
+            health: Health::default(),
+            stats: Stats::default(),
             warm_from: AtomicU64::new(0),
             timing: Mutex::default(),
             outlier: Outlier::default(),
@@ -376,6 +383,8 @@ pub struct GroupState {
     pub shared_idle: AtomicU32,
     /// The addresses that names had last, by name and service.
     pub(super) found: Mutex<HashMap<(String, Option<String>), FoundName>>,
+    /// Checks that a new peer must pass before it is used.
+    mandatory: Mutex<Vec<WeakChecker>>,
     peers: Mutex<HashMap<PeerKey, Weak<PeerState>>>,
 }
 
@@ -389,6 +398,7 @@ impl GroupState {
             id: next_id(),
             shared_idle: AtomicU32::new(0),
             found: Mutex::default(),
+            mandatory: Mutex::default(),
             peers: Mutex::default(),
         }
     }
@@ -402,8 +412,18 @@ impl GroupState {
         }
         peers.retain(|_, state| state.strong_count() > 0);
         let state = Arc::new(PeerState::new());
+        let mut mandatory = self.mandatory.lock();
+        mandatory.retain(WeakChecker::is_there);
+        if !mandatory.is_empty() {
+            state.await_check();
+        }
         peers.insert(key, Arc::downgrade(&state));
         state
+    }
+
+    /// From now on a new peer is not used before `checker` has found it healthy (`health_check mandatory`).
+    pub fn require_check(&self, checker: &Checker) {
+        self.mandatory.lock().push(checker.weak());
     }
 }
 

@@ -5,6 +5,7 @@ use super::members::Held;
 use super::outlier::Sample;
 use super::peer::Peer;
 use super::set::{End, PeerSet, Sets};
+use crate::module::UpstreamState;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -189,6 +190,13 @@ impl Picked<'_> {
         self.end.status = status;
     }
 
+    /// Counts the attempt for the runtime API, where the group has a `zone`.
+    pub fn account(&self, state: Option<&UpstreamState>) {
+        if let (Held::Kept(_), Some(state)) = (&self.held, state) {
+            self.peer().state.stats.add(state);
+        }
+    }
+
     /// How long the head (if it came) and all of the response took; counted by [`Picked::done`].
     pub fn measured(&mut self, head: Option<Duration>, total: Duration) {
         (self.end.head, self.end.total) = (head, total);
@@ -203,6 +211,10 @@ impl Picked<'_> {
     pub fn done(mut self, outcome: Outcome, r: &mut PickState) -> bool {
         self.end.ok = outcome == Outcome::Ok;
         self.booked = true;
+        let counted = matches!(self.held, Held::Kept(_)) && outcome == Outcome::Failed;
+        if counted {
+            self.peer().state.stats.fails.fetch_add(1, Relaxed);
+        }
         if let Some(outlier) = &self.extras.outlier {
             let sample = Sample {
                 error: outcome == Outcome::Failed || matches!(self.end.status, 500..=599),
@@ -223,7 +235,11 @@ impl Picked<'_> {
             return false;
         }
         r.tries = r.tries.saturating_sub(1);
-        outcome == Outcome::Failed && self.held.failed(self.backup, self.index)
+        let disabled = outcome == Outcome::Failed && self.held.failed(self.backup, self.index);
+        if counted && disabled {
+            self.peer().state.stats.unavail.fetch_add(1, Relaxed);
+        }
+        disabled
     }
 }
 

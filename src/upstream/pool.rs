@@ -6,7 +6,7 @@
 //! cached readiness and without a system call, and by one sweep per thread.
 
 use super::coarse_millis;
-use super::connect::{ConnectError, ConnectOptions, Connector, PoolKey, Target, UpConn};
+use super::connect::{ConnectError, ConnectOptions, Connector, PoolKey, Tag, Target, UpConn};
 use super::group::Group;
 use super::peer::{GroupState, Peer};
 use async_trait::async_trait;
@@ -31,9 +31,10 @@ pub async fn get(
     connector: &Connector,
     group: &Group,
     peer: &Peer,
-    tag: u64,
+    tag: impl Into<Tag>,
     options: &ConnectOptions,
 ) -> Result<UpConn, ConnectError> {
+    let tag = tag.into();
     if let Some(conn) = take(group, peer, tag) {
         return Ok(conn);
     }
@@ -44,11 +45,11 @@ pub async fn get(
 }
 
 /// This thread's idle connection to `peer` that was used last.
-pub fn take(group: &Group, peer: &Peer, tag: u64) -> Option<UpConn> {
+pub fn take(group: &Group, peer: &Peer, tag: impl Into<Tag>) -> Option<UpConn> {
     if group.keepalive.connections == 0 {
         return None;
     }
-    take_at(PoolKey::new(group, peer, tag), coarse_millis())
+    take_at(PoolKey::new(group, peer, tag.into()), coarse_millis())
 }
 
 /// An idle connection to `peer` that some thread had too many of.
@@ -56,12 +57,12 @@ pub async fn take_shared(
     connector: &Connector,
     group: &Group,
     peer: &Peer,
-    tag: u64,
+    tag: impl Into<Tag>,
 ) -> Option<UpConn> {
     if group.state.shared_idle.load(Relaxed) == 0 {
         return None;
     }
-    let key = PoolKey::new(group, peer, tag);
+    let key = PoolKey::new(group, peer, tag.into());
     let target = Target::new(peer, key, &ConnectOptions::default());
     let stream = connector.transport.reused_stream(&target).await?;
     let parked = stream.into_any().downcast::<Parked>().ok()?;
@@ -77,7 +78,10 @@ pub fn park(connector: &Connector, group: &Group, conn: UpConn) -> bool {
     let now = coarse_millis();
     let age = Duration::from_millis(now.saturating_sub(conn.opened_ms));
     // Bytes beyond the response are nobody's answer.
-    let fit = conn.rbuf.is_empty() && conn.requests < conf.requests && age <= conf.time;
+    let fit = conn.rbuf.is_empty()
+        && !conn.single_use
+        && conn.requests < conf.requests
+        && age <= conf.time;
     if !fit || conf.connections == 0 {
         return false;
     }

@@ -44,6 +44,33 @@ pub trait Balance: Send + Sync + 'static {
     }
 }
 
+/// A method that was chosen by a directive.
+impl Balance for Arc<dyn Balance> {
+    fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
+        (**self).pick(set, r, now)
+    }
+
+    fn wants_ring(&self) -> bool {
+        (**self).wants_ring()
+    }
+
+    fn is_timed(&self) -> bool {
+        (**self).is_timed()
+    }
+
+    fn started(&self, peer: &Peer) {
+        (**self).started(peer);
+    }
+
+    fn head(&self, peer: &Peer, took: Duration) {
+        (**self).head(peer, took);
+    }
+
+    fn ended(&self, peer: &Peer, end: &End) {
+        (**self).ended(peer, end);
+    }
+}
+
 /// How a request at a peer ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct End {

@@ -58,6 +58,7 @@ pub struct HttpWritten {
     pub resolver: Option<crate::upstream::ResolverConf>,
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
+    pub early_hints: Option<Vec<Template>>,
     pub auth_delay: Option<u64>,
     pub gzip: crate::engine::gzip::GzipWritten,
     pub uninitialized_variable_warn: Option<bool>,
@@ -72,7 +73,7 @@ impl Conf for HttpWritten {
             lingering_time, lingering_timeout, reset_timedout_connection, tcp_nodelay, server_tokens,
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
-            limit_rate_after, resolver, resolver_timeout, disable_symlinks, auth_delay, uninitialized_variable_warn);
+            limit_rate_after, resolver, resolver_timeout, disable_symlinks, early_hints, auth_delay, uninitialized_variable_warn);
         self.internal |= o.internal;
         self.gzip.inherit(&o.gzip);
     }
@@ -496,6 +497,19 @@ impl Module for HttpCore {
             },
         ),
         Directive::new(
+            "early_hints",
+            A,
+            Args::AtLeast(1),
+            "`early_hints string …;` Passes 103 responses of origins on where one of the strings is neither empty nor 0. Default: none.",
+            |c, s, b| {
+                for i in 0..s.len() {
+                    let hint = b.template(s, i)?;
+                    c.early_hints.get_or_insert_default().push(hint);
+                }
+                Ok(())
+            },
+        ),
+        Directive::new(
             "auth_delay",
             A,
             Args::Exactly(1),
@@ -627,6 +641,12 @@ impl Module for HttpCore {
         ),
         Directive::inert(
             "open_file_cache_errors",
+            A,
+            Args::Flag,
+            "There is no cache of open files.",
+        ),
+        Directive::inert(
+            "open_file_cache_events",
             A,
             Args::Flag,
             "There is no cache of open files.",

@@ -4,7 +4,8 @@ use super::once;
 use crate::config::Result;
 use crate::inherit;
 use crate::module::{
-    Args, Build, Conf, Directive, Hooks, Http2Conf, Module, Place, Statement, Val, Variable,
+    Args, BodyFilter, Build, Conf, Directive, HeadFilter, Hooks, Http2Conf, Module, Place, Request,
+    Statement, Val, Variable,
 };
 use std::sync::Arc;
 
@@ -39,6 +40,9 @@ impl Http2Written {
             chunk_size: self
                 .chunk_size
                 .map_or(d.chunk_size, |n| n.min(MAX_FRAME) as usize),
+            recv_buffer: self
+                .recv_buffer_size
+                .map_or(d.recv_buffer, |n| n.min(MAX_WINDOW) as usize),
         }
     }
 }
@@ -98,7 +102,7 @@ impl Module for Http2 {
             "http2_chunk_size",
             HSL,
             Args::Exactly(1),
-            "`http2_chunk_size size;` The largest DATA frame sent; the server's value counts. Default: 8k.",
+            "`http2_chunk_size size;` The largest DATA frame sent. Default: 8k.",
             |c, s, _| {
                 let size = s.size(0)?;
                 if size == 0 {
@@ -111,7 +115,7 @@ impl Module for Http2 {
             "http2_recv_buffer_size",
             Place::HTTP,
             Args::Exactly(1),
-            "`http2_recv_buffer_size size;` Read buffer of a worker; buffers here grow as needed. Default: 256k.",
+            "`http2_recv_buffer_size size;` The most that is read from a connection at once. Default: 256k.",
             |c, s, _| {
                 let size = s.size(0)?;
                 if size <= STATE_BUFFER {
@@ -205,8 +209,21 @@ impl Module for Http2 {
         }
     })];
 
-    fn attach(_conf: &Arc<Http2Written>, _on: &mut Hooks) -> Result<()> {
+    fn attach(conf: &Arc<Http2Written>, on: &mut Hooks) -> Result<()> {
+        if let Some(size) = conf.chunk_size {
+            on.response(ChunkSize(size.min(MAX_FRAME) as usize));
+        }
         Ok(())
+    }
+}
+
+/// `http2_chunk_size` of a location.
+struct ChunkSize(usize);
+
+impl HeadFilter for ChunkSize {
+    fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
+        r.down.chunk_size(self.0);
+        None
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::once;
 use crate::config::Result;
+use crate::module::{Affinity, CpuMask, ReloadMethod};
 use crate::module::{Args, BlockKind, Build, Conf, Directive, Hooks, Module, Place, Statement};
 use std::sync::Arc;
 
@@ -23,6 +24,12 @@ pub struct CoreWritten {
     pub worker_priority: Option<i32>,
     /// `worker_shutdown_timeout`, milliseconds.
     pub worker_shutdown_timeout: Option<u64>,
+    /// `worker_rlimit_core`, bytes.
+    pub worker_rlimit_core: Option<u64>,
+    /// `worker_cpu_affinity`.
+    pub worker_cpu_affinity: Option<Affinity>,
+    /// `reload_method`.
+    pub reload_method: Option<ReloadMethod>,
     /// `working_directory`.
     pub working_directory: Option<String>,
     /// `pid`.
@@ -31,6 +38,8 @@ pub struct CoreWritten {
     pub daemon: Option<bool>,
     /// `master_process`.
     pub master_process: Option<bool>,
+    /// `start_degraded`.
+    pub start_degraded: Option<bool>,
     /// `env`.
     pub env: Vec<(String, Option<String>)>,
     /// `events` has been seen.
@@ -149,6 +158,13 @@ impl Module for Core {
             "`master_process on|off;` For debugging. Default: on.",
             |c, s, _| once(&mut c.master_process, s, s.flag(0)?),
         ),
+        Directive::own(
+            "start_degraded",
+            M,
+            Args::Flag,
+            "`start_degraded on|off;` Starts, and reloads, although the name of an upstream's server does not resolve or a server's certificate cannot be loaded: what needs it answers 502 or refuses handshakes until the name resolves or the files are good, which is tried again and again. What is wrong is logged at `emerg`. Default: off (refused, as in nginx).",
+            |c, s, _| once(&mut c.start_degraded, s, s.flag(0)?),
+        ),
         Directive::new(
             "env",
             M,
@@ -201,17 +217,41 @@ impl Module for Core {
             "`load_module file;` Accepted for modules whose features are built in; others are refused.",
             load_module,
         ),
-        Directive::inert(
+        Directive::new(
             "worker_cpu_affinity",
             M,
             Args::AtLeast(1),
-            "The kernel places the threads.",
+            "`worker_cpu_affinity mask …|auto [mask];` The processors of each thread; the last mask goes for the rest of them. Default: all.",
+            affinity,
         ),
-        Directive::inert(
+        Directive::new(
             "worker_rlimit_core",
             M,
             Args::Exactly(1),
-            "Memory-safe code leaves no core files to size.",
+            "`worker_rlimit_core size;` Limit of the size of core files of a worker.",
+            |c, s, _| once(&mut c.worker_rlimit_core, s, s.size(0)?),
+        ),
+        Directive::own(
+            "reload_method",
+            M,
+            Args::Exactly(1),
+            "`reload_method in_place|replace;` Whether the worker takes a new configuration itself, or a new worker takes its place as in nginx. Directives that a running worker cannot change replace it always. Default: in_place.",
+            |c, s, _| {
+                let method = match s.arg(0) {
+                    b"in_place" => ReloadMethod::InPlace,
+                    b"replace" => ReloadMethod::Replace,
+                    other => {
+                        let shown = String::from_utf8_lossy(other).into_owned();
+                        return Err(s.error_at(
+                            0,
+                            format!(
+                                "invalid value \"{shown}\", it must be \"in_place\" or \"replace\""
+                            ),
+                        ));
+                    }
+                };
+                once(&mut c.reload_method, s, method)
+            },
         ),
         Directive::inert(
             "pcre_jit",
@@ -284,6 +324,37 @@ impl Module for Core {
     fn attach(_conf: &Arc<CoreWritten>, _on: &mut Hooks) -> Result<()> {
         Ok(())
     }
+}
+
+fn affinity(c: &mut CoreWritten, s: &Statement, _: &mut Build) -> Result<()> {
+    let auto = s.arg(0) == b"auto";
+    if auto && s.len() > 2 {
+        return Err(s.error(format!(
+            "invalid number of arguments in \"{}\" directive",
+            s.name()
+        )));
+    }
+    let mut masks = Vec::new();
+    for n in usize::from(auto)..s.len() {
+        let mask = CpuMask::parse(s.arg(n)).map_err(|e| match e {
+            Some(c) => s.error_at(
+                n,
+                format!(
+                    "invalid character \"{}\" in \"worker_cpu_affinity\"",
+                    char::from(c)
+                ),
+            ),
+            None => s.error_at(
+                n,
+                format!(
+                    "\"worker_cpu_affinity\" supports up to {} CPUs only",
+                    CpuMask::MOST
+                ),
+            ),
+        })?;
+        masks.push(mask);
+    }
+    once(&mut c.worker_cpu_affinity, s, Affinity { auto, masks })
 }
 
 fn load_module(_c: &mut CoreWritten, s: &Statement, b: &mut Build) -> Result<()> {

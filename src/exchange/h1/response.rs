@@ -385,8 +385,8 @@ impl StatusLine {
         None
     }
 
-    /// Where the line ends.
-    pub(in crate::exchange) fn end(&self) -> usize {
+    /// How many bytes of the buffer it takes.
+    pub(in crate::exchange) fn length(&self) -> usize {
         self.pos
     }
 

@@ -57,7 +57,7 @@ macro_rules! connect_directives {
                 concat!(
                     "`",
                     $p,
-                    "_bind address|off;` The local address of connections to the origin."
+                    "_bind address [transparent]|off;` The local address of connections to the origin; a transparent one need not be this host's, which takes the privileges of root (CAP_NET_ADMIN) and routing to match."
                 ),
                 |c, s, b| set::bind(&mut c.pass, s, b)
             ),
@@ -167,7 +167,7 @@ macro_rules! response_directives {
                     $p,
                     "_hide_header field;` A header of the response that is not passed on, besides ",
                     $hidden,
-                    " and X-Accel-…."
+                    "X-Accel-…."
                 ),
                 |c, s, _| set::name(&mut c.pass.hide, s)
             ),

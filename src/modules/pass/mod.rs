@@ -61,6 +61,8 @@ pub struct PassWritten {
     pub socket_keepalive: Option<bool>,
     /// `…_bind`; none inside where it is `off`.
     pub bind: Option<Option<Template>>,
+    /// `…_bind … transparent`; goes with `bind`.
+    pub bind_transparent: bool,
     /// `…_limit_rate`.
     pub limit_rate: Option<Template>,
     /// `…_buffer_size`, bytes.
@@ -87,6 +89,9 @@ pub struct PassWritten {
 
 impl Conf for PassWritten {
     fn inherit(&mut self, outer: &Self) {
+        if self.bind.is_none() {
+            self.bind_transparent = outer.bind_transparent;
+        }
         inherit!(self, outer; hide, pass_headers, connect_timeout, send_timeout, read_timeout, next_upstream_timeout,
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
             intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, bind,
@@ -224,6 +229,8 @@ impl PassWritten {
             force_ranges: self.force_ranges.unwrap_or(false),
             socket_keepalive: self.socket_keepalive.unwrap_or(false),
             bind: self.bind.clone().flatten(),
+            bind_transparent: self.bind_transparent,
+            proxy_protocol: None,
             hide: Arc::new(self.hidden(hidden)),
             ignore: self.ignore.unwrap_or(0),
             tls: None,

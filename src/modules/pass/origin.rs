@@ -1,6 +1,6 @@
 //! `…_pass` of the protocols that have no URL of their own: an address, or the name of an `upstream`.
 
-use crate::config::addr::parse_server;
+use crate::config::addr::{Address, parse_server};
 use crate::module::*;
 use crate::modules::upstream;
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 /// One `fastcgi_pass`, `uwsgi_pass`, `scgi_pass` or `memcached_pass`.
 pub struct Origin {
     to: To,
+    /// The host as written, without a port: the name that TLS verifies; empty where it has variables.
+    pub name: Box<[u8]>,
     /// Whether `/name` is redirected to `/name/`.
     pub slash: bool,
     /// Where responses wait if no `…_temp_path` is given.
@@ -45,15 +47,21 @@ impl Origin {
             }
             _ => false,
         };
+        let mut name = Box::default();
         let to = if s.arg(0).contains(&b'$') {
             To::Dynamic(b.template(s, 0)?, upstream::groups(b))
         } else {
             let target = target(s.arg(0), schemes).map_err(|e| s.error_at(0, e))?;
+            name = match &target.address {
+                Address::Inet(a) => a.host.as_bytes().into(),
+                Address::Unix(_) => (*b"localhost").into(),
+            };
             To::Group(upstream::group_for(b, s, &target.address)?, target.tls)
         };
         let host = b.template_of(s, b"$host$is_request_port$request_port")?;
         Ok(Origin {
             to,
+            name,
             slash,
             temp_path,
             host,

@@ -256,7 +256,7 @@ mod tests {
                 skip_empty: false,
             },
         ]));
-        let p = Params::new(&written, &Template::default(), true);
+        let p = Params::new(&written, &Template::literal(b"h"), true);
         let trusted = |name: &[u8]| p.is_trusted(Known::of(name), name, name.contains(&b'_'));
         for name in [
             &b"X-User"[..],

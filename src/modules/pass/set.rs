@@ -216,9 +216,7 @@ pub fn bind(c: &mut PassWritten, s: &Statement, b: &mut Build) -> ConfResult<()>
         ));
     }
     match s.arg(1) {
-        b"transparent" => {
-            return Err(s.error_at(1, "the \"transparent\" parameter is not supported yet"));
-        }
+        b"transparent" => c.bind_transparent = true,
         _ if s.len() > 1 => return Err(s.invalid_parameter(1)),
         _ => {}
     }

@@ -22,6 +22,7 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
         Arc::make_mut(cache).convert_head = c.pass.cache.convert_head.unwrap_or(true);
     }
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
+    conf.proxy_protocol = c.proxy_protocol.flatten();
     if written.target().is_none_or(|t| t.tls) {
         conf.tls = Some(Arc::new(c.tls.build("proxy", b"")?));
     }

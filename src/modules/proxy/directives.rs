@@ -5,6 +5,7 @@ use super::redirect::{Match, Rule, default_rule};
 use super::{ProxyConf, Rewriting};
 use crate::module::once;
 use crate::module::*;
+use crate::upstream::proxy_header::ProxyHeader;
 
 pub(super) fn set_header(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let value = b.template(s, 1)?;
@@ -12,6 +13,17 @@ pub(super) fn set_header(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Con
         .get_or_insert_default()
         .push((s.arg(0).into(), value));
     Ok(())
+}
+
+/// `proxy_protocol`.
+pub(super) fn proxy_protocol(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
+    const FORMS: &[(&str, Option<ProxyHeader>)] = &[
+        ("off", None),
+        ("on", Some(ProxyHeader::V1)),
+        ("v1", Some(ProxyHeader::V1)),
+        ("v2", Some(ProxyHeader::V2)),
+    ];
+    once(&mut c.proxy_protocol, s, s.one_of(0, FORMS)?)
 }
 
 pub(super) fn http_version(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {

@@ -14,6 +14,7 @@ use crate::inherit;
 use crate::module::*;
 use crate::modules::pass::tls::{TlsWritten, tls_directives};
 use crate::modules::pass::{self as shared, PassWritten};
+use crate::upstream::proxy_header::ProxyHeader;
 use cookies::FlagsRule;
 use directives as set;
 use pass::ProxyPass;
@@ -38,6 +39,7 @@ pub struct ProxyConf {
     method: Option<Template>,
     body: Option<Template>,
     http11: Option<bool>,
+    proxy_protocol: Option<Option<ProxyHeader>>,
     pass_trailers: Option<bool>,
     headers_hash_max_size: Option<u64>,
     headers_hash_bucket_size: Option<u64>,
@@ -55,7 +57,7 @@ pub(super) enum Rewriting<T> {
 
 impl Conf for ProxyConf {
     fn inherit(&mut self, outer: &Self) {
-        inherit!(self, outer; redirects, cookie_domains, cookie_paths, cookie_flags, headers, method, body, http11,
+        inherit!(self, outer; redirects, cookie_domains, cookie_paths, cookie_flags, headers, method, body, http11, proxy_protocol,
             pass_trailers, headers_hash_max_size, headers_hash_bucket_size);
         self.pass.inherit(&outer.pass);
         self.tls.inherit(&outer.tls);
@@ -91,7 +93,7 @@ impl Module for Proxy {
             shared::NEXT,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
-        shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad"),
+        shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad and "),
         shared::buffer_directives!("proxy", ProxyConf),
         shared::cache_directives!("proxy", ProxyConf, " Default: $scheme$proxy_host$request_uri."),
         CONVERT_HEAD,
@@ -184,6 +186,13 @@ const OWN: &[Directive<ProxyConf>] = &[
         ONE,
         "`proxy_http_version 1.0|1.1;` Default: 1.1.",
         set::http_version,
+    ),
+    Directive::own(
+        "proxy_protocol",
+        A,
+        ONE,
+        "`proxy_protocol off|on|v1|v2;` Connections to the origin begin with a PROXY protocol header (`on` is v1) that tells the client's address; they serve one request each. Default: off.",
+        set::proxy_protocol,
     ),
     plain!(
         "proxy_pass_trailers",

@@ -46,6 +46,21 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("upstream_bytes_sent", |r, _| {
         list(r, |s| Val::number(s.bytes_sent))
     }),
+    Variable::new("upstream_queue_time", |r, _| {
+        list(r, |s| time(s.queue_time))
+    }),
+    // the last try's alone
+    Variable::new("upstream_last_addr", |r, _| {
+        Val::from_option(r.upstream.states.last().map(|s| s.addr.as_bytes()))
+    }),
+    Variable::new("upstream_last_server_name", |r, _| {
+        let tried = r.upstream.states.last().filter(|s| !s.server.is_empty());
+        Val::from_option(tried.map(|s| s.server.as_bytes()))
+    }),
+    Variable::new("upstream_failure", |r, _| match r.upstream.failure {
+        "" => Val::None,
+        reason => Val::Bytes(reason.as_bytes()),
+    }),
     Variable::new("upstream_cache_status", |r, _| {
         r.upstream
             .cache_status

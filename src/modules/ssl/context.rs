@@ -4,7 +4,7 @@ use super::{Builtin, Named, SslConf, warning};
 use crate::config::Diag;
 use crate::module::*;
 use crate::tls::context::{self, DEFAULT_PROTOCOLS};
-use crate::tls::load::{ByName, Chain, Loader, Name};
+use crate::tls::load::{ByName, Cache, Chain, Loader, Name};
 use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
@@ -12,6 +12,7 @@ use openssl::hash::{MessageDigest, hash};
 use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode};
 use openssl::x509::X509;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The TLS settings of a server; `None` where nothing is configured.
 ///
@@ -104,6 +105,11 @@ fn base(c: &SslConf) -> ConfResult<SslContextBuilder> {
     Ok(ctx)
 }
 
+/// How soon a file is looked at again that was not good at the start.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long what it holds is kept without being used.
+const FORGET: Duration = Duration::from_secs(600);
+
 /// Loads the certificates, or leaves those with variables to the handshake.
 fn certificates(
     c: &SslConf,
@@ -116,34 +122,44 @@ fn certificates(
     };
     let pairs = list.iter().zip(keys);
     let dynamic = |n: &Named| n.template.as_literal().is_none();
+    let at_handshake = |cache, base| DynamicCertificates {
+        pairs: pairs
+            .clone()
+            .map(|(c, k)| (c.template.clone(), k.template.clone()))
+            .collect(),
+        by_name: ByName {
+            base,
+            passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
+            cache,
+        },
+    };
     if pairs.clone().any(|(c, k)| dynamic(c) || dynamic(k)) {
-        out.dynamic = Some(DynamicCertificates {
-            pairs: pairs
-                .map(|(c, k)| (c.template.clone(), k.template.clone()))
-                .collect(),
-            by_name: ByName {
-                base: b.conf_prefixed(""),
-                passwords: c.passwords.as_ref().map(|p| p.to_vec()).unwrap_or_default(),
-                cache: c.cache.clone().flatten(),
-            },
-        });
+        let cache = c.cache.clone().flatten();
+        out.dynamic = Some(at_handshake(cache, b.conf_prefixed("")));
         ffi::set_certificate_callback(ctx);
         return Ok(Vec::new());
     }
     let base = b.conf_prefixed("");
     let mut loaded = Vec::with_capacity(list.len());
-    for (certificate, key) in pairs {
+    for (certificate, key) in pairs.clone() {
         let (name, key_name) = (
             Name::parse(&certificate.text, &base),
             Name::parse(&key.text, &base),
         );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
         let loader = b.shared::<Loader>();
-        let chain = context::pair(ctx, loader, &name, &key_name, passwords).map_err(|e| {
-            let written = if e.key { key } else { certificate };
-            written.at.error_at(0, e.text)
-        })?;
-        loaded.push((name.shown(), chain));
+        match context::pair(ctx, loader, &name, &key_name, passwords) {
+            Ok(chain) => loaded.push((name.shown(), chain)),
+            Err(e) => {
+                let written = if e.key { key } else { certificate };
+                b.degrade(written.at.error_at(0, e.text))?;
+                // handshakes look for the files themselves, and are refused until they are good
+                let cache = Arc::new(Cache::new(2 * list.len(), RETRY, FORGET));
+                out.dynamic = Some(at_handshake(Some(cache), base));
+                ffi::set_certificate_callback(ctx);
+                return Ok(Vec::new());
+            }
+        }
     }
     if c.compression == Some(true) {
         b.warn(warning(
@@ -295,7 +311,7 @@ fn session_context(
 
 fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
     let path = b.conf_prefixed(file);
-    let text = std::fs::read(&path).map_err(|e| {
+    let text = crate::config::outside::read(&path).map_err(|e| {
         Diag::plain(format!(
             "open() \"{}\" failed{}",
             path.display(),
@@ -321,7 +337,7 @@ fn stapling(
     let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
     if let Some(file) = given(&c.stapling_file) {
         let path = b.conf_prefixed(file);
-        let der = std::fs::read(&path).map_err(|e| {
+        let der = crate::config::outside::read(&path).map_err(|e| {
             Diag::plain(format!(
                 "BIO_new_file(\"{}\") failed{}",
                 path.display(),

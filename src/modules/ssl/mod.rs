@@ -461,7 +461,7 @@ fn password_file(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()
 /// nginx's text.
 pub fn passwords(s: &Statement, b: &mut Build) -> ConfResult<Arc<Vec<Vec<u8>>>> {
     let path = b.conf_prefixed(s.str(0)?);
-    let text = std::fs::read(&path).map_err(|e| {
+    let text = crate::config::outside::read(&path).map_err(|e| {
         let errno = crate::log::Errno::of(&e);
         s.error_at(0, format!("open() \"{}\" failed{errno}", path.display()))
     })?;

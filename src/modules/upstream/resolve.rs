@@ -1,5 +1,7 @@
 //! `server … resolve`, `service=` and the `resolver` of an `upstream {}`.
 
+use super::{UpstreamWritten, server};
+use crate::config;
 use crate::config::addr::{Address, Inet};
 use crate::engine::core::HttpCore;
 use crate::module::*;
@@ -46,6 +48,34 @@ impl Written<'_> {
     }
 }
 
+/// `state file`: reads the servers that the file holds; there is none yet where there is no file.
+pub(super) fn state(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResult<()> {
+    if c.state.is_some() {
+        return Err(s.duplicate());
+    }
+    if !c.servers.is_empty() {
+        return Err(s.error("\"state\" is incompatible with \"server\""));
+    }
+    let path = b.prefixed(s.str(0)?);
+    if path.exists() {
+        let tree = config::parse_file(&path, &b.conf_prefix, &config::Disk);
+        for line in &tree.root.items {
+            if line.name() != "server" || line.block.is_some() {
+                return Err(line.unknown_directive(["server"].into_iter()));
+            }
+            if line.is_empty() {
+                return Err(line.invalid_number_of_arguments());
+            }
+            server::read(c, line, b)?;
+        }
+        if let Some(e) = &tree.root.error {
+            return Err(e.clone());
+        }
+    }
+    c.state = Some(path);
+    Ok(())
+}
+
 /// The resolver of one `upstream {}`, as written in it.
 #[derive(Clone, Default)]
 pub(super) struct Own {
@@ -88,7 +118,7 @@ pub(super) fn keep_resolved(b: &mut Build, s: &Statement, own: Own, group: Arc<G
 #[derive(Default)]
 struct Resolvers(Vec<(ResolverConf, Arc<Resolver>)>);
 
-fn shared(b: &mut Build, conf: ResolverConf) -> std::io::Result<Arc<Resolver>> {
+pub(super) fn shared(b: &mut Build, conf: ResolverConf) -> std::io::Result<Arc<Resolver>> {
     let known = &mut b.shared::<Resolvers>().0;
     if let Some((_, resolver)) = known.iter().find(|(c, _)| *c == conf) {
         return Ok(resolver.clone());

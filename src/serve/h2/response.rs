@@ -1,80 +1,92 @@
 //! The response head of HTTP/2: the same fields as in HTTP/1, in nginx's order, without those of the connection.
 
+use super::link::Output;
+use crate::http::h2::frame::{headers_begin, headers_end};
+use crate::http::h2::hpack::Indexing;
 use crate::http::headers::{Headers, Known};
 use crate::http::{date, status};
 use crate::module::ResponseHead;
 use crate::serve::head_writer;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
 
-/// A head as the frames' writer takes it, and about how many bytes it is.
-pub(super) fn head(head: &ResponseHead) -> (Response<()>, u64) {
-    let mut response = Response::new(());
-    *response.version_mut() = Version::HTTP_2;
-    *response.status_mut() = StatusCode::from_u16(status::on_wire(head.status))
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut out = Fields {
-        map: HeaderMap::with_capacity(8 + head.headers.len()),
-        size: 0,
-    };
-    if head.status >= 200 {
-        own(head, &mut out);
+/// Appends a head with this status; how many bytes its frames are.
+pub(super) fn head(
+    out: &mut Output,
+    stream: u32,
+    head: &ResponseHead,
+    code: u16,
+    end: bool,
+) -> usize {
+    let mut w = Writer::new(out, stream);
+    w.out.encoder.status(&mut w.out.buf, status::on_wire(code));
+    if head.status >= 200 || head.status == 101 {
+        own(head, &mut w);
     }
     for (known, name, value) in head.headers.entries() {
-        if !is_of_connection(known) {
-            out.append(name, value);
+        let tunnel = head.status == 101 && name.eq_ignore_ascii_case(b"sec-websocket-accept");
+        if !is_of_connection(known) && !tunnel {
+            w.field(name, value, indexing(known));
         }
     }
-    *response.headers_mut() = out.map;
-    (response, out.size)
+    w.end(end)
 }
 
-/// Trailers; `None` where none can be sent.
-pub(super) fn trailers(list: &Headers) -> Option<HeaderMap> {
-    let mut out = Fields {
-        map: HeaderMap::with_capacity(list.len()),
-        size: 0,
-    };
+/// Appends trailers, with which the response ends; how many bytes their frames are.
+pub(super) fn trailers(out: &mut Output, stream: u32, list: &Headers) -> usize {
+    let mut w = Writer::new(out, stream);
     for (known, name, value) in list.entries() {
         if !is_of_connection(known) {
-            out.append(name, value);
+            w.field(name, value, Indexing::Passing);
         }
     }
-    (!out.map.is_empty()).then_some(out.map)
+    w.end(true)
 }
 
 /// The fields that have a place of their own.
-fn own(head: &ResponseHead, out: &mut Fields) {
-    out.put(header::SERVER, head_writer::server(head));
-    if head.date.is_empty() {
-        out.put(header::DATE, &date::now().http_date);
+fn own(head: &ResponseHead, w: &mut Writer<'_>) {
+    if !head.no_server {
+        w.field(b"server", head_writer::server(head), Indexing::Kept);
+    }
+    if head.no_date {
+    } else if head.date.is_empty() {
+        w.field(b"date", &date::now().http_date, Indexing::Kept);
     } else {
-        out.put(header::DATE, &head.date);
+        w.field(b"date", &head.date, Indexing::Passing);
     }
     if !head.content_type.is_empty() {
         if head.charset.is_empty() {
-            out.put(header::CONTENT_TYPE, &head.content_type);
+            w.field(b"content-type", &head.content_type, Indexing::Kept);
         } else {
-            out.put(
-                header::CONTENT_TYPE,
-                &[&head.content_type, &b"; charset="[..], &head.charset].concat(),
-            );
+            let mut text = std::mem::take(&mut w.out.scratch);
+            text.clear();
+            for part in [&head.content_type[..], b"; charset=", &head.charset] {
+                text.extend_from_slice(part);
+            }
+            w.field(b"content-type", &text, Indexing::Kept);
+            w.out.scratch = text;
         }
     }
     if let Some(n) = head.content_length {
-        out.size += 16;
-        out.map.append(header::CONTENT_LENGTH, HeaderValue::from(n));
+        let mut text = itoa::Buffer::new();
+        w.field(
+            b"content-length",
+            text.format(n).as_bytes(),
+            Indexing::Passing,
+        );
     }
     if !head.last_modified_text.is_empty() {
-        out.put(header::LAST_MODIFIED, &head.last_modified_text);
+        w.field(
+            b"last-modified",
+            &head.last_modified_text,
+            Indexing::Passing,
+        );
     } else if let Some(t) = head.last_modified {
-        out.put(header::LAST_MODIFIED, &date::format(t));
+        w.field(b"last-modified", &date::format(t), Indexing::Passing);
     }
     if !head.location.is_empty() {
-        out.put(header::LOCATION, &head.location);
+        w.field(b"location", &head.location, Indexing::Passing);
     }
     if head.vary_encoding {
-        out.put(header::VARY, b"Accept-Encoding");
+        w.field(b"vary", b"Accept-Encoding", Indexing::Kept);
     }
 }
 
@@ -90,83 +102,62 @@ fn is_of_connection(known: Known) -> bool {
     )
 }
 
-struct Fields {
-    map: HeaderMap,
-    size: u64,
-}
-
-impl Fields {
-    fn put(&mut self, name: HeaderName, value: &[u8]) {
-        // a value with control bytes cannot be sent: such a field is left out
-        if let Ok(v) = HeaderValue::from_bytes(value) {
-            self.size += name.as_str().len() as u64 + value.len() as u64;
-            self.map.append(name, v);
-        }
-    }
-
-    fn append(&mut self, name: &[u8], value: &[u8]) {
-        if let Ok(n) = HeaderName::from_bytes(name) {
-            self.put(n, value);
-        }
+/// What is the same in many responses is kept.
+fn indexing(known: Known) -> Indexing {
+    match known {
+        Known::Other
+        | Known::AcceptRanges
+        | Known::CacheControl
+        | Known::ContentEncoding
+        | Known::Vary
+        | Known::Via => Indexing::Kept,
+        Known::SetCookie => Indexing::Never,
+        _ => Indexing::Passing,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Values longer than this are not kept: they would push the others out.
+const KEPT: usize = 128;
 
-    #[test]
-    fn fields_in_order_and_none_of_the_connection() {
-        let mut h = ResponseHead {
-            status: 200,
-            content_length: Some(3),
-            ..ResponseHead::default()
-        };
-        h.server.extend_from_slice(b"s");
-        h.date.extend_from_slice(b"d");
-        h.content_type.extend_from_slice(b"text/html");
-        h.charset.extend_from_slice(b"utf-8");
-        h.keepalive = true;
-        h.headers.append(b"X-One", b"1");
-        h.headers.append(b"Connection", b"x");
-        h.headers.append(b"X-Two", b"a\nb");
-        let (r, size) = head(&h);
-        let list: Vec<_> = r
-            .headers()
-            .iter()
-            .map(|(n, v)| (n.as_str(), v.to_str().unwrap()))
-            .collect();
-        assert_eq!(
-            list,
-            [
-                ("server", "s"),
-                ("date", "d"),
-                ("content-type", "text/html; charset=utf-8"),
-                ("content-length", "3"),
-                ("x-one", "1")
-            ]
-        );
-        assert!(size > 0);
+struct Writer<'a> {
+    out: &'a mut Output,
+    stream: u32,
+    at: usize,
+}
+
+impl Writer<'_> {
+    fn new(out: &mut Output, stream: u32) -> Writer<'_> {
+        out.buf.reserve(256);
+        let at = headers_begin(&mut out.buf);
+        out.encoder.begin(&mut out.buf);
+        Writer { out, stream, at }
     }
 
-    #[test]
-    fn statuses() {
-        let mut h = ResponseHead {
-            status: 494,
-            ..ResponseHead::default()
+    /// A field that cannot be sent, with control bytes in it, is left out.
+    fn field(&mut self, name: &[u8], value: &[u8], indexing: Indexing) {
+        let broken = |b: &u8| *b <= b' ' || *b == 0x7f || *b == b':';
+        if memchr::memchr3(0, b'\r', b'\n', value).is_some()
+            || name.is_empty()
+            || name.iter().any(broken)
+        {
+            return;
+        }
+        let indexing = match indexing {
+            Indexing::Kept if value.len() > KEPT => Indexing::Passing,
+            other => other,
         };
-        assert_eq!(head(&h).0.status(), 400);
-        h.status = 103;
-        h.headers.append(b"Link", b"<a>");
-        let (r, _) = head(&h);
-        assert_eq!((r.status().as_u16(), r.headers().len()), (103, 1));
+        self.out
+            .encoder
+            .field(&mut self.out.buf, name, value, indexing);
     }
 
-    #[test]
-    fn trailers_are_lower_case() {
-        let mut t = Headers::new();
-        assert!(trailers(&t).is_none());
-        t.append(b"X-Sum", b"1");
-        assert_eq!(trailers(&t).unwrap().get("x-sum").unwrap(), "1");
+    fn end(self, end: bool) -> usize {
+        let out = self.out;
+        headers_end(&mut out.buf, self.at, self.stream, end, out.max_frame);
+        let n = out.buf.len() - self.at;
+        out.total += n as u64;
+        out.payload += n as u64;
+        out.touched();
+        n
     }
 }

@@ -1,233 +1,485 @@
-//! One request's stream: reads its body, gathers what is written into frames.
+//! One request's stream: its body as it comes, its response in frames.
 
-use super::{Live, response};
+use super::link::{HIGH_WATER, Link, Output};
+use super::{response, websocket};
+use crate::http::h2::frame::{self, HEAD};
+use crate::http::h2::{Code, MAX_WINDOW};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Http2Conf, ResponseHead};
-use crate::serve::conn::Conn;
-use bytes::{Buf, Bytes, BytesMut};
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Response};
+use crate::log::Level;
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// A request's side of a stream.
 pub(super) struct Stream {
-    conn: Arc<Conn>,
-    live: Arc<Live>,
+    pub id: u32,
+    link: Arc<Link>,
     inner: Mutex<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
-    respond: SendResponse<Bytes>,
-    /// Where the body goes; there once the head has been handed over.
-    send: Option<SendStream<Bytes>>,
-    body: RecvStream,
-    /// Read and not yet given away.
-    unread: Bytes,
-    body_ended: bool,
+    /// Body bytes that have come and were not read.
+    body: BytesMut,
+    /// What the client may still send.
+    recv_window: i64,
+    /// What a client may send ahead of the reader.
+    target: usize,
+    /// How much of `target` was taken from the connection's share.
+    grown: usize,
+    /// The size that the head declared.
+    declared: Option<u64>,
+    received: u64,
+    /// The client has ended its side.
+    in_closed: bool,
+    /// The body is not what the head said (RFC 9113, section 8.1.1).
+    malformed: bool,
     request_trailers: Option<Headers>,
-    /// The head, kept back until it is known whether it ends the stream.
-    head: Option<Response<()>>,
-    /// Written and not yet handed over.
+
+    /// Written and not yet in a frame.
     queue: BytesMut,
-    trailers: Option<HeaderMap>,
+    send_window: i64,
+    chunk: usize,
+    trailers: Option<Headers>,
     /// The response is complete.
     finished: bool,
-    /// Its end has been handed over.
-    closed: bool,
+    /// Its end is in a frame.
+    out_closed: bool,
+    /// RST_STREAM was sent.
+    reset: bool,
+    /// What a WebSocket's origin must answer with.
+    accept: Option<[u8; 28]>,
+    tunnel: bool,
     error: Option<io::ErrorKind>,
-    /// The largest DATA frame.
-    chunk: usize,
-    /// Half of the window that the stream began with.
-    half_window: u64,
-    received: u64,
+    aborted: bool,
     sent: u64,
+
+    /// When the stream last waited for the connection.
+    turn: u64,
+    read_waker: Option<Waker>,
+    send_waker: Option<Waker>,
+    closed_waker: Option<Waker>,
+}
+
+/// What a stream begins with.
+pub(super) struct Begin {
+    pub in_closed: bool,
+    /// `http2_body_preread_size`.
+    pub preread: u32,
+    /// `http2_chunk_size`.
+    pub chunk: usize,
 }
 
 /// Above this much queued, a writer waits.
-const HIGH_WATER: usize = 64 * 1024;
+const QUEUE: usize = 32 * 1024;
 /// One read of a file.
-const FILE_READ: usize = 32 * 1024;
-/// The head of a frame, bytes.
-const FRAME_HEAD: u64 = 9;
+const FILE_READ: usize = 16 * 1024;
+/// The least that a client may send ahead of a reader.
+const LEAST_WINDOW: usize = 64 * 1024;
+/// The most that a client may send ahead of a reader that keeps up with it.
+const MOST_WINDOW: usize = 4 << 20;
 
 impl Stream {
-    pub(super) fn new(
-        conn: Arc<Conn>,
-        respond: SendResponse<Bytes>,
-        body: RecvStream,
-        conf: Http2Conf,
-        live: Arc<Live>,
-    ) -> Stream {
+    pub fn new(id: u32, link: Arc<Link>, begin: Begin) -> Stream {
+        let send_window = link.lock().initial_window;
         Stream {
-            conn,
-            live,
+            id,
+            link,
             inner: Mutex::new(Inner {
-                respond,
-                send: None,
-                body_ended: body.is_end_stream(),
-                body,
-                unread: Bytes::new(),
-                request_trailers: None,
-                head: None,
-                queue: BytesMut::new(),
-                trailers: None,
-                finished: false,
-                closed: false,
-                error: None,
-                chunk: conf.chunk_size.max(1),
-                half_window: u64::from(conf.preread_size / 2),
-                received: 0,
-                sent: 0,
+                recv_window: i64::from(begin.preread),
+                target: begin.preread as usize,
+                in_closed: begin.in_closed,
+                chunk: begin.chunk.max(1),
+                send_window,
+                ..Inner::default()
             }),
         }
     }
 
-    /// Ends a stream whose response was never completed.
-    pub(super) fn end(&self) {
+    /// What the head says of the body.
+    pub fn declare(&self, length: Option<u64>) {
+        self.inner.lock().declared = length;
+    }
+
+    /// The head is broken: the stream ends with an error, whatever is answered.
+    pub fn malformed(&self) {
+        self.inner.lock().malformed = true;
+    }
+
+    /// The request asks for a WebSocket with this key.
+    pub fn websocket(&self, key: &str) {
+        self.inner.lock().accept = Some(websocket::accept(key));
+    }
+
+    /// Takes a DATA frame, whose flow-controlled length is `size`.
+    ///
+    /// # Errors
+    /// The stream's error.
+    pub fn receive(&self, data: &[u8], size: usize, end: bool) -> Result<(), Code> {
         let inner = &mut *self.inner.lock();
-        if !inner.closed {
-            inner.reset(Reason::INTERNAL_ERROR);
+        if inner.error.is_some() {
+            return Ok(());
         }
+        if inner.in_closed {
+            self.link.log(
+                Level::Info,
+                format_args!("client sent DATA frame for half-closed stream {}", self.id),
+            );
+            return Err(Code::STREAM_CLOSED);
+        }
+        if size as i64 > inner.recv_window {
+            self.link.log(
+                Level::Info,
+                format_args!(
+                    "client violated flow control for stream {}: received DATA frame length {size}, available window {}",
+                    self.id, inner.recv_window
+                ),
+            );
+            return Err(Code::FLOW_CONTROL_ERROR);
+        }
+        inner.recv_window -= size as i64;
+        inner.received += data.len() as u64;
+        if inner.declared.is_some_and(|n| inner.received > n) {
+            if !inner.malformed {
+                self.link.log(
+                    Level::Info,
+                    format_args!("client intended to send body data larger than declared"),
+                );
+            }
+            inner.malformed = true;
+        } else {
+            inner.body.extend_from_slice(data);
+        }
+        if end {
+            self.close_in(inner);
+        }
+        wake(&mut inner.read_waker);
+        Ok(())
+    }
+
+    /// Takes the request's trailers, with which its body ends; false where it had ended before.
+    pub fn receive_trailers(&self, trailers: Option<Headers>) -> bool {
+        let inner = &mut *self.inner.lock();
+        if inner.in_closed {
+            return false;
+        }
+        inner.request_trailers = trailers;
+        self.close_in(inner);
+        wake(&mut inner.read_waker);
+        true
+    }
+
+    fn close_in(&self, inner: &mut Inner) {
+        inner.in_closed = true;
+        if let Some(n) = inner.declared.filter(|n| inner.received < *n) {
+            let received = inner.received;
+            self.link.log(Level::Info, format_args!(
+                "client prematurely closed stream: only {received} out of {n} bytes of request body received"));
+            inner.malformed = true;
+        }
+    }
+
+    /// Whether the client has ended its side.
+    pub fn in_closed(&self) -> bool {
+        self.inner.lock().in_closed
+    }
+
+    /// Whether the stream has been ended from outside, and why it need not be served any more.
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().error.is_some()
+    }
+
+    /// The window grew or shrank; false where it would be larger than allowed.
+    pub fn add_window(&self, delta: i64) -> bool {
+        let inner = &mut *self.inner.lock();
+        let window = inner.send_window + delta;
+        if window > i64::from(MAX_WINDOW) {
+            self.link.log(
+                Level::Info,
+                format_args!(
+                    "client violated flow control for stream {}: received WINDOW_UPDATE frame with window increment {delta} not allowed for window {}",
+                    self.id, inner.send_window
+                ),
+            );
+            return false;
+        }
+        inner.send_window = window;
+        if window > 0 {
+            wake(&mut inner.send_waker);
+        }
+        true
+    }
+
+    /// Ends the stream from outside: the client reset it, or we do, or the connection is lost.
+    ///
+    /// True where a response was cut short by it.
+    pub fn close(&self, code: Option<Code>) -> bool {
+        let inner = &mut *self.inner.lock();
+        let cut = !inner.out_closed && inner.error.is_none();
+        if let Some(code) = code
+            && !inner.reset
+        {
+            self.link.lock().reset(self.id, code);
+        }
+        inner.reset = true;
+        inner.fail(io::ErrorKind::ConnectionAborted);
+        for waker in [
+            &mut inner.read_waker,
+            &mut inner.send_waker,
+            &mut inner.closed_waker,
+        ] {
+            wake(waker);
+        }
+        cut
+    }
+
+    /// The request has been served: ends what is still open. Tells whether RST_STREAM was sent, by either side.
+    pub fn end(&self, timed_out: bool) -> bool {
+        let inner = &mut *self.inner.lock();
+        let out = &mut *self.link.lock();
+        out.growth += std::mem::take(&mut inner.grown);
+        if inner.reset {
+            return true;
+        }
+        let code = if inner.out_closed {
+            match (inner.malformed, inner.in_closed) {
+                (true, _) => Code::PROTOCOL_ERROR,
+                (false, false) => Code::NO_ERROR,
+                (false, true) => return false,
+            }
+        } else if inner.tunnel && !inner.aborted && inner.error.is_none() && !out.dead {
+            // the origin closed its side, which ended the tunnel
+            frame::data(&mut out.buf, self.id, b"", true);
+            out.touched();
+            if inner.in_closed {
+                return false;
+            }
+            Code::CANCEL
+        } else if timed_out || inner.malformed {
+            Code::PROTOCOL_ERROR
+        } else {
+            Code::INTERNAL_ERROR
+        };
+        out.reset(self.id, code);
+        inner.reset = true;
+        true
+    }
+
+    /// Puts queued bytes into frames until at most `down_to` are left, and the end once all are.
+    fn poll_send(
+        &self,
+        inner: &mut Inner,
+        cx: &mut Context<'_>,
+        down_to: usize,
+    ) -> Poll<io::Result<()>> {
+        if let Some(kind) = inner.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if inner.queue.len() <= down_to && !inner.must_end() {
+            return Poll::Ready(Ok(()));
+        }
+        let out = &mut *self.link.lock();
+        if out.dead {
+            return Poll::Ready(Err(inner.fail(io::ErrorKind::ConnectionReset)));
+        }
+        while inner.queue.len() > down_to {
+            let n = inner.room(out).min(inner.queue.len());
+            if n == 0 {
+                if inner.send_window <= 0 {
+                    keep(&mut inner.send_waker, cx);
+                } else {
+                    out.wait(&mut inner.turn, cx);
+                }
+                return Poll::Pending;
+            }
+            let last = inner.finished && n == inner.queue.len() && inner.trailers.is_none();
+            inner.put_queued(out, self.id, n, last);
+        }
+        if inner.must_end() && inner.queue.is_empty() {
+            match inner.trailers.take() {
+                Some(t) => {
+                    let n = response::trailers(out, self.id, &t);
+                    inner.sent += n as u64;
+                    inner.out_closed = true;
+                }
+                None => inner.put(out, self.id, b"", true),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Inner {
-    fn reset(&mut self, reason: Reason) {
-        if self.error.is_none() {
-            match &mut self.send {
-                Some(s) => s.send_reset(reason),
-                None => self.respond.send_reset(reason),
-            }
+    /// The end of the response is not yet in a frame.
+    fn must_end(&self) -> bool {
+        self.finished && !self.out_closed
+    }
+
+    /// The largest DATA frame that may be sent now.
+    fn room(&self, out: &Output) -> usize {
+        if out.buf.len() >= HIGH_WATER {
+            return 0;
         }
-        self.fail(io::ErrorKind::ConnectionAborted);
+        let window = self.send_window.min(out.window).max(0) as usize;
+        window.min(self.chunk).min(out.max_frame)
+    }
+
+    fn put(&mut self, out: &mut Output, id: u32, data: &[u8], last: bool) {
+        frame::data(&mut out.buf, id, data, last);
+        self.account(out, data.len());
+        self.out_closed = last;
+    }
+
+    fn put_queued(&mut self, out: &mut Output, id: u32, n: usize, last: bool) {
+        let mut queue = std::mem::take(&mut self.queue);
+        self.put(out, id, queue.get(..n).unwrap_or_default(), last);
+        queue.advance(n.min(queue.len()));
+        self.queue = queue;
+    }
+
+    fn account(&mut self, out: &mut Output, n: usize) {
+        self.send_window -= n as i64;
+        out.window -= n as i64;
+        let whole = (HEAD + n) as u64;
+        self.sent += whole;
+        out.total += whole;
+        out.payload += n as u64;
+        out.touched();
     }
 
     fn fail(&mut self, kind: io::ErrorKind) -> io::Error {
         self.queue.clear();
-        self.head = None;
-        self.closed = true;
+        self.body.clear();
         (*self.error.get_or_insert(kind)).into()
     }
 
-    /// Hands over frames until at most `down_to` bytes are left.
-    fn poll_send(&mut self, cx: &mut Context<'_>, down_to: usize) -> Poll<io::Result<()>> {
-        if let Some(kind) = self.error {
-            return Poll::Ready(Err(kind.into()));
+    /// Lets the client send more where enough has been read.
+    fn credit(&mut self, link: &Link, id: u32) {
+        if self.in_closed {
+            return;
         }
-        if let Some(head) = self.head.take() {
-            let last = self.finished && self.queue.is_empty() && self.trailers.is_none();
-            match self.respond.send_response(head, last) {
-                Ok(s) => self.send = Some(s),
-                Err(e) => return Poll::Ready(Err(self.broken(e))),
-            }
-            self.closed = last;
+        let ahead = self.body.len() as i64 + self.recv_window;
+        let more = self.target as i64 - ahead;
+        let rest = self.declared.map(|n| n.saturating_sub(self.received));
+        let enough = rest.is_some_and(|n| n <= self.recv_window.max(0) as u64);
+        if more > 0 && !enough && (more >= self.target as i64 / 2 || self.recv_window <= 0) {
+            link.lock().window_update(id, more as u32);
+            self.recv_window += more;
         }
-        while self.queue.len() > down_to {
-            let wanted = self.queue.len().min(self.chunk);
-            let Some(send) = &mut self.send else {
-                return Poll::Ready(Ok(()));
-            };
-            send.reserve_capacity(wanted);
-            let room = match send.capacity() {
-                0 => match ready!(send.poll_capacity(cx)) {
-                    Some(Ok(n)) => n,
-                    Some(Err(e)) => return Poll::Ready(Err(self.broken(e))),
-                    None => return Poll::Ready(Err(self.fail(io::ErrorKind::ConnectionReset))),
-                },
-                n => n,
-            };
-            let data = self.queue.split_to(room.min(wanted)).freeze();
-            if data.is_empty() {
-                continue;
-            }
-            let last = self.finished && self.queue.is_empty() && self.trailers.is_none();
-            self.sent += FRAME_HEAD + data.len() as u64;
-            if let Err(e) = send.send_data(data, last) {
-                return Poll::Ready(Err(self.broken(e)));
-            }
-            self.closed = last;
-        }
-        self.poll_end()
     }
 
-    /// Hands over the end of a response whose last byte has gone before.
-    fn poll_end(&mut self) -> Poll<io::Result<()>> {
-        let Some(send) = &mut self.send else {
-            return Poll::Ready(Ok(()));
+    /// A reader that has read all there is lets the client send more ahead: a slow path is to be filled.
+    fn grow(&mut self, link: &Link) {
+        let wanted = if self.target < LEAST_WINDOW {
+            LEAST_WINDOW
+        } else if self.received >= self.target as u64 && self.target < MOST_WINDOW {
+            self.target * 2
+        } else {
+            return;
         };
-        if self.closed || !self.finished || !self.queue.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        self.closed = true;
-        self.sent += FRAME_HEAD;
-        let result = match self.trailers.take() {
-            Some(t) => send.send_trailers(t),
-            None => send.send_data(Bytes::new(), true),
-        };
-        Poll::Ready(result.map_err(|e| self.broken(e)))
-    }
-
-    fn broken(&mut self, _: h2::Error) -> io::Error {
-        self.fail(io::ErrorKind::ConnectionReset)
+        let out = &mut *link.lock();
+        let more = (wanted - self.target).min(out.growth);
+        out.growth -= more;
+        self.grown += more;
+        self.target += more;
     }
 }
 
 impl Downstream for Stream {
     fn info(&self) -> &ConnInfo {
-        self.conn.info()
+        self.link.conn.info()
     }
 
     fn head(&self, head: &ResponseHead, framing: Framing) {
         let inner = &mut *self.inner.lock();
-        if inner.error.is_some() || inner.closed {
+        if inner.error.is_some() || inner.out_closed {
             return;
         }
-        let (response, size) = response::head(head);
-        if head.status < 200 {
-            // switching protocols has no meaning in a stream; the rest is advice
-            if head.status != 101 && inner.respond.send_informational(response).is_ok() {
-                inner.sent += FRAME_HEAD + size;
-            }
+        let interim = (100..200).contains(&head.status);
+        let tunnel = framing == Framing::Tunnel;
+        let mut status = head.status;
+        if tunnel {
+            let accepted = inner
+                .accept
+                .take()
+                .is_some_and(|key| head.headers.get(b"sec-websocket-accept") == Some(&key[..]));
+            status = if accepted { 200 } else { 502 };
+            inner.tunnel = accepted;
+        } else if head.status == 101 {
             return;
         }
-        inner.sent += FRAME_HEAD + size;
-        inner.head = Some(response);
-        inner.finished = framing == Framing::None;
+        let end = !interim && framing == Framing::None || tunnel && !inner.tunnel;
+        let out = &mut *self.link.lock();
+        if out.dead {
+            return;
+        }
+        let n = response::head(out, self.id, head, status, end);
+        inner.sent += n as u64;
+        (inner.finished, inner.out_closed) = (end, end);
+        if tunnel && end {
+            inner.fail(io::ErrorKind::ConnectionAborted);
+        }
     }
 
     fn write(&self, data: &[u8]) {
         let inner = &mut *self.inner.lock();
-        if inner.error.is_none() && !inner.finished {
-            inner.queue.extend_from_slice(data);
+        if inner.error.is_some() || inner.finished || data.is_empty() {
+            return;
         }
+        let mut rest = data;
+        if inner.queue.len() + data.len() > inner.chunk {
+            // more follows a whole frame, so that it cannot be the last one: it need not wait
+            let out = &mut *self.link.lock();
+            let missing = inner.chunk.saturating_sub(inner.queue.len()) % inner.chunk;
+            if !inner.queue.is_empty() {
+                let (now, later) = rest.split_at_checked(missing).unwrap_or((rest, b""));
+                inner.queue.extend_from_slice(now);
+                rest = later;
+            }
+            while !inner.queue.is_empty() && !rest.is_empty() && !out.dead {
+                let n = inner.room(out).min(inner.queue.len());
+                if n == 0 {
+                    break;
+                }
+                inner.put_queued(out, self.id, n, false);
+            }
+            while inner.queue.is_empty() && !out.dead {
+                let n = inner.room(out);
+                match rest.split_at_checked(n) {
+                    Some((now, later)) if n > 0 && !later.is_empty() => {
+                        inner.put(out, self.id, now, false);
+                        rest = later;
+                    }
+                    _ => break,
+                }
+            }
+        }
+        inner.queue.extend_from_slice(rest);
     }
 
     fn finish(&self, trailers: Option<&Headers>) {
         let inner = &mut *self.inner.lock();
         if !inner.finished {
             inner.finished = true;
-            inner.trailers = trailers
-                .filter(|t| !t.is_empty())
-                .and_then(response::trailers);
+            inner.trailers = trailers.filter(|t| !t.is_empty()).cloned();
         }
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.lock();
-        if inner.queue.len() <= HIGH_WATER && inner.error.is_none() {
+        if inner.queue.len() <= QUEUE && inner.error.is_none() {
             return Poll::Ready(Ok(()));
         }
-        inner.poll_send(cx, HIGH_WATER / 2)
+        self.poll_send(inner, cx, QUEUE / 2)
     }
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.lock().poll_send(cx, 0)
+        self.poll_send(&mut self.inner.lock(), cx, 0)
     }
 
     fn poll_file(
@@ -238,14 +490,45 @@ impl Downstream for Stream {
         len: u64,
     ) -> Poll<io::Result<u64>> {
         let inner = &mut *self.inner.lock();
-        ready!(inner.poll_send(cx, FILE_READ / 2))?;
-        let old = inner.queue.len();
-        inner
-            .queue
-            .resize(old + len.min(FILE_READ as u64) as usize, 0);
-        let read = file.read_at(inner.queue.get_mut(old..).unwrap_or_default(), offset);
-        inner.queue.truncate(old + read.as_ref().map_or(0, |n| *n));
-        match read {
+        ready!(self.poll_send(inner, cx, FILE_READ / 2))?;
+        let read = |buf: &mut BytesMut, n: usize| {
+            let old = buf.len();
+            buf.resize(old + n, 0);
+            let read = file.read_at(buf.get_mut(old..).unwrap_or_default(), offset);
+            buf.truncate(old + read.as_ref().map_or(0, |n| *n));
+            read
+        };
+        let mut out = self.link.lock();
+        let room = inner.room(&out);
+        let n = if inner.queue.is_empty() && room > 0 && len > room as u64 {
+            // what is not the last piece goes straight into its frame
+            let at = out.buf.len();
+            frame::data(&mut out.buf, self.id, b"", false);
+            let n = read(&mut out.buf, room);
+            match n {
+                Ok(n) if n > 0 => {
+                    let mut head = BytesMut::with_capacity(HEAD);
+                    frame::Head {
+                        length: n,
+                        kind: frame::kind::DATA,
+                        flags: 0,
+                        stream: self.id,
+                    }
+                    .write(&mut head);
+                    if let Some(place) = out.buf.get_mut(at..at + HEAD) {
+                        place.copy_from_slice(&head);
+                    }
+                    inner.account(&mut out, n);
+                }
+                _ => out.buf.truncate(at),
+            }
+            n
+        } else {
+            drop(out);
+            read(&mut inner.queue, len.min(FILE_READ as u64) as usize)
+        };
+        match n {
+            // the file was cut short while it was sent
             Ok(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             other => Poll::Ready(other.map(|n| n as u64)),
         }
@@ -258,39 +541,26 @@ impl Downstream for Stream {
         max: usize,
     ) -> Poll<io::Result<BodyRead>> {
         let inner = &mut *self.inner.lock();
-        loop {
-            if !inner.unread.is_empty() {
-                let n = inner.unread.len().min(max);
-                out.extend_from_slice(inner.unread.get(..n).unwrap_or_default());
-                inner.unread.advance(n);
-                let _ = inner.body.flow_control().release_capacity(n);
-                return Poll::Ready(Ok(BodyRead::Data(n)));
-            }
-            if inner.body_ended {
-                return Poll::Ready(Ok(BodyRead::End));
-            }
-            let Poll::Ready(data) = inner.body.poll_data(cx) else {
-                if inner.received >= inner.half_window {
-                    self.live.grow();
-                }
-                return Poll::Pending;
-            };
-            match data {
-                Some(Ok(data)) => {
-                    inner.received += data.len() as u64;
-                    inner.unread = data;
-                }
-                Some(Err(_)) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                None => {
-                    let trailers = ready!(inner.body.poll_trailers(cx));
-                    inner.body_ended = true;
-                    match trailers {
-                        Ok(t) => inner.request_trailers = t.as_ref().map(headers),
-                        Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                    }
-                }
-            }
+        if let Some(kind) = inner.error {
+            return Poll::Ready(Err(kind.into()));
         }
+        if inner.malformed && !inner.tunnel {
+            return Poll::Ready(Ok(BodyRead::Bad(400)));
+        }
+        if !inner.body.is_empty() {
+            let n = inner.body.len().min(max);
+            out.extend_from_slice(inner.body.get(..n).unwrap_or_default());
+            inner.body.advance(n);
+            inner.credit(&self.link, self.id);
+            return Poll::Ready(Ok(BodyRead::Data(n)));
+        }
+        if inner.in_closed {
+            return Poll::Ready(Ok(BodyRead::End));
+        }
+        inner.grow(&self.link);
+        inner.credit(&self.link, self.id);
+        keep(&mut inner.read_waker, cx);
+        Poll::Pending
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -298,11 +568,8 @@ impl Downstream for Stream {
         if inner.error.is_some() {
             return Poll::Ready(());
         }
-        match &mut inner.send {
-            _ if inner.closed => Poll::Pending,
-            Some(s) => s.poll_reset(cx).map(drop),
-            None => inner.respond.poll_reset(cx).map(drop),
-        }
+        keep(&mut inner.closed_waker, cx);
+        Poll::Pending
     }
 
     fn queued(&self) -> usize {
@@ -318,21 +585,32 @@ impl Downstream for Stream {
     }
 
     fn tcp_info(&self) -> Option<crate::module::TcpInfo> {
-        self.conn.tcp_info()
+        self.link.conn.tcp_info()
+    }
+
+    fn chunk_size(&self, bytes: usize) {
+        self.inner.lock().chunk = bytes.max(1);
     }
 
     fn abort(&self) {
-        self.inner.lock().reset(Reason::INTERNAL_ERROR);
+        let inner = &mut *self.inner.lock();
+        inner.aborted = true;
+        inner.fail(io::ErrorKind::ConnectionAborted);
     }
 
     /// The connection goes on: only this stream ends.
     fn close_after(&self) {}
 }
 
-fn headers(map: &HeaderMap) -> Headers {
-    let mut list = Headers::new();
-    for (name, value) in map {
-        list.append(name.as_str().as_bytes(), value.as_bytes());
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(w) if w.will_wake(cx.waker()) => {}
+        slot => *slot = Some(cx.waker().clone()),
     }
-    list
+}
+
+fn wake(slot: &mut Option<Waker>) {
+    if let Some(w) = slot.take() {
+        w.wake();
+    }
 }

@@ -39,6 +39,7 @@ unsafe extern "C" {
 }
 
 const BIO_CTRL_INFO: c_int = 3;
+const BIO_C_SET_BUF_MEM_EOF_RETURN: c_int = 130;
 const CRL_CHECK_ALL: c_ulong = 0x4 | 0x8;
 
 /// The call that failed; the reasons are in OpenSSL's queue of errors.
@@ -59,6 +60,10 @@ impl Bio {
     fn open(source: Source<'_>) -> Result<Bio, Call> {
         match source {
             Source::Path(p) => {
+                // where nothing is given the library reads, and words the error
+                if let Some(text) = crate::config::outside::given(p) {
+                    return Bio::holding(&text);
+                }
                 let name =
                     CString::new(p.as_os_str().as_bytes()).map_err(|_| "BIO_new_file() failed")?;
                 // SAFETY: both strings end with a NUL.
@@ -80,6 +85,21 @@ impl Bio {
                 }
             }
         }
+    }
+
+    /// A copy of a text.
+    fn holding(text: &[u8]) -> Result<Bio, Call> {
+        const FAILED: Call = "BIO_new_mem_buf() failed";
+        let bio = Bio::memory().ok_or(FAILED)?;
+        let len = c_int::try_from(text.len()).map_err(|_| FAILED)?;
+        // SAFETY: the library copies `len` bytes, which live through the call
+        let copied = unsafe { sys::BIO_write(bio.0, text.as_ptr().cast(), len) };
+        if len > 0 && copied != len {
+            return Err(FAILED);
+        }
+        // SAFETY: a plain setting: an empty BIO means the end of the text, not "try again"
+        unsafe { BIO_ctrl(bio.0, BIO_C_SET_BUF_MEM_EOF_RETURN, 0, ptr::null_mut()) };
+        Ok(bio)
     }
 
     pub(super) fn memory() -> Option<Bio> {
