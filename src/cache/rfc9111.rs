@@ -9,7 +9,13 @@ use crate::module::ignore;
 /// Reads a head as RFC 9111, sections 3 and 4.2, say; `authorized` is whether the request had `Authorization`.
 ///
 /// X-Accel-Expires has the last word, as in nginx.
-pub fn freshness(headers: &Headers, ignored: u32, now: i64, authorized: bool) -> Freshness {
+pub fn freshness(
+    headers: &Headers,
+    status: u16,
+    ignored: u32,
+    now: i64,
+    authorized: bool,
+) -> Freshness {
     let heeds = |bit: u32| ignored & bit == 0;
     if headers.contains_id(Known::XAccelExpires) && heeds(ignore::ACCEL_EXPIRES) {
         return Freshness::of(headers, ignored, now);
@@ -22,7 +28,9 @@ pub fn freshness(headers: &Headers, ignored: u32, now: i64, authorized: bool) ->
     let mut f = Freshness {
         updating: control.updating.unwrap_or(0),
         error: control.error.or(control.updating).unwrap_or(0),
-        no_cache: control.forbids,
+        // section 5.2.2.3: no-store is for those who do not know the status
+        no_cache: control.forbids
+            || control.no_store && !(control.must_understand && is_known(status)),
         ..Freshness::default()
     };
     // section 3.5
@@ -101,11 +109,21 @@ pub fn merge(stored: &UpstreamHead, answer: &Headers) -> UpstreamHead {
     head
 }
 
+/// Whether the caching of a status is known (RFC 9110, section 15.1).
+fn is_known(status: u16) -> bool {
+    matches!(
+        status,
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
 /// What the `Cache-Control` lines of a response come to.
 #[derive(Default)]
 struct Control {
-    /// It must not be stored, or not be served without asking.
+    /// It must not be stored here, or not be served without asking.
     forbids: bool,
+    no_store: bool,
+    must_understand: bool,
     /// It may be stored although the request was authorized.
     shared: bool,
     /// s-maxage, else max-age.
@@ -126,7 +144,9 @@ impl Control {
         for line in headers.get_all_id(Known::CacheControl) {
             for (name, value) in directives(line) {
                 match &name.to_ascii_lowercase()[..] {
-                    b"no-store" | b"no-cache" | b"private" => c.forbids = true,
+                    b"no-store" => c.no_store = true,
+                    b"must-understand" => c.must_understand = true,
+                    b"no-cache" | b"private" => c.forbids = true,
                     b"public" | b"must-revalidate" => c.shared = true,
                     b"max-age" => least(&mut own, value),
                     b"s-maxage" => {
@@ -213,7 +233,7 @@ mod tests {
     }
 
     fn of(fields: &[(&str, &str)]) -> (bool, i64) {
-        let f = freshness(&headers(fields), 0, NOW, false);
+        let f = freshness(&headers(fields), 200, 0, NOW, false);
         (f.may_store(), f.valid)
     }
 
@@ -231,6 +251,7 @@ mod tests {
         assert_eq!(of(&cc("max-age=x")), (false, 0));
         assert_eq!(of(&cc("x=\"no-store\"")), (true, 0));
         assert!(!of(&cc("a, NO-STORE")).0);
+        assert!(of(&cc("no-store, must-understand, max-age=1")).0);
         let age = [("Cache-Control", "max-age=10"), ("Age", "4")];
         assert_eq!(of(&age), (true, NOW + 6));
         let old = [("Cache-Control", "max-age=10"), ("Age", "10")];
@@ -250,7 +271,7 @@ mod tests {
             ("public, max-age=9", true),
             ("s-maxage=9", true),
         ] {
-            let f = freshness(&headers(&[("Cache-Control", value)]), 0, NOW, true);
+            let f = freshness(&headers(&[("Cache-Control", value)]), 200, 0, NOW, true);
             assert_eq!(f.may_store(), stored, "{value}");
         }
     }
@@ -274,7 +295,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(name in "(Cache-Control|Expires|Date|Age|Vary)", value in ".*") {
-            let f = freshness(&headers(&[(&name, &value)]), 0, NOW, false);
+            let f = freshness(&headers(&[(&name, &value)]), 200, 0, NOW, false);
             proptest::prop_assert!(f.valid >= 0);
         }
     }

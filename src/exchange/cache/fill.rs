@@ -20,7 +20,7 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
     call.fresh = match call.settings.rfc9111 {
         true => {
             let authorized = r.head.headers.contains_id(Known::Authorization);
-            rfc9111::freshness(headers, ignored, now(), authorized)
+            rfc9111::freshness(headers, r.upstream.head.status, ignored, now(), authorized)
         }
         false => Freshness::of(headers, ignored, now()),
     };

@@ -8,6 +8,7 @@ use crate::engine::output;
 use crate::engine::phases::Outcome;
 use crate::exchange::h1::response::UpstreamHead;
 use crate::exchange::head;
+use crate::http::headers::Known;
 use crate::module::{Body, Destination, Pass, Request};
 use std::sync::Arc;
 
@@ -29,6 +30,10 @@ pub(super) async fn serve(
     }
     head::copy(pass, to, r);
     if pass.conf.cache.as_ref().is_some_and(|c| c.rfc9111) {
+        r.out.rfc9110 = true;
+        if let Some(sent) = object.head.headers.get_id(Known::Date) {
+            r.out.date = sent.to_vec();
+        }
         let age = rfc9111::age(&object.head.headers, object.meta.date, now());
         r.out
             .headers
@@ -112,7 +117,7 @@ pub(in crate::exchange) async fn revalidated(
     let rfc = call.settings.rfc9111;
     let fresh = if rfc {
         let head = rfc9111::merge(&object.head, &r.upstream.head.headers);
-        let fresh = rfc9111::freshness(&head.headers, ignored, now, false);
+        let fresh = rfc9111::freshness(&head.headers, head.status, ignored, now, false);
         object = renewed(&object, object.meta.clone(), Some(head));
         fresh
     } else {
