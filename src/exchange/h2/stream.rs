@@ -90,7 +90,7 @@ impl Stream {
                 recv: i64::from(WINDOW),
                 initial: i64::from(DEFAULT_WINDOW),
                 max_frame: DEFAULT_FRAME as usize,
-                decoder: Decoder::new(0).forgiving(),
+                decoder: Decoder::new(0),
                 settings: 0,
                 pings: 0,
             })

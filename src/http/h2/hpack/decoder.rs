@@ -10,8 +10,6 @@ pub struct Decoder {
     table: Table,
     /// What we allow the table to be (SETTINGS_HEADER_TABLE_SIZE).
     allowed: usize,
-    /// Padding that a Huffman code may have, bits.
-    padding: u32,
 }
 
 /// What a header list may take; what is larger ends the decoding, so that no small block becomes a large list.
@@ -50,15 +48,7 @@ impl Decoder {
         Decoder {
             table: Table::new(allowed),
             allowed,
-            padding: huffman::PADDING,
         }
-    }
-
-    /// Takes a whole byte of padding too, as nginx does: for origins, which are trusted more than clients.
-    #[must_use]
-    pub fn forgiving(mut self) -> Decoder {
-        self.padding = 15;
-        self
     }
 
     /// Appends the fields of a whole block to `out`.
@@ -71,7 +61,7 @@ impl Decoder {
         limits: ListLimits,
         out: &mut Fields,
     ) -> Result<(), DecodeError> {
-        let mut input = Input(block, self.padding);
+        let mut input = Input(block);
         let mut left = limits.list;
         while let Some(first) = input.0.first().copied() {
             if first >= 0x80 {
@@ -125,8 +115,36 @@ impl Decoder {
     }
 }
 
-/// What is left of a block, and the padding that is taken.
-struct Input<'a>(&'a [u8], u32);
+/// Looks at the first bytes of a block that has not come as a whole for a number that is too long: such a block is refused
+/// without waiting for the rest.
+pub fn too_long(part: &[u8]) -> Option<DecodeError> {
+    const LOOK: usize = 64;
+    let mut input = Input(part.get(..LOOK).unwrap_or(part));
+    let mut field = || {
+        let first = input.0.first().copied().ok_or(DecodeError::Truncated)?;
+        let (bits, what, strings) = match first {
+            0x80.. => (7, "header index", 0),
+            0x40.. => (6, "header index", 1),
+            0x20.. => (5, "size update", 0),
+            _ => (4, "header index", 1),
+        };
+        let named = input.number(bits, what)? == 0;
+        for _ in 0..strings * (1 + usize::from(named)) {
+            let length = input.number(7, "length")?;
+            input.0 = input.0.get(length..).ok_or(DecodeError::Truncated)?;
+        }
+        Ok(())
+    };
+    loop {
+        match field() {
+            Ok(()) => {}
+            Err(e @ DecodeError::Number(_)) => return Some(e),
+            Err(_) => return None,
+        }
+    }
+}
+
+struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
     fn byte(&mut self) -> Result<u8, DecodeError> {
@@ -164,7 +182,7 @@ impl Input<'_> {
             .ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         if coded {
-            huffman::decode(text, self.1, out).map_err(|_| DecodeError::Huffman)
+            huffman::decode(text, out).map_err(|_| DecodeError::Huffman)
         } else {
             out.extend_from_slice(text);
             Ok(())
@@ -282,6 +300,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_too_long_show_early() {
+        for (part, found) in [
+            (&[0xff, 0xff, 0xff, 0xff][..], true),
+            (&[0x42, 0xff, 0xff, 0xff, 0xff], true),
+            (&[0x40, 0x01, b'a', 0xff, 0xff, 0xff, 0xff], true),
+            (&[0x82, 0x42, 0xff, 0xff, 0xff], false),
+            (&[0x82, 0x86, 0x40, 0x05, b'a'], false),
+            (&[], false),
+        ] {
+            assert_eq!(too_long(part).is_some(), found, "{part:x?}");
+        }
+    }
+
+    #[test]
     fn a_bomb_is_cut_short() {
         let mut d = Decoder::new(4096);
         let mut block = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
@@ -301,6 +333,7 @@ mod tests {
             let mut d = Decoder::new(256);
             let mut f = Fields::default();
             for b in &blocks {
+                let _ = too_long(b);
                 let _ = d.decode(b, LIMITS, &mut f);
                 prop_assert!(f.iter().count() == f.len());
             }

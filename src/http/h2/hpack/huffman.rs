@@ -74,14 +74,11 @@ const fn tables() -> Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid;
 
-/// Padding that RFC 7541 lets an encoder add, bits (section 5.2).
-pub const PADDING: u32 = 7;
-
-/// Appends the decoded string, behind which up to `most` bits of padding stand.
+/// Appends the decoded string.
 ///
 /// # Errors
 /// [`Invalid`].
-pub fn decode(input: &[u8], most: u32, out: &mut Vec<u8>) -> Result<(), Invalid> {
+pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
     out.reserve(input.len() * 8 / SHORTEST);
     let (mut word, mut bits) = (0u64, 0u32);
     let mut bytes = input.iter();
@@ -99,7 +96,8 @@ pub fn decode(input: &[u8], most: u32, out: &mut Vec<u8>) -> Result<(), Invalid>
         if length > bits {
             // the end of the input: what is left are the first bits of a code, all of them ones
             let padding = !(u64::MAX.checked_shr(bits).unwrap_or(0));
-            return if bits <= most && word == padding {
+            // a whole byte of padding is one bit too much, but what nginx takes
+            return if bits <= 8 && word == padding {
                 Ok(())
             } else {
                 Err(Invalid)
@@ -161,7 +159,7 @@ mod tests {
 
     fn decoded(input: &[u8]) -> Result<Vec<u8>, Invalid> {
         let mut out = Vec::new();
-        decode(input, PADDING, &mut out).map(|()| out)
+        decode(input, &mut out).map(|()| out)
     }
 
     #[test]
@@ -181,10 +179,10 @@ mod tests {
     fn padding() {
         assert_eq!(decoded(b"").unwrap(), b"");
         assert_eq!(decoded(&[0x07]).unwrap(), b"0");
-        // zeros, more than seven bits, the end of the string
+        // zeros, more than a byte, the end of the string
         assert_eq!(decoded(&[0x18]).unwrap_err(), Invalid);
         assert_eq!(decoded(&[0x07, 0xff]).unwrap_err(), Invalid);
-        assert_eq!(decoded(&[0xff]).unwrap_err(), Invalid);
+        assert_eq!(decoded(&[0xff, 0xff]).unwrap_err(), Invalid);
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]).unwrap_err(), Invalid);
     }
 
@@ -202,7 +200,7 @@ mod tests {
             if let Ok(text) = decoded(&code) {
                 let mut again = Vec::new();
                 encode(&text, &mut again);
-                prop_assert_eq!(again, code);
+                prop_assert_eq!(code.strip_prefix(&again[..]).map(|rest| rest == [0xff] || rest.is_empty()), Some(true));
             }
         }
     }
