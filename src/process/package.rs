@@ -77,7 +77,7 @@ impl Package {
         });
         out.option(r.files.as_ref(), |out, n| out.number(*n));
         out.option(r.core.as_ref(), |out, n| out.number(*n));
-out.option(r.folder.as_ref(), |out, p| out.path(p));
+        out.option(r.folder.as_ref(), |out, p| out.path(p));
         out.number(r.net_raw.into());
         out.path(&self.load.conf);
         out.path(&self.load.prefix);

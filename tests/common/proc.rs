@@ -188,7 +188,8 @@ impl Setup {
                 return Some(Err(format!("it ended with {status}")));
             }
             // the pid file comes after the signal handlers: from then on a signal does what it says
-            (pid_file.exists() && listeners.iter().all(Listener::accepts)).then_some(Ok(()))
+            let written = fs::read(&pid_file).is_ok_and(|text| text.ends_with(b"\n"));
+            (written && listeners.iter().all(Listener::accepts)).then_some(Ok(()))
         });
         match ready.unwrap_or_else(|| Err("its listeners do not accept".into())) {
             Ok(()) => Ok(Server { child, place }),

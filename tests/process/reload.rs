@@ -161,7 +161,8 @@ fn listeners_come_and_go_with_a_reload() {
         TcpStream::connect(addr).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
     };
     assert!(wait_for(DEADLINE, || refused(other).then_some(())).is_some());
-    assert!(!server.dir().join("socket").exists());
+    let removed = || (!server.dir().join("socket").exists()).then_some(());
+    assert!(wait_for(DEADLINE, removed).is_some());
     assert_eq!(client::get(kept, "/", "h").text(), kept.port().to_string());
     server.write_conf(&conf(both));
     server.reload();
@@ -312,7 +313,9 @@ fn reload_on_the_command_line_tells_what_the_server_says() {
         .arg(&dir)
         .args(["-c", "nginx.conf", "-e", "first.log", "-s", "reload"]);
     // it waits for the answer: what it asked for is done when it ends
-    assert!(command.output().unwrap().status.success());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{}", server.log());
     assert!(server.log().contains("reload: nothing changed"));
     // an address that the running server cannot have is found out there alone
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

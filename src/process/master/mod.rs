@@ -55,6 +55,8 @@ pub(super) struct Master {
     /// The configuration in force, for a worker that takes a dead one's place.
     package: Arc<OwnedFd>,
     threads: usize,
+    /// What its worker was given and gave away.
+    rights: user::Rights,
     /// The number of the configuration in force, and the last one given away.
     number: u64,
     numbers: u64,
@@ -136,11 +138,12 @@ impl Master {
         title.set(&title::of_master(&arguments));
         let detached = ready.detached();
         let threads = site.main.worker_threads.max(1);
+        let rights = user::Rights::of(&site, identity.clone());
         let package = Package {
             program: title.program().to_owned(),
             daemonized: detached || upgrade,
             threads,
-            rights: user::Rights::of(&site, identity.clone()),
+            rights: rights.clone(),
             load: program.load.clone(),
             outside: Arc::new(outside),
         };
@@ -164,6 +167,7 @@ impl Master {
             identity,
             package: Arc::new(package),
             threads,
+            rights,
             number: 1,
             numbers: 1,
             workers: Vec::new(),

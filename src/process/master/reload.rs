@@ -40,6 +40,7 @@ pub(super) struct Pending {
     listeners: Vec<Listener>,
     package: Arc<OwnedFd>,
     threads: usize,
+    rights: Rights,
     main: MainConf,
     identity: Option<Identity>,
     log: ErrorLog,
@@ -142,11 +143,12 @@ impl Master {
         LogFiles::global().reopen_all(None, &log);
         let logs = LogFiles::global().files();
         drop(named);
+        let rights = Rights::of(&site, identity.clone());
         let package = Package {
             program: self.title.program().to_owned(),
             daemonized: self.daemonized,
             threads,
-            rights: Rights::of(&site, identity.clone()),
+            rights: rights.clone(),
             load: self.program.load.clone(),
             outside: Arc::new(seen),
         };
@@ -164,6 +166,7 @@ impl Master {
             prepared,
             package: Arc::new(package),
             threads,
+            rights,
             main: site.main.clone(),
             identity,
             log: site.error_log.clone(),
@@ -199,6 +202,7 @@ impl Master {
         let changed = fixed(&self.main, &main);
         let in_place = main.reload_method == ReloadMethod::InPlace
             && self.threads == pending.threads
+            && self.rights == pending.rights
             && changed.is_empty();
         let serving = self
             .workers
@@ -260,6 +264,7 @@ impl Master {
         self.identity = pending.identity;
         self.package = pending.package;
         self.threads = pending.threads;
+        self.rights = pending.rights;
         self.logs = pending.logs;
         self.certificates = pending.certificates;
         self.renewed = Outside::default();
