@@ -30,6 +30,7 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     b.configured()?;
     b.finish()?;
     inherit::all(b);
+    super::tls::begin(b);
     let (vars, var_slots) = b.resolve_vars()?;
     let var_names = vars
         .iter()

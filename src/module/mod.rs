@@ -56,7 +56,10 @@ pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use steer::Steer;
 pub use template::Template;
-pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use tls::{
+    DynamicCertificates, MakeContext, Renew, ServerContext, SharedTls, TlsListener, TlsServer,
+    VerifyClient,
+};
 pub use trace::{Candidate, Step, Trace};
 pub use upstream_tls::UpstreamTls;
 pub use value::{Small, Val};
