@@ -141,6 +141,28 @@ impl Manifest {
     }
 }
 
+/// As [`Package::seal`], for files alone.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn seal_outside(outside: &Outside) -> io::Result<OwnedFd> {
+    let mut out = Out::default();
+    out.outside(outside);
+    sealed(&out.0)
+}
+
+/// Reads what [`seal_outside`] wrote.
+///
+/// # Errors
+/// As [`Package::open`].
+pub(super) fn open_outside(fd: OwnedFd) -> io::Result<Outside> {
+    let bytes = contents(fd)?;
+    let mut from = In(&bytes);
+    from.outside()
+        .filter(|_| from.0.is_empty())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let fd = memfd_create("configuration", flags)?;
