@@ -10,6 +10,7 @@ pub mod nginx;
 pub mod origin;
 pub mod ports;
 pub mod proc;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

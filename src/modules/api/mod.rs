@@ -157,6 +157,10 @@ struct Table {
     done: Option<EndpointsRef>,
 }
 
+/// Whether an `api` of the configuration may change the state.
+#[derive(Default)]
+pub struct Writable(pub bool);
+
 fn api(c: &mut ApiConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let write = match s.arg(0) {
         b"write=on" => true,
@@ -164,6 +168,7 @@ fn api(c: &mut ApiConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
         _ if !s.is_empty() => return Err(s.invalid_parameter(0)),
         _ => false,
     };
+    b.shared::<Writable>().0 |= write;
     let request_id = b.known_var("request_id");
     status::add(b);
     add_endpoint(b, peers::Upstreams);
