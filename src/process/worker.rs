@@ -274,8 +274,8 @@ impl Worker {
             }
         };
         set_process_log(site.error_log.clone());
-        self.serving.replace(site, &handed.sockets);
-        self.answer(Kind::Accepted, number, "");
+        let changes = self.serving.replace(site, &handed.sockets);
+        self.answer(Kind::Accepted, number, &changes.to_string());
     }
 
     /// Takes certificates and keys that have changed.

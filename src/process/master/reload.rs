@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 
@@ -31,6 +32,8 @@ pub(super) struct Pending {
     pub number: u64,
     /// Who tries it.
     pub worker: Option<Pid>,
+    /// When it was asked for.
+    begun: Instant,
     /// Who waits for the outcome.
     clients: Vec<Client>,
     prepared: Prepared,
@@ -99,6 +102,7 @@ impl Master {
 
     /// The error is for who asked; it has been logged.
     fn prepare(&mut self) -> Result<Pending, String> {
+        let begun = Instant::now();
         let log = process_log();
         // one module's mistake must not end the process
         let (outcome, seen) = outside::record(|| {
@@ -152,6 +156,7 @@ impl Master {
         Ok(Pending {
             number: self.numbers,
             worker: None,
+            begun,
             clients: Vec::new(),
             prepared,
             package: Arc::new(package),
@@ -238,10 +243,11 @@ impl Master {
     }
 
     /// The configuration is in force in that worker: it is now the master's own.
-    pub(super) fn accept_pending(&mut self, by: Pid) {
+    pub(super) fn accept_pending(&mut self, by: Pid, changes: &str) {
         let Some(pending) = self.pending.take() else {
             return;
         };
+        let took = pending.begun.elapsed().as_millis();
         set_process_log(pending.log.clone());
         redirect_stderr(&pending.log, self.detached);
         let log = process_log();
@@ -285,6 +291,15 @@ impl Master {
                 }
             }
         }
+        let changes = match changes {
+            "" => "a new worker process serves",
+            text => text,
+        };
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("reload: {changes}, {took} ms"),
+        );
         self.notify.ready();
         answer(pending.clients, 0, "");
     }
