@@ -78,6 +78,7 @@ impl Package {
         out.option(r.files.as_ref(), |out, n| out.number(*n));
         out.option(r.core.as_ref(), |out, n| out.number(*n));
         out.option(r.folder.as_ref(), Out::path);
+        out.number(r.net_raw.into());
         out.path(&self.load.conf);
         out.path(&self.load.prefix);
         out.bytes(&self.load.directives);
@@ -372,6 +373,7 @@ impl<'a> In<'a> {
             files: self.option(In::number)?,
             core: self.option(In::number)?,
             folder: self.option(In::path)?,
+            net_raw: self.number()? != 0,
         };
         let load = LoadOptions {
             conf: self.path()?,
@@ -426,6 +428,7 @@ mod tests {
             files: None,
             core: Some(7),
             folder: Some("/w".into()),
+            net_raw: true,
         };
         let package = Package {
             program: "nginx".into(),

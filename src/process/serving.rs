@@ -158,6 +158,8 @@ impl Serving {
             None,
             format_args!("gracefully shutting down"),
         );
+        // another process may take the caches over; requests under way do without
+        crate::cache::close_all();
         self.shared.draining.send_replace(true);
         self.accepting.clear();
         self.channels.clear();

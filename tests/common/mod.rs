@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod dns;
 pub mod nginx;
 pub mod origin;
 pub mod ports;

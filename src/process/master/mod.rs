@@ -139,7 +139,7 @@ impl Master {
             program: title.program().to_owned(),
             daemonized: detached || upgrade,
             threads,
-            rights: user::Rights::of(&site.main, identity.clone()),
+            rights: user::Rights::of(&site, identity.clone()),
             load: program.load.clone(),
             outside: Arc::new(outside),
         };

@@ -143,7 +143,7 @@ impl Master {
             program: self.title.program().to_owned(),
             daemonized: self.daemonized,
             threads,
-            rights: Rights::of(&site.main, identity.clone()),
+            rights: Rights::of(&site, identity.clone()),
             load: self.program.load.clone(),
             outside: Arc::new(seen),
         };
