@@ -1,9 +1,13 @@
 //! What an operator asks for: subcommands of the program that nginx does not have.
 
+mod cache;
 mod explain;
 
+use crate::cli::{self, Command};
+use crate::engine::load::LoadOptions;
 use crate::module::Registry;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 /// Runs a subcommand; the result is the exit code.
 pub type Subcommand = fn(Registry, &[OsString]) -> i32;
@@ -12,6 +16,38 @@ pub type Subcommand = fn(Registry, &[OsString]) -> i32;
 pub fn subcommand(args: &[OsString]) -> Option<Subcommand> {
     match args.first()?.to_str()? {
         "explain" => Some(explain::main),
+        "cache" => Some(cache::main),
         _ => None,
     }
+}
+
+/// How a configuration is loaded that is only looked at; the parameters are those of `-c`, `-p` and `-g`.
+fn load_options(
+    conf: Option<&Path>,
+    prefix: Option<&Path>,
+    directives: Option<&OsStr>,
+) -> Result<LoadOptions, String> {
+    let mut args: Vec<OsString> = Vec::new();
+    let pairs = [
+        ("-c", conf.map(Path::as_os_str)),
+        ("-p", prefix.map(Path::as_os_str)),
+        ("-g", directives),
+    ];
+    for (flag, value) in pairs {
+        if let Some(value) = value {
+            args.extend([flag.into(), value.into()]);
+        }
+    }
+    let Ok(Command::Run(options)) = cli::parse(args.into_iter()) else {
+        return Err("invalid options".to_owned());
+    };
+    let paths = options.paths();
+    Ok(LoadOptions {
+        conf: paths.conf_file.clone(),
+        prefix: paths.prefix.clone(),
+        directives: options.directives().to_vec(),
+        error_log: "stderr".to_owned(),
+        pid: cli::PID_PATH.to_owned(),
+        testing: true,
+    })
 }

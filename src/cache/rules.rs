@@ -22,13 +22,13 @@ pub struct Freshness {
     /// `Vary`, its lines joined.
     pub vary: Vec<u8>,
     /// `Cache-Control` forbids to store it.
-    no_cache: bool,
+    pub(super) no_cache: bool,
     /// `Expires` is over.
-    expired: bool,
+    pub(super) expired: bool,
     /// Something else forbids to store it.
-    refused: bool,
+    pub(super) refused: bool,
     /// There was an X-Accel-Expires.
-    accel: bool,
+    pub(super) accel: bool,
 }
 
 impl Freshness {
@@ -132,7 +132,7 @@ impl Freshness {
         }
     }
 
-    fn varies(&mut self, value: &[u8]) {
+    pub(super) fn varies(&mut self, value: &[u8]) {
         if self.refused {
             return;
         }

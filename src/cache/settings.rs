@@ -76,4 +76,6 @@ pub struct Settings {
     pub purge: Option<Purge>,
     /// `proxy_cache_tag`.
     pub tag: Option<Template>,
+    /// `proxy_cache_rfc9111`.
+    pub rfc9111: bool,
 }

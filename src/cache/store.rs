@@ -254,6 +254,10 @@ impl Fill {
     /// # Errors
     /// What the file system gives; nothing is stored then.
     pub fn finish(mut self) -> io::Result<()> {
+        // the folder is another process's by now
+        if !self.zone.is_serving() {
+            return Ok(());
+        }
         let mut bytes = std::mem::take(&mut self.bytes);
         file::seal(
             bytes.get_mut(..self.header_len).unwrap_or_default(),
@@ -391,6 +395,7 @@ mod tests {
             use_temp_path: false,
             ..Default::default()
         });
+        zone.serving.store(true, Ordering::Relaxed);
         Arc::new(zone)
     }
 

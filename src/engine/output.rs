@@ -3,7 +3,7 @@
 use super::filters::{self, Stage};
 use super::redirect;
 use crate::http::date;
-use crate::http::etag::{self, Conditions, Precondition};
+use crate::http::etag::{self, Conditions, IfModifiedSince, Precondition};
 use crate::http::head::Version;
 use crate::http::headers::Known;
 use crate::http::range::{self, Multipart, Ranges};
@@ -208,7 +208,8 @@ fn write_head(r: &mut Request) {
         if r.out.status == 204 {
             r.out.content_type.clear();
             r.out.content_length = None;
-            r.out.clear_last_modified();
+            // an origin's own stays, as in nginx
+            r.out.last_modified = None;
         }
     }
     if r.out.status < 200 {
@@ -288,15 +289,26 @@ fn not_modified(r: &mut Request) -> Result<(), u16> {
     if conditions == Conditions::default() {
         return Ok(());
     }
-    let last_modified = match r.out.last_modified {
+    let mut conditions = conditions;
+    let mut last_modified = match r.out.last_modified {
         None if !r.out.last_modified_text.is_empty() => date::parse(&r.out.last_modified_text),
         t => t,
     };
+    let mut since = r.core().if_modified_since;
+    if r.out.rfc9110 {
+        if conditions.if_none_match.is_some() {
+            conditions.if_modified_since = None;
+        }
+        if since == IfModifiedSince::Exact {
+            since = IfModifiedSince::Before;
+        }
+        last_modified = last_modified.or_else(|| date::parse(&r.out.date));
+    }
     match etag::evaluate(
         &conditions,
         r.out.headers.get(b"ETag"),
         last_modified,
-        r.core().if_modified_since,
+        since,
     ) {
         Precondition::Proceed => Ok(()),
         Precondition::Failed => Err(412),

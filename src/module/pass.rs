@@ -172,6 +172,8 @@ pub trait Protocol: Send + Sync + 'static {
 pub enum Codec {
     /// HTTP/1.
     Http1,
+    /// HTTP/2; the head is written as HTTP/1 text and becomes a header block.
+    Http2,
     /// CGI's head, or HTTP's, and a body up to the end of the connection: SCGI and uwsgi.
     Cgi,
     /// FastCGI records; whether the connection may be kept (`fastcgi_keep_conn`).
@@ -396,6 +398,8 @@ pub struct UpstreamInfo {
     pub cache: Option<Box<crate::cache::Call>>,
     /// The copy of the answer that is being written (`proxy_store`).
     pub copy: Option<crate::exchange::cache::Copy>,
+    /// What an unsafe request invalidates if it succeeds (`proxy_cache_rfc9111`): the zone and the key.
+    pub invalidates: Option<(Arc<crate::cache::CachePath>, Vec<u8>)>,
     /// `$upstream_cache_status`.
     pub cache_status: Option<crate::cache::Status>,
     /// Seconds since the object that is served was stored or found unchanged: `$upstream_cache_age`.
@@ -413,6 +417,7 @@ impl UpstreamInfo {
     pub fn forget_cache(&mut self) {
         self.cache = None;
         self.copy = None;
+        self.invalidates = None;
         self.cache_status = None;
         self.cache_age = None;
         self.from_cache = false;

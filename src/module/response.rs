@@ -52,6 +52,9 @@ pub struct ResponseHead {
     pub single_range: bool,
     /// Whether If-Modified-Since and its kin are left to the origin, which has seen them.
     pub unconditional: bool,
+    /// Whether conditions are evaluated as RFC 9110, section 13, says, and not as nginx does (`proxy_cache_rfc9111`):
+    /// If-None-Match goes before If-Modified-Since, and dates are compared.
+    pub rfc9110: bool,
     /// Whether only the head is sent (HEAD, 304).
     pub header_only: bool,
     /// Whether the connection is offered for another request.
@@ -106,6 +109,7 @@ impl ResponseHead {
         self.allow_ranges = false;
         self.single_range = false;
         self.unconditional = false;
+        self.rfc9110 = false;
         self.header_only = false;
         self.upgrade = false;
         self.http09 = false;

@@ -8,14 +8,17 @@ pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
 pub mod brotli;
+pub mod browser;
 pub mod charset;
 mod compress;
 mod crypt_ffi;
 pub mod dav;
+pub mod early_read;
 pub mod empty_gif;
 pub mod explain;
 pub mod fastcgi;
 pub mod geo;
+pub mod grpc;
 pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
@@ -36,6 +39,7 @@ pub mod proxy;
 pub mod random_index;
 pub mod realip;
 pub mod referer;
+mod refusal;
 pub mod refused;
 pub mod rewrite;
 pub mod scgi;
@@ -72,11 +76,13 @@ pub fn builtin() -> Registry {
     r.add::<map::Map>();
     r.add::<geo::Geo>();
     r.add::<split_clients::SplitClients>();
+    r.add::<browser::Browser>();
     r.add::<rewrite::Rewrite>();
     r.add::<access_log::AccessLog>();
     r.add::<referer::Referer>();
     r.add::<secure_link::SecureLink>();
     // before access and access, in nginx's order
+    r.add::<early_read::EarlyRead>();
     r.add::<headers_more::HeadersMore>();
     r.add::<realip::RealIp>();
     r.add::<limit_req::LimitReq>();
@@ -101,6 +107,7 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<grpc::Grpc>();
     r.add::<fastcgi::FastCgi>();
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();

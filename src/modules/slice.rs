@@ -140,7 +140,7 @@ impl EarlyFilter for Check {
             Err(444)
         };
         if r.out.status != 206 {
-            if state.first.is_none() {
+            if !r.subrequest {
                 // the response as a whole, or an error
                 state.used.store(false, Ordering::Relaxed);
                 return Ok(());

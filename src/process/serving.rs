@@ -83,6 +83,11 @@ impl Serving {
         Changes::between(&before, &self.shared.site.load())
     }
 
+    /// The site in force.
+    pub fn site(&self) -> Arc<Site> {
+        self.shared.site.load_full()
+    }
+
     /// Accepts on these sockets and no others.
     pub fn listen(&mut self, sockets: &[Handle]) {
         self.accepting.retain(|(id, stop)| {
@@ -153,6 +158,8 @@ impl Serving {
             None,
             format_args!("gracefully shutting down"),
         );
+        // another process may take the caches over; requests under way do without
+        crate::cache::close_all();
         self.shared.draining.send_replace(true);
         self.accepting.clear();
         self.channels.clear();

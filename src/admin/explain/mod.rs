@@ -5,9 +5,8 @@
 
 mod report;
 
-use crate::cli::{self, Command};
 use crate::config::Disk;
-use crate::engine::load::{LoadOptions, load_written};
+use crate::engine::load::load_written;
 use crate::engine::phases;
 use crate::http::head::Version;
 use crate::http::head::{Limits, Parser, Progress};
@@ -87,7 +86,11 @@ fn explain(registry: Registry, options: &Options) -> Result<Report, String> {
     let wanted = Wanted::parse(&options.request)?;
     set_process_log(ErrorLog::stderr(Level::Emerg));
     let registry = Arc::new(registry);
-    let load = load_options(options)?;
+    let load = super::load_options(
+        options.conf.as_deref(),
+        options.prefix.as_deref(),
+        options.directives.as_deref(),
+    )?;
     let (loaded, written) = load_written(&registry, &load, &Disk)
         .map_err(|e| format!("nginx: [{}] {}", e.diag.level.name(), e.diag))?;
     let site = SiteRef::new(Arc::new(loaded.site));
@@ -116,32 +119,6 @@ fn explain(registry: Registry, options: &Options) -> Result<Report, String> {
         &trace,
         directives,
     ))
-}
-
-fn load_options(options: &Options) -> Result<LoadOptions, String> {
-    let mut args: Vec<OsString> = Vec::new();
-    let pairs = [
-        ("-c", options.conf.as_ref().map(|p| p.as_os_str())),
-        ("-p", options.prefix.as_ref().map(|p| p.as_os_str())),
-        ("-g", options.directives.as_deref()),
-    ];
-    for (flag, value) in pairs {
-        if let Some(value) = value {
-            args.extend([flag.into(), value.into()]);
-        }
-    }
-    let Ok(Command::Run(options)) = cli::parse(args.into_iter()) else {
-        return Err("invalid options".to_owned());
-    };
-    let paths = options.paths();
-    Ok(LoadOptions {
-        conf: paths.conf_file.clone(),
-        prefix: paths.prefix.clone(),
-        directives: options.directives().to_vec(),
-        error_log: "stderr".to_owned(),
-        pid: cli::PID_PATH.to_owned(),
-        testing: true,
-    })
 }
 
 /// The request that is asked about.

@@ -4,7 +4,7 @@ use super::copy::Copy;
 use super::{any, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, MAX_ETAG, valid_for};
-use crate::cache::{Call, Digest, Entry, Fill, Status, reason};
+use crate::cache::{Call, Digest, Entry, Fill, Status, reason, rfc9111};
 use crate::engine::phases::Outcome;
 use crate::http::date;
 use crate::http::headers::Known;
@@ -16,7 +16,14 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
     let Some(call) = &mut r.upstream.cache else {
         return;
     };
-    call.fresh = Freshness::of(&r.upstream.head.headers, pass.conf.ignore, now());
+    let (headers, ignored) = (&r.upstream.head.headers, pass.conf.ignore);
+    call.fresh = match call.settings.rfc9111 {
+        true => {
+            let authorized = r.head.headers.contains_id(Known::Authorization);
+            rfc9111::freshness(headers, r.upstream.head.status, ignored, now(), authorized)
+        }
+        false => Freshness::of(headers, ignored, now()),
+    };
     if !call.fresh.may_store() {
         call.cacheable = false;
     }
@@ -198,6 +205,13 @@ pub(in crate::exchange) fn failed_with(r: &mut Request, status: u16) {
 
 /// Ends what the request does with the cache.
 pub(in crate::exchange) fn close(r: &mut Request, outcome: &Outcome) {
+    // RFC 9111, section 4.4
+    if let Some((path, key)) = r.upstream.invalidates.take()
+        && r.upstream.has_head
+        && (200..400).contains(&r.upstream.head.status)
+    {
+        path.zone.purge_key(&key, false);
+    }
     let Some(call) = &mut r.upstream.cache else {
         return;
     };

@@ -232,15 +232,17 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
         return Look::Verdict(Verdict::Serve(object, Status::Hit));
     }
     call.stale_error = valid.saturating_add(meta.error) >= now;
-    let background = r.upstream.background.is_some();
-    let while_updating = !background
+    let while_updating = r.upstream.background.is_none()
         && (call.settings.use_stale & next::UPDATING != 0
             || valid.saturating_add(meta.updating) >= now);
     let first = call.entry.as_mut().is_some_and(|e| e.begin_update(None));
     if while_updating && !first {
         return Look::Verdict(Verdict::Serve(object, Status::Updating));
     }
-    if while_updating && call.settings.background_update {
+    // stale-while-revalidate needs no directive of nginx's
+    let background = call.settings.background_update
+        || call.settings.rfc9111 && meta.updating > 0 && valid.saturating_add(meta.updating) >= now;
+    if while_updating && background {
         return Look::Verdict(Verdict::Background(object));
     }
     call.old = Some(object);

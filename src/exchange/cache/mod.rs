@@ -37,7 +37,13 @@ pub(super) async fn open(
         return None;
     }
     let purging = settings.purge.as_ref().filter(|p| any(&p.when, r)).cloned();
-    if purging.is_none() && settings.methods & r.method.bit() == 0 {
+    let served = settings.methods & r.method.bit() != 0;
+    let safe = matches!(
+        r.method,
+        Method::Get | Method::Head | Method::Options | Method::Trace
+    );
+    let invalidates = settings.rfc9111 && !safe;
+    if purging.is_none() && !served && !invalidates {
         return None;
     }
     let path = match choose(r, settings) {
@@ -78,7 +84,10 @@ pub(super) async fn open(
         r.put_scratch(key);
         return Some(outcome);
     }
-    if !path.zone.is_serving() {
+    if invalidates {
+        r.upstream.invalidates = Some((path.clone(), key.as_slice().into()));
+    }
+    if !path.zone.is_serving() || !served {
         r.put_scratch(key);
         return None;
     }

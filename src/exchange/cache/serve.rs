@@ -3,10 +3,12 @@
 use super::{note, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, valid_for};
-use crate::cache::{Content, Object, Status, reason};
+use crate::cache::{Content, Fill, Object, Status, reason, rfc9111};
 use crate::engine::output;
 use crate::engine::phases::Outcome;
+use crate::exchange::h1::response::UpstreamHead;
 use crate::exchange::head;
+use crate::http::headers::Known;
 use crate::module::{Body, Destination, Pass, Request};
 use std::sync::Arc;
 
@@ -27,6 +29,16 @@ pub(super) async fn serve(
         return redirect;
     }
     head::copy(pass, to, r);
+    if pass.conf.cache.as_ref().is_some_and(|c| c.rfc9111) {
+        r.out.rfc9110 = true;
+        if let Some(sent) = object.head.headers.get_id(Known::Date) {
+            r.out.date = sent.to_vec();
+        }
+        let age = rfc9111::age(&object.head.headers, object.meta.date, now());
+        r.out
+            .headers
+            .set(b"Age", itoa::Buffer::new().format(age).as_bytes());
+    }
     if object.head.is_http09() {
         r.out.http09 = true;
     }
@@ -98,12 +110,21 @@ pub(in crate::exchange) async fn revalidated(
         .cache
         .as_mut()
         .filter(|c| c.settings.revalidate)?;
-    let object = call.old.take()?;
+    let old = call.old.take()?;
+    let mut object = old.clone();
     let now = now();
     let ignored = pass.conf.ignore;
-    let answer = Freshness::of(&r.upstream.head.headers, ignored, now);
-    let stored = Freshness::of(&object.head.headers, ignored, now);
-    let fresh = if answer.valid != 0 { answer } else { stored };
+    let rfc = call.settings.rfc9111;
+    let fresh = if rfc {
+        let head = rfc9111::merge(&object.head, &r.upstream.head.headers);
+        let fresh = rfc9111::freshness(&head.headers, head.status, ignored, now, false);
+        object = renewed(&object, object.meta.clone(), Some(head));
+        fresh
+    } else {
+        let answer = Freshness::of(&r.upstream.head.headers, ignored, now);
+        let stored = Freshness::of(&object.head.headers, ignored, now);
+        if answer.valid != 0 { answer } else { stored }
+    };
     let valid = match (
         fresh.valid,
         valid_for(&call.settings.valid, object.head.status),
@@ -112,7 +133,6 @@ pub(in crate::exchange) async fn revalidated(
         (0, rule) => now.saturating_add(rule),
         (valid, _) => valid,
     };
-    let mut renewed = None;
     if valid != 0 {
         let meta = Meta {
             valid,
@@ -122,33 +142,54 @@ pub(in crate::exchange) async fn revalidated(
             ..object.meta.clone()
         };
         let zone = call.zone().clone();
-        if let Err(e) = zone.rewrite(call.digest, &object, &meta) {
+        let new = renewed(&object, meta, None);
+        let written = match &new.body {
+            // the head may have another length: the whole file is written anew
+            Content::Memory(bytes) if rfc => {
+                let (meta, head) = (new.meta.clone(), new.head.clone());
+                let temp = pass.conf.temp_path.clone();
+                let mut fill = Fill::new(zone.clone(), call.digest, meta, head, temp);
+                fill.write(bytes).and_then(|()| fill.finish())
+            }
+            _ => {
+                let written = zone.rewrite(call.digest, &old, &new.meta);
+                if written.is_ok() {
+                    zone.remember(call.digest, &new);
+                }
+                zone.index.renew(call.digest);
+                written
+            }
+        };
+        if let Err(e) = written {
             let path = zone.path(call.digest);
             zone.trouble(format_args!(
                 "updating \"{}\" failed ({})",
                 path.display(),
                 reason(&e)
             ));
-        } else if let Content::Memory(bytes) = &object.body {
-            let object = Arc::new(Object {
-                meta,
-                head: object.head.clone(),
-                body: Content::Memory(bytes.clone()),
-                generation: object.generation,
-                inode: object.inode,
-            });
-            zone.remember(call.digest, &object);
-            renewed = Some(object);
         }
-        zone.index.renew(call.digest);
+        object = new;
     }
     note_revalidated(r);
     // others who wait need not wait for this client
     if let Some(call) = &mut r.upstream.cache {
         call.release();
     }
-    let object = renewed.unwrap_or(object);
     Some(Box::pin(serve(r, pass, to, &object, Status::Revalidated)).await)
+}
+
+/// The object with other times, or another head.
+fn renewed(object: &Object, meta: Meta, head: Option<UpstreamHead>) -> Arc<Object> {
+    Arc::new(Object {
+        meta,
+        head: head.unwrap_or_else(|| object.head.clone()),
+        body: match &object.body {
+            Content::Memory(bytes) => Content::Memory(bytes.clone()),
+            Content::File(file, at, len) => Content::File(file.clone(), *at, *len),
+        },
+        generation: object.generation,
+        inode: object.inode,
+    })
 }
 
 fn note_revalidated(r: &mut Request) {

@@ -52,13 +52,15 @@ pub struct CacheWritten {
     pub purge_tags: Option<Template>,
     /// `…_cache_tag`.
     pub tag: Option<Template>,
+    /// `…_cache_rfc9111`.
+    pub rfc9111: Option<bool>,
 }
 
 impl Conf for CacheWritten {
     fn inherit(&mut self, outer: &Self) {
         inherit!(self, outer; choice, key, valid, methods, min_uses, bypass, no_cache, lock, lock_timeout, lock_age,
             use_stale, background_update, revalidate, convert_head, max_range_offset, purge, purge_soft, purge_tags,
-            tag);
+            tag, rfc9111);
     }
 }
 
@@ -119,6 +121,7 @@ impl CacheWritten {
                 tags: self.purge_tags.clone(),
             }),
             tag: self.tag.clone(),
+            rfc9111: self.rfc9111.unwrap_or(false),
         }))
     }
 }
@@ -157,7 +160,11 @@ struct Prefixes(HashMap<&'static str, Caches>);
 fn caches<'b>(b: &'b mut Build, prefix: &'static str) -> &'b mut Caches {
     if !b.shared::<Prefixes>().0.contains_key(prefix) {
         b.at_end(move |b| match b.shared::<Prefixes>().0.remove(prefix) {
-            Some(caches) => caches.finish(),
+            Some(mut caches) => {
+                // who may change the state may purge by prefix and tag
+                caches.named |= b.shared::<crate::modules::api::Writable>().0;
+                caches.finish()
+            }
             None => Ok(()),
         });
     }
@@ -395,6 +402,7 @@ pub fn path(
         return Err(s.error(format!("\"{kind}\" must have \"keys_zone\" parameter")));
     };
     params.keys = keys(size);
+    crate::modules::api::add_endpoint(b, super::cache_api::Caches);
     let at = caches(b, prefix);
     if let Some(d) = at.declared.iter().find(|d| d.root == root) {
         let place = d.at.place();

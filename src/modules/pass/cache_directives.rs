@@ -61,6 +61,16 @@ macro_rules! cache_directives {
             Directive::own(concat!($p, "_cache_purge_soft"), $crate::module::Place::ANY_HTTP, Args::AtLeast(1), concat!("`", $p, "_cache_purge_soft string …;` Where one of them is neither empty nor `0`, purging marks responses as stale instead of removing them."), |c, s, b| set::predicate(&mut c.pass.cache.purge_soft, s, b)),
             Directive::own(concat!($p, "_cache_purge_tags"), $crate::module::Place::ANY_HTTP, Args::Exactly(1), concat!("`", $p, "_cache_purge_tags string;` Purges by these tags, separated by spaces, instead of by key, where it is not empty."), |c, s, b| { set::cache_named(b, $p); set::template(&mut c.pass.cache.purge_tags, s, b) }),
             Directive::own(concat!($p, "_cache_tag"), $crate::module::Place::ANY_HTTP, Args::Exactly(1), concat!("`", $p, "_cache_tag string;` Tags of a response, separated by spaces, by which it can be purged, such as `$upstream_http_surrogate_key`."), |c, s, b| { set::cache_named(b, $p); set::template(&mut c.pass.cache.tag, s, b) }),
+            Directive::own(
+                concat!($p, "_cache_rfc9111"),
+                $crate::module::Place::ANY_HTTP,
+                Args::Flag,
+                concat!("`", $p, "_cache_rfc9111 on|off;` Caches as RFC 9111 says where nginx does otherwise: Age is sent and counted, Cache-Control is read as a list, Authorization keeps responses out, a 304 renews stored headers, unsafe methods invalidate. Default: off."),
+                |c, s, b| {
+                    set::cache_named(b, $p);
+                    $crate::module::once(&mut c.pass.cache.rfc9111, s, s.flag(0)?)
+                }
+            ),
         ];
         TABLE
     }};

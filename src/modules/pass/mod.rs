@@ -4,6 +4,7 @@
 //! A module keeps a [`PassWritten`] in a field `pass` of its settings and joins the tables of this module with its own.
 
 mod cache;
+mod cache_api;
 pub(crate) mod cache_directives;
 pub(crate) mod directives;
 mod origin;

@@ -18,11 +18,14 @@ use super::super::user::{Identity, Rights};
 use super::super::{check_connections, level_of, pid};
 use super::Master;
 use super::workers::{Gifts, Phase};
+use crate::config::outside::Outside;
 use crate::config::{Disk, outside};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{ErrorLog, Level, LogFile, LogFiles, Record, process_log, set_process_log};
 use crate::module::{Listener, MainConf, ReloadMethod};
+use crate::serve::certificates::watched;
+use crate::tls::watch::Watch;
 
 /// A configuration that is good as far as the master can tell, and that a worker is trying.
 pub(super) struct Pending {
@@ -41,6 +44,7 @@ pub(super) struct Pending {
     identity: Option<Identity>,
     log: ErrorLog,
     logs: Vec<Arc<LogFile>>,
+    certificates: Watch,
 }
 
 impl Master {
@@ -139,7 +143,7 @@ impl Master {
             program: self.title.program().to_owned(),
             daemonized: self.daemonized,
             threads,
-            rights: Rights::of(&site.main, identity.clone()),
+            rights: Rights::of(&site, identity.clone()),
             load: self.program.load.clone(),
             outside: Arc::new(seen),
         };
@@ -161,6 +165,7 @@ impl Master {
             identity,
             log: site.error_log.clone(),
             logs,
+            certificates: watched(&site),
             listeners: site.listeners,
         })
     }
@@ -253,6 +258,8 @@ impl Master {
         self.package = pending.package;
         self.threads = pending.threads;
         self.logs = pending.logs;
+        self.certificates = pending.certificates;
+        self.renewed = Outside::default();
         self.number = pending.number;
         self.resting = false;
         self.respawn = Default::default();

@@ -243,6 +243,10 @@ impl Master {
                 if worker.phase == Phase::Starting {
                     worker.phase = Phase::Serving;
                 }
+                if packet.number == self.number {
+                    // one that took a dead one's place knows the files of when the configuration was read
+                    self.catch_up(pid);
+                }
                 if self
                     .pending
                     .as_ref()

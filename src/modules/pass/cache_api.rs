@@ -1,0 +1,109 @@
+//! `http/caches` of the API: what the zones hold, what requests found in them, and purging.
+
+use crate::cache::{CachePath, Status, paths};
+use crate::http::method::Method;
+use crate::modules::api::{Answer, ApiError, Ask, Endpoint};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The endpoint.
+pub struct Caches;
+
+impl Endpoint for Caches {
+    fn path(&self) -> &'static str {
+        "http/caches"
+    }
+
+    fn answer(&self, ask: &Ask<'_>) -> Result<Answer, ApiError> {
+        let zones = paths(ask.site);
+        let Some((name, rest)) = ask.rest.split_first() else {
+            return match ask.method {
+                Method::Get => Ok(Answer::Collection(Value::Object(
+                    zones.iter().map(|z| (z.name.clone(), view(z))).collect(),
+                ))),
+                _ => Err(ApiError::method_disabled()),
+            };
+        };
+        let Some(path) = zones.iter().find(|z| z.name == *name) else {
+            return Err(ApiError::new(404, "cache not found", "CacheNotFound"));
+        };
+        match (rest, ask.method) {
+            ([], Method::Get) => Ok(Answer::Value(view(path))),
+            ([], Method::Delete) => {
+                let counts = &path.zone.counts;
+                let all = counts.status.iter().chain([
+                    &counts.evicted,
+                    &counts.stored,
+                    &counts.fill_ms,
+                    &counts.purged,
+                ]);
+                for n in all {
+                    n.store(0, Relaxed);
+                }
+                Ok(Answer::Done)
+            }
+            (["purge"], Method::Post) => purge(path, ask),
+            ([] | ["purge"], _) => Err(ApiError::method_disabled()),
+            _ => Err(ApiError::path_not_found()),
+        }
+    }
+}
+
+fn view(path: &Arc<CachePath>) -> Value {
+    let zone = &path.zone;
+    let counts = &zone.counts;
+    let mut v = json!({
+        "size": zone.size(),
+        "max_size": path.params.max_size,
+        "cold": zone.is_cold(),
+        // what follows is Couloir's own
+        "serving": zone.is_serving(),
+        "objects": zone.index.len(),
+        "max_objects": path.params.keys,
+        "memory": path.params.memory,
+        "stored": counts.stored.load(Relaxed),
+        "fill_time": counts.fill_ms.load(Relaxed),
+        "evicted": counts.evicted.load(Relaxed),
+        "purged": counts.purged.load(Relaxed),
+    });
+    if let Some(v) = v.as_object_mut() {
+        if path.params.max_size == u64::MAX {
+            v.remove("max_size");
+        }
+        for (status, n) in Status::ALL.iter().zip(&counts.status) {
+            let name = status.name().to_ascii_lowercase();
+            v.insert(name, json!({ "responses": n.load(Relaxed) }));
+        }
+    }
+    v
+}
+
+/// `{"key": …}`, `{"prefix": …}`, `{"host": …}` or `{"tag": …}`, with `"soft": true` where objects are to stay as stale.
+fn purge(path: &CachePath, ask: &Ask<'_>) -> Result<Answer, ApiError> {
+    let text = |name: &str| ask.body.get(name).and_then(Value::as_str);
+    let soft = ask
+        .body
+        .get("soft")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    let zone = &path.zone;
+    let n = if let Some(key) = text("key") {
+        zone.purge_key(key.as_bytes(), soft)
+    } else if let Some(prefix) = text("prefix") {
+        zone.purge_prefix(prefix.as_bytes(), soft)
+    } else if let Some(tag) = text("tag") {
+        zone.purge_tags(tag.as_bytes(), soft)
+    } else if let Some(host) = text("host") {
+        // however the key is made: `http://host/…`, `httphost/…`, `host/…`
+        ["http://", "https://", "http", "https", ""]
+            .iter()
+            .flat_map(|scheme| ["/", ":"].map(|end| format!("{scheme}{host}{end}")))
+            .map(|prefix| zone.purge_prefix(prefix.as_bytes(), soft))
+            .sum()
+    } else {
+        let text = "one of \"key\", \"prefix\", \"host\" and \"tag\" is needed";
+        return Err(ApiError::new(400, text, "CachePurgeInvalid"));
+    };
+    Ok(Answer::Value(json!({ "purged": n })))
+}
