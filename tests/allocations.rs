@@ -3,6 +3,7 @@
 #[path = "../benches/support/mod.rs"]
 mod support;
 
+use couloir::upstream::Outcome;
 use support::counting::{self, Counting};
 use support::server::{Client, start};
 
@@ -44,6 +45,35 @@ fn ours(body: &str) -> Vec<(String, usize)> {
 
 // one test: the counts are the process's
 #[test]
+fn the_hot_path_allocates_nothing() {
+    plain_requests();
+    picking();
+}
+
+/// A peer out of ten, a thousand and ten thousand, by every method, tried again once.
+fn picking() {
+    counting::count_this_thread();
+    for count in [10, 1_000, 10_000] {
+        for (name, balance) in support::peers::methods() {
+            if balance.wants_ring() && count > 1_000 {
+                // millions of points take an unoptimised build too long to sort
+                continue;
+            }
+            let group = support::peers::group(count, balance);
+            let before = counting::count();
+            for n in 0u32..20 {
+                let mut state = group.start();
+                state.key.extend_from_slice(&n.to_le_bytes());
+                for outcome in [Outcome::Next, Outcome::Ok] {
+                    let picked = group.pick(&mut state).expect("a peer");
+                    picked.done(outcome, &mut state);
+                }
+            }
+            assert_eq!(counting::count() - before, 0, "{name} of {count}");
+        }
+    }
+}
+
 fn plain_requests() {
     let proxied =
         ours("proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';");

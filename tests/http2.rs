@@ -195,6 +195,8 @@ fn large_bodies_both_ways_through_small_windows() {
                     .initial_window_size(20_000)
                     .initial_connection_window_size(65_535);
                 let session = Session::with(s.addr(8080), &builder).await;
+                // a body before the settings are known is refused where no window is open for it
+                assert_eq!(session.get("/").await.unwrap().status(), 200);
                 // the origin does not decode chunks
                 let post = Request::post("http://localhost/")
                     .header("content-length", body.len())
@@ -271,6 +273,20 @@ fn an_idle_connection_and_a_drained_one_end_with_goaway() {
 }
 
 #[test]
+fn a_reload_ends_connections_politely() {
+    let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
+    let s = server(&format!("proxy_pass http://{};", origin.addr()));
+    run(async {
+        let session = Session::new(s.addr(8080)).await;
+        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        s.reload();
+        session.frames.await.unwrap().unwrap();
+        let session = Session::new(s.addr(8080)).await;
+        assert_eq!(session.get("/").await.unwrap().status(), 200);
+    });
+}
+
+#[test]
 fn requests_of_one_connection_are_counted() {
     let s = start("keepalive_requests 2;", "return 200 $connection_requests;");
     run(async {
@@ -290,7 +306,7 @@ fn a_head_that_is_too_large() {
         let mut request = to("/");
         request
             .headers_mut()
-            .append("x", "y".repeat(1100).parse().unwrap());
+            .append("x", "y".repeat(1300).parse().unwrap());
         session.send(request, b"", None).await.unwrap_err();
         let e = session.frames.await.unwrap().unwrap_err();
         assert_eq!(e.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{e:?}");

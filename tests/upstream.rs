@@ -301,6 +301,11 @@ fn a_failing_server_is_ejected() {
         "{codes:?}"
     );
     assert_eq!(bad.requests().len(), 3);
+    let line = format!(
+        "upstream server {} is ejected for 30 s: errors in a row",
+        bad.addr()
+    );
+    server.wait_for_text("error.log", &line);
 }
 
 #[test]

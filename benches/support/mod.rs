@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod counting;
+pub mod peers;
 pub mod server;
 
 use std::path::PathBuf;

@@ -181,8 +181,8 @@ fn server_key(s: &Server) -> (&[u8], Vec<String>) {
 
 /// The certificate that a server presents first.
 fn certificate(s: &Server) -> Option<Vec<u8>> {
-    let context = s.tls.as_ref()?.context.as_ref()?;
-    context.certificate()?.to_der().ok()
+    let made = s.tls.as_ref()?.context.load_full()?;
+    made.context.certificate()?.to_der().ok()
 }
 
 fn locations(old: &Site, a: &Server, new: &Site, b: &Server) -> Count {

@@ -129,6 +129,9 @@ fn builtin(r: &mut Request) -> Outcome {
         };
         status::builtin_page(r.err_status, core.server_tokens, server, padding, &mut page);
     }
+    // what is sent is what is logged
+    r.err_status = status::on_wire(r.err_status);
+    r.out.status = r.err_status;
     if page.is_empty() {
         return Outcome::Respond(Body::Empty);
     }

@@ -9,6 +9,7 @@ pub mod error_page;
 pub mod files;
 pub mod filters;
 pub mod gzip;
+mod inherit;
 mod listeners;
 pub mod load;
 pub mod lookup;

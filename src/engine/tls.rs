@@ -7,20 +7,24 @@ use crate::module::{
     BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient,
 };
 use crate::modules::ssl::{self, Ssl};
-use crate::tls::load::Loader;
+use crate::tls::load::SharedLoader;
 use openssl::x509::X509VerifyResult;
 use std::sync::Arc;
 
+/// Lets certificates be taken over from the configuration in force; before any is loaded.
+pub(super) fn begin(b: &mut Build) {
+    if effective::<Ssl>(b, BlockId(0)).inheritable() {
+        b.shared::<SharedLoader>().lock().inherit();
+    }
+}
+
 /// Makes the contexts of all servers, whether or not they listen with TLS.
 pub(super) fn servers(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
-    if effective::<Ssl>(b, BlockId(0)).inheritable() {
-        b.shared::<Loader>().inherit();
-    }
     for (id, server) in ids.iter().zip(servers) {
         let conf = effective::<Ssl>(b, *id);
         server.tls = Some(Arc::new(ssl::server(&conf, b)?));
     }
-    b.shared::<Loader>().keep();
+    b.shared::<SharedLoader>().lock().keep();
     Ok(())
 }
 
@@ -59,10 +63,11 @@ pub(super) fn listener(
         .get(default as usize)
         .and_then(|s| s.tls.clone())
         .ok_or_else(|| missing(default))?;
-    let context = tls.context.clone().ok_or_else(|| missing(default))?;
+    if tls.context.load().is_none() {
+        return Err(missing(default));
+    }
     Ok(Arc::new(TlsListener {
         default: tls,
-        context,
         several: on.len() > 1,
     }))
 }
@@ -123,6 +128,15 @@ fn verify(r: &Request, mode: VerifyClient, info: &TlsInfo) -> std::result::Resul
             ),
         );
         return Err(496);
+    }
+    if let Some(text) = info.ocsp {
+        r.error(
+            Level::Info,
+            format_args!(
+                "client SSL certificate verify error: {text} while reading client request headers"
+            ),
+        );
+        return Err(495);
     }
     Ok(())
 }

@@ -216,6 +216,8 @@ impl<'a> Attempt<'a> {
                 .proxy_protocol
                 .map(|form| form.bytes(r.remote.addr, r.conn().local.addr)),
             keepalive: conf.socket_keepalive,
+            rcvbuf: conf.socket_rcvbuf,
+            sndbuf: conf.socket_sndbuf,
             ..ConnectOptions::default()
         };
         if let Some(t) = &conf.bind {

@@ -2,13 +2,10 @@
 
 use super::attempt::{Attempt, Failure, received};
 use super::cache;
+use super::codec::{self, Body};
+use super::framing::{Framing, decode};
 use crate::engine::output;
 use crate::engine::phases::Outcome;
-use crate::exchange::codec::{self, Body};
-use crate::exchange::fastcgi::{self, Answer};
-use crate::exchange::h1::chunked::Decoder;
-use crate::exchange::h1::response::BodyLength;
-use crate::exchange::memcached;
 use crate::log::Level;
 use crate::module::{Request, Spool};
 use crate::serve::buffers;
@@ -21,86 +18,7 @@ use std::time::Duration;
 
 const DOING: &str = "while reading upstream";
 
-/// How the end of the origin's body is found.
-enum Framing {
-    Length(u64),
-    Chunked(Box<Decoder>),
-    Close,
-    FastCgi(Box<Records>),
-    Memcached(memcached::Value, Option<bool>),
-}
-
-/// A body in FastCGI records.
-struct Records {
-    answer: Box<Answer>,
-    /// What `Content-Length` says is still to come.
-    left: Option<u64>,
-    /// More came than that.
-    excess: bool,
-    /// Whether the request's own end is waited for, so that the connection can be kept.
-    keep: bool,
-}
-
-impl Framing {
-    fn new(a: &Attempt<'_>, r: &Request, body: Body) -> Framing {
-        let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
-        let length = r.upstream.head.body(head_only);
-        match (body, length) {
-            (Body::FastCgi { answer, keep }, length) => Framing::FastCgi(Box::new(Records {
-                answer,
-                left: match length {
-                    BodyLength::None => Some(0),
-                    BodyLength::Bytes(n) => Some(n),
-                    _ => None,
-                },
-                excess: false,
-                keep,
-            })),
-            (Body::Memcached(length), _) if !head_only => {
-                Framing::Memcached(memcached::Value::new(length), None)
-            }
-            (_, BodyLength::None) => Framing::Length(0),
-            (_, BodyLength::Bytes(n)) => Framing::Length(n),
-            (_, BodyLength::Chunked) => {
-                let d = if a.pass.conf.pass_trailers {
-                    Decoder::with_trailers(a.pass.conf.buffer_size)
-                } else {
-                    Decoder::new()
-                };
-                Framing::Chunked(Box::new(d))
-            }
-            (_, BodyLength::UntilClose) => Framing::Close,
-        }
-    }
-
-    /// How much of the buffer is the body's as it stands; `None` where it is decoded elsewhere.
-    fn direct(&self, piece: &Piece) -> Option<usize> {
-        match self {
-            Framing::Chunked(_) | Framing::FastCgi(_) => None,
-            Framing::Memcached(..) => Some(piece.direct),
-            _ => Some(piece.used),
-        }
-    }
-
-    /// Whether the answer is whole if the connection ends here.
-    fn may_close(&self) -> bool {
-        match self {
-            Framing::Close => true,
-            Framing::FastCgi(f) => f.answer.closed,
-            _ => false,
-        }
-    }
-
-    /// Whether the answer ended so that the connection can be used again.
-    fn is_clean(&self) -> bool {
-        match self {
-            Framing::Length(_) | Framing::Chunked(_) => true,
-            Framing::Close => false,
-            Framing::FastCgi(f) => f.keep && !f.excess && f.answer.ended == Some(true),
-            Framing::Memcached(_, ended) => *ended == Some(true),
-        }
-    }
-}
+const EXCESS: &str = "more data than specified in \"Content-Length\" header";
 
 /// Keeps the connection of an answer without a body that anyone wants, where it has come to its end.
 pub(super) fn finish(a: &Attempt<'_>, mut conn: UpConn, connector: &Connector, body: Body) {
@@ -110,17 +28,6 @@ pub(super) fn finish(a: &Attempt<'_>, mut conn: UpConn, connector: &Connector, b
         pool::park(connector, a.group, conn);
     }
 }
-
-/// What a piece of the origin's bytes came to.
-struct Piece {
-    /// Bytes of the buffer that were used up.
-    used: usize,
-    /// How many of them, at the beginning, are the body's as they stand, where it is not decoded.
-    direct: usize,
-    done: bool,
-}
-
-const EXCESS: &str = "more data than specified in \"Content-Length\" header";
 
 /// Sends the head and the body; the connection is kept where the origin's framing says that it may be.
 pub(super) async fn pass_on(
@@ -150,8 +57,23 @@ pub(super) async fn pass_on(
     cache::begin(r, a.pass);
     // a body that neither the client nor the cache wants is not read
     if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
+        // an application may have ended the request already
+        let mut none = BytesMut::new();
+        if let Framing::FastCgi(_) = framing
+            && let Ok(piece) = decode(&mut framing, &conn.rbuf, &mut none)
+        {
+            conn.rbuf.advance(piece.used);
+            if conn.rbuf.is_empty() && framing.is_clean() && !a.streaming {
+                buffers::give(std::mem::take(&mut conn.rbuf));
+                pool::park(connector, a.group, conn);
+                return Outcome::Done;
+            }
+        }
         buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Done;
+    }
+    if cache::filling(r) && framing.expect_body_of_head(a, r) {
+        return Box::pin(store_head(a, r, conn, framing)).await;
     }
     let mut result = transfer(a, r, &mut conn, &mut framing).await;
     if let Err(Broken::Client(e)) = &result
@@ -179,6 +101,54 @@ pub(super) async fn pass_on(
         }
         Err(Broken::Client(e)) => output::broken(r, &e),
     }
+    Outcome::Done
+}
+
+/// Ends the client's response to HEAD, then reads the body that the application may send all the same: the cache keeps
+/// it if it is as long as the head says.
+async fn store_head(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    mut conn: UpConn,
+    mut framing: Framing,
+) -> Outcome {
+    let sent = match output::write(r, b"", true).await {
+        Ok(()) => output::flush(r).await,
+        Err(e) => Err(e),
+    };
+    if let Err(e) = sent {
+        output::broken(r, &e);
+    }
+    let expected = r.upstream.head.content_length;
+    let mut length = 0u64;
+    let mut body = BytesMut::new();
+    let over = loop {
+        body.clear();
+        let Ok(piece) = decode(&mut framing, &conn.rbuf, &mut body) else {
+            break false;
+        };
+        let data = match framing.direct(&piece) {
+            Some(n) => conn.rbuf.get(..n).unwrap_or_default(),
+            None => &body[..],
+        };
+        length += data.len() as u64;
+        cache::tee(r, data, false);
+        conn.rbuf.advance(piece.used);
+        if piece.done {
+            break true;
+        }
+        match a.read(r, &mut conn, DOING).await {
+            Ok(0) => break framing.may_close(),
+            Ok(_) if cache::filling(r) && expected.is_none_or(|n| length <= n) => {}
+            _ => break false,
+        }
+    };
+    if over && expected.is_none_or(|n| n == length) {
+        cache::complete(r);
+    } else {
+        cache::abandon(r);
+    }
+    buffers::give(std::mem::take(&mut conn.rbuf));
     Outcome::Done
 }
 
@@ -423,82 +393,6 @@ impl Backlog {
             self.step(r).await?;
         }
         Ok(())
-    }
-}
-
-fn decode(framing: &mut Framing, buf: &[u8], body: &mut BytesMut) -> Result<Piece, String> {
-    match framing {
-        Framing::Length(left) => {
-            let n = (*left).min(buf.len() as u64);
-            *left -= n;
-            Ok(Piece {
-                used: n as usize,
-                direct: n as usize,
-                done: *left == 0,
-            })
-        }
-        Framing::Close => Ok(Piece {
-            used: buf.len(),
-            direct: buf.len(),
-            done: false,
-        }),
-        Framing::Chunked(d) => {
-            let decoded = d.decode(buf, |range| {
-                body.extend_from_slice(buf.get(range).unwrap_or_default())
-            });
-            decoded
-                .map(|d| Piece {
-                    used: d.consumed,
-                    direct: 0,
-                    done: d.done,
-                })
-                .map_err(|e| e.to_string())
-        }
-        Framing::FastCgi(f) => f.decode(buf, body).map_err(|e| e.to_string()),
-        Framing::Memcached(value, ended) => {
-            let p = value.feed(buf);
-            *ended = p.ended;
-            Ok(Piece {
-                used: p.used,
-                direct: p.value,
-                done: p.ended.is_some(),
-            })
-        }
-    }
-}
-
-impl Records {
-    fn decode(&mut self, buf: &[u8], body: &mut BytesMut) -> Result<Piece, fastcgi::Error> {
-        let used = self.answer.feed(buf)?;
-        let stdout = &mut self.answer.stdout;
-        match &mut self.left {
-            Some(left) if (stdout.len() as u64) > *left => {
-                body.extend_from_slice(stdout.get(..*left as usize).unwrap_or_default());
-                self.excess = true;
-                *left = 0;
-            }
-            left => {
-                if let Some(left) = left {
-                    *left -= stdout.len() as u64;
-                }
-                body.extend_from_slice(stdout);
-            }
-        }
-        stdout.clear();
-        let over = self.answer.closed || self.answer.ended.is_some();
-        if over && self.left.is_some_and(|left| left > 0) {
-            return Err(if self.answer.closed {
-                fastcgi::Error::StdoutClosed
-            } else {
-                fastcgi::Error::RequestClosed
-            });
-        }
-        Ok(Piece {
-            used,
-            direct: 0,
-            // an application that closes its output may still have to say that the request is over
-            done: self.excess || self.answer.ended.is_some(),
-        })
     }
 }
 

@@ -2,10 +2,16 @@
 
 use super::target::Found;
 use crate::engine::phases::Outcome;
-use crate::module::{Body, BodyLength, Request, Step};
+use crate::module::{Body, BodyLength, Pass, Request, Step};
 
 /// Tells what would be sent to whom, and answers 200 in the origin's place.
-pub(super) fn answer(r: &mut Request, target: &Found, request: &[u8], body: BodyLength) -> Outcome {
+pub(super) fn answer(
+    r: &mut Request,
+    pass: &Pass,
+    target: &Found,
+    request: &[u8],
+    body: BodyLength,
+) -> Outcome {
     let group = &target.group;
     let mut pick = group.start();
     let first = group.pick(&mut pick);
@@ -27,8 +33,9 @@ pub(super) fn answer(r: &mut Request, target: &Found, request: &[u8], body: Body
         BodyLength::Known(n) => format!("with a body of {n} bytes"),
         BodyLength::Chunked => "with a body in chunks".to_owned(),
     };
+    let shown = pass.protocol.shown(r, request);
     r.explain(|| {
-        let text = String::from_utf8_lossy(request).replace('\r', "");
+        let text = String::from_utf8_lossy(&shown);
         Step::new("request", format!("{body}:\n{}", text.trim_end()))
     });
     drop(first);

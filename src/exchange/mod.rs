@@ -8,11 +8,13 @@ pub mod cgi;
 mod codec;
 mod dry;
 pub mod fastcgi;
+mod framing;
 pub mod h1;
 mod head;
 mod hints;
 pub mod memcached;
 pub mod probe;
+mod probe_grpc;
 mod request_body;
 mod target;
 mod tunnel;
@@ -97,7 +99,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         return Outcome::Status(status);
     }
     if r.is_dry() {
-        let outcome = dry::answer(r, &target, &bytes, length);
+        let outcome = dry::answer(r, pass, &target, &bytes, length);
         r.put_scratch(bytes);
         return outcome;
     }

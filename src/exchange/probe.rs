@@ -3,6 +3,7 @@
 use super::h1::chunked::Decoder;
 use super::h1::response::{BodyLength as Framing, Parser, Progress};
 use super::head;
+pub use super::probe_grpc::GrpcHealth;
 use super::target::Found;
 use crate::http::method::Method;
 use crate::module::{
@@ -41,7 +42,23 @@ impl Probe<'_> {
     pub async fn connect(&self, r: &mut Request) -> Result<UpConn, ProbeError> {
         // where TLS is spoken, the protocol says to whom
         self.request(r);
-        self.open(r).await
+        self.open(r, b"").await
+    }
+
+    /// Asks by gRPC's health checking protocol whether `service` is served; an empty name asks of the server as such.
+    ///
+    /// # Errors
+    /// Where the exchange broke off.
+    pub async fn grpc(&self, r: &mut Request, service: &str) -> Result<GrpcHealth, ProbeError> {
+        self.request(r);
+        let conn = self.open(r, b"\x02h2").await?;
+        let limit = Duration::from_millis(self.pass.conf.read_timeout);
+        let host = String::from_utf8_lossy(&r.upstream.host).into_owned();
+        match timeout(limit, super::probe_grpc::ask(conn, &host, service)).await {
+            Ok(Ok(health)) => Ok(health),
+            Ok(Err(text)) => Err(ProbeError::new(HEAD, text)),
+            Err(_) => Err(ProbeError::new(HEAD, TIMED_OUT)),
+        }
     }
 
     /// Sends the request and reads the answer: its head into `r.upstream`, and as much of its body as is wanted.
@@ -67,13 +84,13 @@ impl Probe<'_> {
             Some(conn) => match self.talk(r, conn, &request, idle).await {
                 // it was closed meanwhile
                 Err(e) if e.stale => {
-                    let conn = self.open(r).await?;
+                    let conn = self.open(r, b"").await?;
                     self.talk(r, conn, &request, idle).await
                 }
                 result => result,
             },
             None => {
-                let conn = self.open(r).await?;
+                let conn = self.open(r, b"").await?;
                 self.talk(r, conn, &request, idle).await
             }
         }?;
@@ -123,7 +140,7 @@ impl Probe<'_> {
         out
     }
 
-    async fn open(&self, r: &mut Request) -> Result<UpConn, ProbeError> {
+    async fn open(&self, r: &mut Request, alpn: &'static [u8]) -> Result<UpConn, ProbeError> {
         const DOING: &str = "connecting to upstream";
         let Some(connector) = crate::serve::connector() else {
             return Err(ProbeError::new(DOING, "no connector"));
@@ -148,7 +165,11 @@ impl Probe<'_> {
                 tls: true,
             };
             let tls = head::tls_options(r, self.pass, &found, self.peer);
-            options.tls = Some(tls.map_err(|text| ProbeError::new(DOING, text))?);
+            let mut tls = tls.map_err(|text| ProbeError::new(DOING, text))?;
+            if let (false, Some(tls)) = (alpn.is_empty(), Arc::get_mut(&mut tls)) {
+                tls.hello.alpn = alpn;
+            }
+            options.tls = Some(tls);
         }
         let connecting = connector.connect(self.group, self.peer, 0, &options);
         connecting.await.map_err(|e: ConnectError| ProbeError {
@@ -175,7 +196,6 @@ impl Probe<'_> {
         let sent = bounded(conf.send_timeout, sending, "sending request to upstream").await;
         sent.map_err(|e| ProbeError { stale: used, ..e })?;
 
-        const HEAD: &str = "reading response header from upstream";
         let mut parser = Parser::default();
         loop {
             let first = conn.rbuf.is_empty();
@@ -323,6 +343,7 @@ impl fmt::Display for ProbeError {
     }
 }
 
+const HEAD: &str = "reading response header from upstream";
 const TIMED_OUT: &str = "upstream timed out (110: Connection timed out)";
 
 /// Does one thing within a timeout in milliseconds.

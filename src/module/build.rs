@@ -1,96 +1,13 @@
 //! Reading a configuration into blocks of module settings.
 
+use super::block::{self, BlockData, BlockId, BlockKind};
 use super::template::Part;
-use super::{
-    AnyConf, Background, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId,
-};
+use super::{Background, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
 use crate::config::{self, Diag, Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// A block's number while the configuration is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BlockId(pub u32);
-
-/// What a block is.
-#[derive(Clone, Debug)]
-pub enum BlockKind {
-    /// The whole configuration.
-    Main,
-    /// `events`.
-    Events,
-    /// `http`.
-    Http,
-    /// `server`.
-    Server,
-    /// `location`.
-    Location(LocationName),
-    /// `if`, in a server or location.
-    If,
-    /// `limit_except`: a set of methods as bits.
-    LimitExcept(u32),
-    /// `upstream`.
-    Upstream(String),
-    /// `stream` and what else has settings of its own.
-    Other(&'static str),
-}
-
-/// The parameters of `location`.
-#[derive(Clone, Debug)]
-pub enum LocationName {
-    /// `= name`.
-    Exact(Box<[u8]>),
-    /// `name`; the flag is `^~`.
-    Prefix(Box<[u8]>, bool),
-    /// `~` and `~*`.
-    Pattern(Arc<Pattern>),
-    /// `@name`.
-    Named(Box<[u8]>),
-}
-
-impl LocationName {
-    /// The name as written.
-    pub fn text(&self) -> &[u8] {
-        match self {
-            LocationName::Exact(n) | LocationName::Prefix(n, _) | LocationName::Named(n) => n,
-            LocationName::Pattern(p) => p.source().as_bytes(),
-        }
-    }
-}
-
-/// A block with what its directives wrote.
-pub(crate) struct BlockData {
-    pub parent: Option<BlockId>,
-    pub place: Place,
-    pub kind: BlockKind,
-    /// `FILE:LINE`.
-    pub at: Arc<str>,
-    /// The blocks inside, in order.
-    pub children: Vec<BlockId>,
-    /// What was written, by module: few of them have a say in a block.
-    pub written: Vec<(usize, Box<AnyConf>)>,
-    /// By module; blocks that write nothing share their parent's.
-    pub effective: Arc<[Option<Arc<AnyConf>>]>,
-    /// A fingerprint of what the block says, without the blocks inside that have one of their own.
-    pub print: u64,
-}
-
-impl BlockData {
-    fn written(&self, module: usize) -> Option<&AnyConf> {
-        self.written
-            .iter()
-            .find(|(m, _)| *m == module)
-            .map(|(_, c)| &**c)
-    }
-
-    fn take_written(&mut self, module: usize) -> Option<Box<AnyConf>> {
-        let at = self.written.iter().position(|(m, _)| *m == module)?;
-        Some(self.written.swap_remove(at).1)
-    }
-}
 
 /// A variable while the configuration is read.
 pub(crate) struct VarBuild {
@@ -207,7 +124,7 @@ impl Build {
         let outer = self.current;
         let id = self.push_block(Some(outer), place, kind, &s.place());
         if let Some(b) = self.blocks.get_mut(id.0 as usize) {
-            b.print = print_words(&s.args);
+            b.print = block::print_words(&s.args);
         }
         self.current = id;
         let result = s.block.as_ref().map_or(Ok(()), |b| self.statements(b));
@@ -290,7 +207,7 @@ impl Build {
             b.take_written(m);
             b.written.push((m, conf));
             if !apart {
-                b.print = print(b.print, s);
+                b.print = block::print(b.print, s);
             }
         }
         result?;
@@ -659,32 +576,6 @@ pub type LocCell = Arc<std::sync::OnceLock<super::LocId>>;
 /// The cells of `if` blocks of locations.
 #[derive(Default)]
 pub(crate) struct IfBlocks(pub HashMap<BlockId, LocCell>);
-
-/// Goes on with a fingerprint of statements: `before` is what precedes.
-fn print(before: u64, s: &Statement) -> u64 {
-    let mut h = foldhash::fast::FixedState::default().build_hasher();
-    h.write_u64(before);
-    print_into(&mut h, s);
-    h.finish()
-}
-
-/// A fingerprint of the parameters of a block.
-fn print_words(words: &[config::Word]) -> u64 {
-    let mut h = foldhash::fast::FixedState::default().build_hasher();
-    words.iter().for_each(|w| w.text.hash(&mut h));
-    h.finish()
-}
-
-fn print_into(h: &mut impl Hasher, s: &Statement) {
-    s.name().hash(h);
-    h.write_usize(s.len());
-    for i in 0..s.len() {
-        s.arg(i).hash(h);
-    }
-    for inner in s.block.iter().flat_map(|b| &b.items) {
-        print_into(h, inner);
-    }
-}
 
 impl Build {
     /// Opens the block of an `if` in a location: settings that take the location's place where the condition holds.

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use openssl::x509::{X509, X509VerifyResult};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -204,6 +204,10 @@ pub struct TlsInfo {
     pub client: Option<X509>,
     /// What is wrong with the client's certificate.
     pub verify: X509VerifyResult,
+    /// What is wrong with it by OCSP.
+    pub ocsp: Option<&'static str>,
+    /// Whether the handshake is not over yet: a request may be a replay.
+    pub early: Arc<AtomicBool>,
     /// Named values of those further `$ssl_*` variables that the site uses.
     pub more: Vec<(&'static str, Vec<u8>)>,
 }
@@ -220,6 +224,8 @@ impl Default for TlsInfo {
             alpn: None,
             client: None,
             verify: X509VerifyResult::OK,
+            ocsp: None,
+            early: Arc::default(),
             more: Vec::new(),
         }
     }

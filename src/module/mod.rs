@@ -4,6 +4,7 @@
 //! hooks to the locations that use it. The built-in modules register through the same
 //! [`Registry`] as a user's own filter; there is no private door.
 
+mod block;
 mod build;
 mod conf;
 mod core_conf;
@@ -29,8 +30,9 @@ mod value;
 mod variable;
 mod written;
 
+pub use block::{BlockId, BlockKind, LocationName};
 pub(crate) use build::IfBlocks;
-pub use build::{BlockId, BlockKind, Build, LocCell, LocationName};
+pub use build::{Build, LocCell};
 pub use conf::{AnyConf, Conf};
 pub use core_conf::*;
 pub use directive::{Args, Directive, Place, once};
@@ -54,7 +56,10 @@ pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use steer::Steer;
 pub use template::Template;
-pub use tls::{DynamicCertificates, SharedTls, TlsListener, TlsServer, VerifyClient};
+pub use tls::{
+    DynamicCertificates, MakeContext, Renew, ServerContext, SharedTls, TlsListener, TlsServer,
+    VerifyClient,
+};
 pub use trace::{Candidate, Step, Trace};
 pub use upstream_tls::UpstreamTls;
 pub use value::{Small, Val};

@@ -118,6 +118,12 @@ pub trait Protocol: Send + Sync + 'static {
         "https"
     }
 
+    /// The request as `explain` shows it; `written` is what [`Protocol::request`] wrote.
+    fn shown(&self, r: &Request, written: &[u8]) -> Vec<u8> {
+        let _ = r;
+        written.iter().copied().filter(|b| *b != b'\r').collect()
+    }
+
     /// Whether error output of the application makes the answer an invalid one (`fastcgi_catch_stderr`).
     fn is_fatal(&self, stderr: &[u8]) -> bool {
         let _ = stderr;
@@ -300,6 +306,10 @@ pub struct PassConf {
     pub force_ranges: bool,
     /// `proxy_socket_keepalive`.
     pub socket_keepalive: bool,
+    /// `proxy_socket_rcvbuf`, bytes.
+    pub socket_rcvbuf: Option<usize>,
+    /// `proxy_socket_sndbuf`, bytes.
+    pub socket_sndbuf: Option<usize>,
     /// `proxy_bind`.
     pub bind: Option<Template>,
     /// `proxy_bind … transparent`.

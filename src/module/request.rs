@@ -1,18 +1,18 @@
 //! One request, from its head to its log line.
 
+mod body;
+
 use super::{
-    BodyRead, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead,
-    Server, SiteRef, Slot, Spool, UpstreamInfo, Val, VarId, VarKind,
+    Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
+    SiteRef, Slot, Spool, UpstreamInfo, Val, VarId, VarKind,
 };
 use crate::http::head::{RequestHead, Version};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;
-use bytes::BytesMut;
 use std::any::Any;
-use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A request and everything that hooks learn and decide about it.
 ///
@@ -530,137 +530,6 @@ impl Request {
         self.out
             .content_type
             .extend_from_slice(found.as_ref().unwrap_or(&core.default_type));
-    }
-
-    /// Whether the client sends a body.
-    pub fn has_body(&self) -> bool {
-        self.head.chunked || self.head.content_length.is_some_and(|n| n > 0)
-    }
-
-    /// Reads the next piece of the body, waiting at most `client_body_timeout`.
-    ///
-    /// Sends 100 Continue first where the client waits for it.
-    pub async fn read_chunk(
-        &mut self,
-        out: &mut BytesMut,
-        max: usize,
-    ) -> std::io::Result<BodyRead> {
-        self.send_continue();
-        let timeout = Duration::from_millis(self.core().client_body_timeout);
-        let down = self.down.clone();
-        let read = poll_fn(|cx| down.poll_body(cx, out, max));
-        match tokio::time::timeout(timeout, read).await {
-            Ok(Ok(BodyRead::Data(n))) => {
-                self.body.received += n as u64;
-                let limit = self.core().client_max_body_size;
-                if limit > 0 && self.body.received > limit {
-                    self.error(
-                        Level::Error,
-                        format_args!(
-                            "client intended to send too large chunked body: {} bytes",
-                            self.body.received
-                        ),
-                    );
-                    return Ok(BodyRead::Bad(413));
-                }
-                Ok(BodyRead::Data(n))
-            }
-            Ok(other) => other,
-            Err(_) => {
-                self.error(Level::Info, format_args!("client timed out (110: Connection timed out) while reading client request body"));
-                Ok(BodyRead::Bad(408))
-            }
-        }
-    }
-
-    /// Reads the whole body into [`BodyState::spool`].
-    ///
-    /// # Errors
-    /// The status with which the request ends: 400, 408, 413, 499 or 500.
-    pub async fn read_body(&mut self) -> Result<(), u16> {
-        if self.body.read || self.body.discarded {
-            return Ok(());
-        }
-        // as in nginx, the expectation is met even where the body turns out to be empty
-        self.send_continue();
-        if !self.has_body() {
-            self.body.read = true;
-            return Ok(());
-        }
-        let site = self.site.clone();
-        let core = site.locations[self.location as usize].core.clone();
-        let limit = core.client_body_buffer_size;
-        let in_file = core.client_body_in_file_only;
-        if in_file != super::BodyInFile::Off {
-            self.spill_body(&core, in_file == super::BodyInFile::On)?;
-        }
-        let mut chunk = BytesMut::new();
-        loop {
-            chunk.clear();
-            match self.read_chunk(&mut chunk, 16 * 1024).await {
-                Ok(BodyRead::Data(_)) => {
-                    let had_file = self.body.spool.file().is_some();
-                    if let Err(e) =
-                        self.body
-                            .spool
-                            .append(&chunk, limit, &core.client_body_temp_path)
-                    {
-                        self.error(Level::Crit, format_args!("{e}"));
-                        return Err(500);
-                    }
-                    if !had_file && let Some(path) = self.body.spool.path() {
-                        self.error(
-                            Level::Warn,
-                            format_args!(
-                                "a client request body is buffered to a temporary file {}",
-                                path.display()
-                            ),
-                        );
-                    }
-                }
-                Ok(BodyRead::End) => break,
-                Ok(BodyRead::Bad(status)) => {
-                    self.keepalive = false;
-                    return Err(status);
-                }
-                Err(_) => {
-                    self.error(
-                        Level::Info,
-                        format_args!("client prematurely closed connection"),
-                    );
-                    self.client_closed = true;
-                    return Err(400);
-                }
-            }
-        }
-        self.body.read = true;
-        Ok(())
-    }
-
-    fn spill_body(&mut self, core: &CoreConf, keep: bool) -> Result<(), u16> {
-        self.body
-            .spool
-            .spill(&core.client_body_temp_path, keep)
-            .map_err(|e| {
-                self.error(Level::Crit, format_args!("{e}"));
-                500
-            })
-    }
-
-    /// Sends 100 Continue once, where the client asked for it and nothing has been answered.
-    pub fn send_continue(&mut self) {
-        if self.body.continued {
-            return;
-        }
-        self.body.continued = true;
-        if self.head.expect_continue && self.head.version == Version::V11 && !self.header_sent {
-            let head = ResponseHead {
-                status: 100,
-                status_line: b"100 Continue".to_vec(),
-                ..ResponseHead::default()
-            };
-            self.down.head(&head, super::Framing::None);
-        }
     }
 
     /// Whether a line of this level would be written to the location's `error_log`.

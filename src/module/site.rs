@@ -55,6 +55,18 @@ pub struct Prints {
     pub upstreams: Vec<(Box<str>, u64)>,
 }
 
+impl Site {
+    /// Whether a location connects to its origin from addresses that need not be this host's.
+    pub fn binds_foreign(&self) -> bool {
+        self.locations
+            .iter()
+            .any(|location| match &location.hooks.content {
+                Some(super::Content::Upstream(pass)) => pass.conf.bind_transparent,
+                _ => false,
+            })
+    }
+}
+
 /// A thread's own reference to the site: counting it touches no memory that other threads count in.
 #[derive(Clone)]
 #[allow(clippy::redundant_allocation)]

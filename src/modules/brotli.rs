@@ -1,9 +1,8 @@
 //! `brotli`: the directives of ngx_brotli, Google's module for nginx.
 
-use super::compress::{Coding, CompressConf, Until, ratio_of};
+use super::compress::{Coding, CompressConf, Until, directives, ratio_of};
 use super::gzip::power;
 use super::gzip_static::{Precompressed, PrecompressedConf};
-use super::media_types::MediaTypes;
 use crate::config::Result;
 use crate::module::*;
 use ::brotli::CompressorWriter;
@@ -18,35 +17,11 @@ const A: Place = Place::ANY_HTTP;
 impl Module for Brotli {
     const NAME: &'static str = "http_brotli_filter";
     type Conf = CompressConf;
-    const DIRECTIVES: &'static [Directive<CompressConf>] = &[
-        Directive::new(
-            "brotli",
-            Place::ANY_HTTP_IF,
-            Args::Flag,
-            "`brotli on|off;` Compresses responses for clients that accept it, rather than with gzip. Default: off.",
-            |c, s, _| once(&mut c.on, s, s.flag(0)?),
-        ),
-        Directive::new(
-            "brotli_comp_level",
-            A,
-            Args::Exactly(1),
-            "`brotli_comp_level level;` From 0, the fastest, to 11, the smallest. Default: 6.",
-            |c, s, _| c.level(s, 0, 11),
-        ),
-        Directive::new(
-            "brotli_min_length",
-            A,
-            Args::Exactly(1),
-            "`brotli_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.",
-            |c, s, _| once(&mut c.min_length, s, s.size(0)?),
-        ),
-        Directive::new(
-            "brotli_types",
-            A,
-            Args::AtLeast(1),
-            "`brotli_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.",
-            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
-        ),
+    const DIRECTIVES: &'static [Directive<CompressConf>] = directives!(
+        "brotli",
+        "gzip",
+        0..=11,
+        "6",
         Directive::new(
             "brotli_window",
             A,
@@ -62,14 +37,7 @@ impl Module for Brotli {
                 once(&mut c.window, s, bits)
             },
         ),
-        Directive::new(
-            "brotli_buffers",
-            A,
-            Args::Exactly(2),
-            "`brotli_buffers number size;` Read and not used: compressed data is passed on as it comes.",
-            |c, s, _| c.buffers(s),
-        ),
-    ];
+    );
     const VARIABLES: &'static [Variable] = &[Variable::new("brotli_ratio", |r, _| {
         ratio_of(r, Stream::NAME)
     })];

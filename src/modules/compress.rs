@@ -55,7 +55,58 @@ impl Conf for CompressConf {
     }
 }
 
+/// The directives of a coding: its name, what it is preferred to, its levels and the one where none is given; then
+/// those that it alone has.
+macro_rules! directives {
+    ($coding:literal, $others:literal, $lowest:literal..=$highest:literal, $level:literal, $($own:expr,)*) => {
+        &[
+            Directive::new(
+                $coding,
+                Place::ANY_HTTP_IF,
+                Args::Flag,
+                concat!("`", $coding, " on|off;` Compresses responses for clients that accept it, rather than with ", $others, ". Default: off."),
+                |c, s, _| once(&mut c.on, s, s.flag(0)?),
+            ),
+            Directive::new(
+                concat!($coding, "_comp_level"),
+                Place::ANY_HTTP,
+                Args::Exactly(1),
+                concat!("`", $coding, "_comp_level level;` From ", $lowest, ", the fastest, to ", $highest, ", the smallest. Default: ", $level, "."),
+                |c, s, _| c.level(s, $lowest, $highest),
+            ),
+            Directive::new(
+                concat!($coding, "_min_length"),
+                Place::ANY_HTTP,
+                Args::Exactly(1),
+                concat!("`", $coding, "_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20."),
+                |c, s, _| once(&mut c.min_length, s, s.size(0)?),
+            ),
+            Directive::new(
+                concat!($coding, "_types"),
+                Place::ANY_HTTP,
+                Args::AtLeast(1),
+                concat!("`", $coding, "_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html."),
+                |c, s, b| c.types(s, b),
+            ),
+            Directive::new(
+                concat!($coding, "_buffers"),
+                Place::ANY_HTTP,
+                Args::Exactly(2),
+                concat!("`", $coding, "_buffers number size;` Read and not used: compressed data is passed on as it comes."),
+                |c, s, _| c.buffers(s),
+            ),
+            $($own,)*
+        ]
+    };
+}
+pub(super) use directives;
+
 impl CompressConf {
+    /// `…_types`.
+    pub(super) fn types(&mut self, s: &Statement, b: &mut Build) -> Result<()> {
+        MediaTypes::read(&mut self.types, "text/html", s, b)
+    }
+
     /// `…_comp_level`.
     pub(super) fn level(&mut self, s: &Statement, lowest: u64, highest: u64) -> Result<()> {
         if self.level.is_some() {

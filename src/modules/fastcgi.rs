@@ -47,6 +47,7 @@ impl Module for FastCgi {
         ),
         shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("fastcgi", FastCgiConf),
+        shared::socket_directives!("fastcgi", FastCgiConf),
         shared::cache_directives!("fastcgi", FastCgiConf, " Must be given where responses are cached."),
     );
     const VARIABLES: &'static [Variable] = &[
@@ -212,6 +213,10 @@ struct Application {
 impl Protocol for Application {
     fn scheme(&self) -> &'static str {
         "fastcgi"
+    }
+
+    fn shown(&self, r: &Request, _written: &[u8]) -> Vec<u8> {
+        self.params.shown(r)
     }
 
     fn codec(&self) -> Codec {

@@ -1,6 +1,6 @@
 //! Limits on requests under way at once: `limit_conn_zone`, `limit_conn`.
 
-use super::limit_req::bounded_status;
+use super::refusal::Refusal;
 use super::zones::{self, ZoneRef, ZoneSpec};
 use crate::config::{Result, Statement, value};
 use crate::log::Level as LogLevel;
@@ -18,9 +18,7 @@ pub struct LimitConn;
 #[derive(Default, Clone)]
 pub struct LimitConnConf {
     limits: Option<Vec<Limit>>,
-    log_level: Option<LogLevel>,
-    status: Option<u16>,
-    dry_run: Option<bool>,
+    refusal: Refusal,
 }
 
 #[derive(Clone)]
@@ -83,17 +81,12 @@ enum Status {
 
 impl Conf for LimitConnConf {
     fn inherit(&mut self, outer: &Self) {
-        crate::inherit!(self, outer; limits, log_level, status, dry_run);
+        crate::inherit!(self, outer; limits);
+        self.refusal.inherit(&outer.refusal);
     }
 }
 
 const A: Place = Place::ANY_HTTP;
-const LEVELS: [(&str, LogLevel); 4] = [
-    ("info", LogLevel::Info),
-    ("notice", LogLevel::Notice),
-    ("warn", LogLevel::Warn),
-    ("error", LogLevel::Error),
-];
 
 impl Module for LimitConn {
     const NAME: &'static str = "http_limit_conn";
@@ -118,21 +111,21 @@ impl Module for LimitConn {
             A,
             Args::Exactly(1),
             "`limit_conn_log_level info|notice|warn|error;` For refused requests. Default: error.",
-            |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?),
+            |c, s, _| c.refusal.set_log_level(s),
         ),
         Directive::new(
             "limit_conn_status",
             A,
             Args::Exactly(1),
             "`limit_conn_status code;` For refused requests. Default: 503.",
-            |c, s, _| once(&mut c.status, s, bounded_status(s)?),
+            |c, s, _| c.refusal.set_status(s),
         ),
         Directive::new(
             "limit_conn_dry_run",
             A,
             Args::Flag,
             "`limit_conn_dry_run on|off;` Counts and logs, but does not refuse. Default: off.",
-            |c, s, _| once(&mut c.dry_run, s, s.flag(0)?),
+            |c, s, _| c.refusal.set_dry_run(s),
         ),
     ];
     const VARIABLES: &'static [Variable] = &[Variable::new("limit_conn_status", |r, _| {
@@ -150,9 +143,9 @@ impl Module for LimitConn {
                 Phase::PreAccess,
                 Limiter {
                     limits: limits.clone().into(),
-                    log_level: conf.log_level.unwrap_or(LogLevel::Error),
-                    status: conf.status.unwrap_or(503),
-                    dry_run: conf.dry_run.unwrap_or(false),
+                    log_level: conf.refusal.log_level(),
+                    status: conf.refusal.status(),
+                    dry_run: conf.refusal.is_dry_run(),
                 },
             );
         }

@@ -1,6 +1,7 @@
 //! Limits on the rate of requests: `limit_req_zone`, `limit_req`.
 
 use super::leaky::{Spent, Zone};
+use super::refusal::Refusal;
 use super::zones::{self, ZoneRef, ZoneSpec};
 use crate::config::{Result, Statement, value};
 use crate::log::Level as LogLevel;
@@ -15,9 +16,7 @@ pub struct LimitReq;
 #[derive(Default, Clone)]
 pub struct LimitReqConf {
     limits: Option<Vec<Limit>>,
-    log_level: Option<LogLevel>,
-    status: Option<u16>,
-    dry_run: Option<bool>,
+    refusal: Refusal,
 }
 
 /// One `limit_req`; amounts are thousandths of a request.
@@ -51,17 +50,12 @@ enum Status {
 
 impl Conf for LimitReqConf {
     fn inherit(&mut self, outer: &Self) {
-        crate::inherit!(self, outer; limits, log_level, status, dry_run);
+        crate::inherit!(self, outer; limits);
+        self.refusal.inherit(&outer.refusal);
     }
 }
 
 const A: Place = Place::ANY_HTTP;
-const LEVELS: [(&str, LogLevel); 4] = [
-    ("info", LogLevel::Info),
-    ("notice", LogLevel::Notice),
-    ("warn", LogLevel::Warn),
-    ("error", LogLevel::Error),
-];
 
 impl Module for LimitReq {
     const NAME: &'static str = "http_limit_req";
@@ -86,21 +80,21 @@ impl Module for LimitReq {
             A,
             Args::Exactly(1),
             "`limit_req_log_level info|notice|warn|error;` For refused requests; delayed ones are logged one level lower. Default: error.",
-            |c, s, _| once(&mut c.log_level, s, s.one_of(0, &LEVELS)?),
+            |c, s, _| c.refusal.set_log_level(s),
         ),
         Directive::new(
             "limit_req_status",
             A,
             Args::Exactly(1),
             "`limit_req_status code;` For refused requests. Default: 503.",
-            |c, s, _| once(&mut c.status, s, bounded_status(s)?),
+            |c, s, _| c.refusal.set_status(s),
         ),
         Directive::new(
             "limit_req_dry_run",
             A,
             Args::Flag,
             "`limit_req_dry_run on|off;` Counts and logs, but neither delays nor refuses. Default: off.",
-            |c, s, _| once(&mut c.dry_run, s, s.flag(0)?),
+            |c, s, _| c.refusal.set_dry_run(s),
         ),
     ];
     const VARIABLES: &'static [Variable] = &[Variable::new("limit_req_status", |r, _| match r
@@ -116,7 +110,7 @@ impl Module for LimitReq {
 
     fn attach(conf: &Arc<LimitReqConf>, on: &mut Hooks) -> Result<()> {
         if let Some(limits) = &conf.limits {
-            let log_level = conf.log_level.unwrap_or(LogLevel::Error);
+            let log_level = conf.refusal.log_level();
             on.on(
                 Phase::PreAccess,
                 Limiter {
@@ -127,20 +121,12 @@ impl Module for LimitReq {
                         LogLevel::Warn => LogLevel::Notice,
                         _ => LogLevel::Info,
                     },
-                    status: conf.status.unwrap_or(503),
-                    dry_run: conf.dry_run.unwrap_or(false),
+                    status: conf.refusal.status(),
+                    dry_run: conf.refusal.is_dry_run(),
                 },
             );
         }
         Ok(())
-    }
-}
-
-/// A status from 400 to 599.
-pub(super) fn bounded_status(s: &Statement) -> Result<u16> {
-    match s.number(0)? {
-        n @ 400..=599 => Ok(n as u16),
-        _ => Err(s.error_at(0, "value must be between 400 and 599")),
     }
 }
 

@@ -41,6 +41,7 @@ impl Module for Scgi {
         ),
         shared::response_directives!("scgi", ScgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("scgi", ScgiConf),
+        shared::socket_directives!("scgi", ScgiConf),
         shared::cache_directives!("scgi", ScgiConf, " Must be given where responses are cached."),
     );
 
@@ -97,6 +98,10 @@ struct Application {
 impl Protocol for Application {
     fn scheme(&self) -> &'static str {
         "scgi"
+    }
+
+    fn shown(&self, r: &Request, _written: &[u8]) -> Vec<u8> {
+        self.params.shown(r)
     }
 
     fn codec(&self) -> Codec {

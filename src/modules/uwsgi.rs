@@ -52,6 +52,7 @@ impl Module for Uwsgi {
         ),
         shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, ""),
         shared::buffer_directives!("uwsgi", UwsgiConf),
+        shared::socket_directives!("uwsgi", UwsgiConf),
         shared::cache_directives!("uwsgi", UwsgiConf, " Must be given where responses are cached."),
         tls_directives!("uwsgi", UwsgiConf),
     );
@@ -151,6 +152,10 @@ impl Protocol for Application {
 
     fn secure_scheme(&self) -> &'static str {
         "suwsgi"
+    }
+
+    fn shown(&self, r: &Request, _written: &[u8]) -> Vec<u8> {
+        self.params.shown(r)
     }
 
     fn codec(&self) -> Codec {

@@ -1,8 +1,7 @@
 //! `zstd`: the directives of zstd-nginx-module.
 
-use super::compress::{Coding, CompressConf, Until, ratio_of};
+use super::compress::{Coding, CompressConf, Until, directives, ratio_of};
 use super::gzip_static::{Precompressed, PrecompressedConf};
-use super::media_types::MediaTypes;
 use crate::config::Result;
 use crate::module::*;
 use ::zstd::stream::write::Encoder;
@@ -18,43 +17,8 @@ const A: Place = Place::ANY_HTTP;
 impl Module for Zstd {
     const NAME: &'static str = "http_zstd_filter";
     type Conf = CompressConf;
-    const DIRECTIVES: &'static [Directive<CompressConf>] = &[
-        Directive::new(
-            "zstd",
-            Place::ANY_HTTP_IF,
-            Args::Flag,
-            "`zstd on|off;` Compresses responses for clients that accept it, rather than with brotli or gzip. Default: off.",
-            |c, s, _| once(&mut c.on, s, s.flag(0)?),
-        ),
-        Directive::new(
-            "zstd_comp_level",
-            A,
-            Args::Exactly(1),
-            "`zstd_comp_level level;` From 1, the fastest, to 22, the smallest. Default: 1.",
-            |c, s, _| c.level(s, 1, 22),
-        ),
-        Directive::new(
-            "zstd_min_length",
-            A,
-            Args::Exactly(1),
-            "`zstd_min_length length;` Shorter responses, by Content-Length, are left alone. Default: 20.",
-            |c, s, _| once(&mut c.min_length, s, s.size(0)?),
-        ),
-        Directive::new(
-            "zstd_types",
-            A,
-            Args::AtLeast(1),
-            "`zstd_types type …;` Media types that are compressed besides text/html; `*` is any. Default: text/html.",
-            |c, s, b| MediaTypes::read(&mut c.types, "text/html", s, b),
-        ),
-        Directive::new(
-            "zstd_buffers",
-            A,
-            Args::Exactly(2),
-            "`zstd_buffers number size;` Read and not used: compressed data is passed on as it comes.",
-            |c, s, _| c.buffers(s),
-        ),
-    ];
+    const DIRECTIVES: &'static [Directive<CompressConf>] =
+        directives!("zstd", "brotli or gzip", 1..=22, "1",);
     const VARIABLES: &'static [Variable] = &[Variable::new("zstd_ratio", |r, _| {
         ratio_of(r, Stream::NAME)
     })];

@@ -30,12 +30,23 @@ pub(super) enum Kind {
     Accepted = 5,
     /// From a worker: the configuration cannot be had. The text says why.
     Refused = 6,
+    /// To a worker: these files are new. Descriptor: their contents.
+    Certificates = 7,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
         use Kind::*;
-        let all = [More, Configure, Reopen, Quit, Terminate, Accepted, Refused];
+        let all = [
+            More,
+            Configure,
+            Reopen,
+            Quit,
+            Terminate,
+            Accepted,
+            Refused,
+            Certificates,
+        ];
         all.into_iter().find(|k| *k as u8 == byte)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::process::Stdio;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
@@ -79,6 +80,18 @@ pub(super) fn detach(log: &ErrorLog) -> Result<Side, ()> {
             dup2_stdout(&null).map_err(|e| failed("dup2(STDOUT)", e))?;
             Ok(Side::Daemon(Ready(Some(File::from(write)))))
         }
+    }
+}
+
+/// What a worker has for an error stream: what [`redirect_stderr`] turns that of its master to.
+pub(super) fn stderr_of_worker(log: &ErrorLog, detached: bool) -> Stdio {
+    if log.uses_stderr() {
+        return Stdio::inherit();
+    }
+    match log.file().map(|file| file.descriptor().try_clone()) {
+        Some(Ok(fd)) => Stdio::from(fd),
+        _ if detached => Stdio::null(),
+        _ => Stdio::inherit(),
     }
 }
 

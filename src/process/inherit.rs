@@ -41,21 +41,16 @@ impl Inherited {
     }
 }
 
-/// What was left to this process, and whether it was by an upgrade. The variables are gone afterwards.
+/// What was left to this process, and the list by which an upgrade did so. The variables are gone afterwards.
 ///
 /// To be called once, while there is one thread and before descriptors are opened.
-pub(super) fn take(log: &ErrorLog) -> (Vec<Inherited>, bool) {
+pub(super) fn take(log: &ErrorLog) -> (Vec<Inherited>, Option<String>) {
     let upgrade = variable(NGINX);
     let listen = (variable("LISTEN_PID"), variable("LISTEN_FDS"));
     let _ = variable("LISTEN_FDNAMES");
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     if let Some(list) = &upgrade {
-        log.write(
-            Level::Notice,
-            None,
-            format_args!("using inherited sockets from \"{list}\""),
-        );
         let (numbers, bad) = parse(list);
         if let Some(bad) = bad {
             log.write(
@@ -78,7 +73,7 @@ pub(super) fn take(log: &ErrorLog) -> (Vec<Inherited>, bool) {
             add(&mut all, number, true, log);
         }
     }
-    (all, upgrade.is_some())
+    (all, upgrade)
 }
 
 /// The numbers of nginx's list, each with a `;` or `:` behind it, and the text at which it goes wrong.

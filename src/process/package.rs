@@ -78,6 +78,7 @@ impl Package {
         out.option(r.files.as_ref(), |out, n| out.number(*n));
         out.option(r.core.as_ref(), |out, n| out.number(*n));
         out.option(r.folder.as_ref(), Out::path);
+        out.number(r.net_raw.into());
         out.path(&self.load.conf);
         out.path(&self.load.prefix);
         out.bytes(&self.load.directives);
@@ -138,6 +139,28 @@ impl Manifest {
             .filter(|_| from.0.is_empty())
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
+}
+
+/// As [`Package::seal`], for files alone.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn seal_outside(outside: &Outside) -> io::Result<OwnedFd> {
+    let mut out = Out::default();
+    out.outside(outside);
+    sealed(&out.0)
+}
+
+/// Reads what [`seal_outside`] wrote.
+///
+/// # Errors
+/// As [`Package::open`].
+pub(super) fn open_outside(fd: OwnedFd) -> io::Result<Outside> {
+    let bytes = contents(fd)?;
+    let mut from = In(&bytes);
+    from.outside()
+        .filter(|_| from.0.is_empty())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -350,6 +373,7 @@ impl<'a> In<'a> {
             files: self.option(In::number)?,
             core: self.option(In::number)?,
             folder: self.option(In::path)?,
+            net_raw: self.number()? != 0,
         };
         let load = LoadOptions {
             conf: self.path()?,
@@ -404,6 +428,7 @@ mod tests {
             files: None,
             core: Some(7),
             folder: Some("/w".into()),
+            net_raw: true,
         };
         let package = Package {
             program: "nginx".into(),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::channel::Packet;
 use super::signals::Received;
 use super::sockets::Handle;
+use crate::engine::changes::Changes;
 use crate::log::{Level, process_log};
 use crate::module::{MainConf, Site};
 use crate::serve::{Listening, Shared};
@@ -67,8 +68,9 @@ impl Serving {
         }
     }
 
-    /// Serves new requests from another site, on these sockets.
-    pub fn replace(&mut self, site: Site, sockets: &[Handle]) {
+    /// Serves new requests from another site, on these sockets; says what that changes.
+    pub fn replace(&mut self, site: Site, sockets: &[Handle]) -> Changes {
+        let before = self.shared.site.load_full();
         let timeout = site.main.worker_shutdown_timeout;
         self.shared.replace(site);
         // nginx bounds the life of what began before a reload by the timeout that was in force then
@@ -78,6 +80,12 @@ impl Serving {
         }
         self.shutdown_timeout = timeout;
         self.listen(sockets);
+        Changes::between(&before, &self.shared.site.load())
+    }
+
+    /// The site in force.
+    pub fn site(&self) -> Arc<Site> {
+        self.shared.site.load_full()
     }
 
     /// Accepts on these sockets and no others.

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
@@ -201,6 +202,7 @@ impl Single {
     fn reload(&mut self) {
         let log = process_log();
         log.write(Level::Notice, None, format_args!("reconfiguring"));
+        let begun = Instant::now();
         // one module's mistake must not end the process
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             load(&self.program.registry, &self.program.load, &Disk)
@@ -230,7 +232,13 @@ impl Single {
         redirect_stderr(&site.error_log, false);
         let log = process_log();
         self.sockets.commit(prepared, &listeners, &log);
-        self.serving.replace(site, &self.sockets.all());
+        let changes = self.serving.replace(site, &self.sockets.all());
+        let took = begun.elapsed().as_millis();
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("reload: {changes}, {took} ms"),
+        );
         let before = std::mem::replace(&mut self.main, main);
         for name in fixed(&before, &self.main) {
             log.write(Level::Warn, None, format_args!("\"{name}\" cannot be changed while running, it takes effect with the next start"));

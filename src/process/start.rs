@@ -41,7 +41,7 @@ pub(super) fn run(program: Program) -> i32 {
 fn start(mut program: Program) -> Result<i32, i32> {
     install_bridge();
     let elder = getppid();
-    let (inherited, upgrade) = inherit::take(&process_log());
+    let (inherited, list) = inherit::take(&process_log());
     let (loaded, mut outside) = outside::record(|| program.load());
     let mut site = loaded.ok_or(1)?.site;
     if site.main.working_directory.is_some() && program.make_absolute() {
@@ -50,6 +50,14 @@ fn start(mut program: Program) -> Result<i32, i32> {
     }
     let log = site.error_log.clone();
     set_process_log(log.clone());
+    let upgrade = list.is_some();
+    if let Some(list) = list {
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("using inherited sockets from \"{list}\""),
+        );
+    }
     let identity = Identity::of(&site.main).map_err(|message| {
         log.write(Level::Emerg, None, format_args!("{message}"));
         1

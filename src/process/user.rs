@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::log::{ErrorLog, Level, Record};
-use crate::module::MainConf;
+use crate::module::{MainConf, Site};
 
 /// The user when the configuration names none, as nginx is built on Debian.
 const USER: &str = "nobody";
@@ -81,17 +81,21 @@ pub(super) struct Rights {
     pub core: Option<u64>,
     /// `working_directory`.
     pub folder: Option<PathBuf>,
+    /// Keeps CAP_NET_RAW, which connections from other hosts' addresses take (`proxy_bind … transparent`).
+    pub net_raw: bool,
 }
 
 impl Rights {
     /// What a configuration says of them.
-    pub fn of(main: &MainConf, identity: Option<Identity>) -> Rights {
+    pub fn of(site: &Site, identity: Option<Identity>) -> Rights {
+        let main = &site.main;
         Rights {
             identity,
             priority: main.worker_priority.filter(|p| *p != 0),
             files: main.worker_rlimit_nofile,
             core: main.worker_rlimit_core,
             folder: main.working_directory.clone(),
+            net_raw: site.binds_foreign(),
         }
     }
 
@@ -108,10 +112,16 @@ impl Rights {
             });
         };
         if let Some(identity) = &self.identity {
+            if self.net_raw
+                && let Err(errno) = nix::sys::prctl::set_keepcaps(true)
+            {
+                alert(log, "prctl(PR_SET_KEEPCAPS) failed", errno);
+            }
             identity.assume().map_err(emerg)?;
         }
+        let kept = if self.net_raw { CAP_NET_RAW } else { 0 };
         if !nix::unistd::geteuid().is_root()
-            && let Err(errno) = drop_capabilities()
+            && let Err(errno) = drop_capabilities(kept)
         {
             alert(log, "capset() failed", errno);
         }
@@ -155,8 +165,11 @@ impl Rights {
     }
 }
 
-/// Empties the sets of capabilities, those that a service manager gave included.
-fn drop_capabilities() -> Result<(), Errno> {
+/// The bit of the capability.
+const CAP_NET_RAW: u32 = 1 << 13;
+
+/// Empties the sets of capabilities but for `kept`, those that a service manager gave included.
+fn drop_capabilities(kept: u32) -> Result<(), Errno> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -174,11 +187,17 @@ fn drop_capabilities() -> Result<(), Errno> {
         version: 0x2008_0522,
         pid: 0,
     };
-    let none = [Sets {
+    let none = Sets {
         effective: 0,
         permitted: 0,
         inheritable: 0,
-    }; 2];
+    };
+    let low = Sets {
+        effective: kept,
+        permitted: kept,
+        ..none
+    };
+    let sets = [low, none];
     // SAFETY: both live through the call and are laid out as capset(2) says; the prctl takes plain numbers
     #[allow(unsafe_code)]
     let done = unsafe {
@@ -189,7 +208,7 @@ fn drop_capabilities() -> Result<(), Errno> {
             0,
             0,
         );
-        libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr())
+        libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr())
     };
     Errno::result(done).map(drop)
 }

@@ -13,7 +13,7 @@ use nix::sys::signalfd::SfdFlags;
 use tokio::sync::watch;
 
 use super::channel::{Channel, Kind, Packet};
-use super::package::{Manifest, Package};
+use super::package::{Manifest, Package, open_outside};
 use super::serving::{Event, Meanwhile, Serving, ends, report_lost};
 use super::signals::Signals;
 use super::sockets::Handle;
@@ -28,7 +28,7 @@ use crate::log::{
     use_stderr,
 };
 use crate::module::{Registry, Site};
-use crate::serve::Shared;
+use crate::serve::{Shared, certificates};
 
 /// The variable with the number of the descriptor on which the master speaks.
 pub(super) const CHANNEL: &str = "COULOIR_WORKER";
@@ -232,6 +232,10 @@ impl Worker {
                     reopen(packet);
                     None
                 }
+                Kind::Certificates => {
+                    self.renew(packet);
+                    None
+                }
                 Kind::Quit => Some(self.drain(inbox)),
                 Kind::Terminate => Some(self.end()),
                 _ => None,
@@ -270,8 +274,26 @@ impl Worker {
             }
         };
         set_process_log(site.error_log.clone());
-        self.serving.replace(site, &handed.sockets);
-        self.answer(Kind::Accepted, number, "");
+        let changes = self.serving.replace(site, &handed.sockets);
+        self.answer(Kind::Accepted, number, &changes.to_string());
+    }
+
+    /// Takes certificates and keys that have changed.
+    fn renew(&self, packet: Packet) {
+        let seen = packet.fds.into_iter().next().map(open_outside);
+        let Some(Ok(seen)) = seen else {
+            return process_log().write(
+                Level::Alert,
+                None,
+                format_args!("new certificates did not reach the worker"),
+            );
+        };
+        let files = seen.files.keys().map(Into::into).collect();
+        let site = self.serving.site();
+        // one module's mistake must not end the process
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            outside::replay(Arc::new(seen), || certificates::renew(&site, &files));
+        }));
     }
 
     fn answer(&self, kind: Kind, number: u64, text: &str) {

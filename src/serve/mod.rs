@@ -2,7 +2,9 @@
 
 mod background;
 pub mod buffers;
+pub mod certificates;
 mod conn;
+mod early;
 mod front;
 mod h2;
 mod head_writer;

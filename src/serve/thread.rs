@@ -244,6 +244,7 @@ pub fn run_thread(
         .enable_all()
         .build()?;
     let (never, shutdown) = watch::channel(false);
+    super::certificates::watch(&shared);
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {

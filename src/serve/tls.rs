@@ -1,6 +1,7 @@
 //! TLS handshakes with clients: the server by its name, certificates by variables, what the handshake settled.
 
-use super::conn::Transport;
+use super::conn::{AnyStream, Transport};
+use super::early::{self, Begun, Early};
 use super::opening::Log;
 use super::socket::Socket;
 use crate::http::host::parse_host;
@@ -57,7 +58,12 @@ pub(super) async fn handshake(
         serial: info.serial,
     };
     error::clear();
-    let begun = accept::begin(&tls.context, Box::new(hooks), tls.default.tickets.clone());
+    let context = tls.default.context.load_full()?;
+    let begun = accept::begin(
+        &context.context,
+        Box::new(hooks),
+        tls.default.tickets.clone(),
+    );
     let stream = begun.and_then(|ssl| SslStream::new(ssl, socket));
     let mut stream = match stream {
         Ok(s) => s,
@@ -69,19 +75,46 @@ pub(super) async fn handshake(
             return None;
         }
     };
-    let done = Pin::new(&mut stream).accept().await;
+    let begun = if context.context.max_early_data() > 0 {
+        early::begin(&mut stream).await
+    } else {
+        Ok(Begun::Nothing)
+    };
+    let done = match begun {
+        Ok(Begun::Data(byte)) => Ok(Some(byte)),
+        Ok(Begun::Nothing) => Pin::new(&mut stream).accept().await.map(|()| None),
+        Err(e) => Err(e),
+    };
     let outcome = std::mem::take(&mut *outcome.lock());
     for text in &outcome.errors {
         log.write(Level::Error, format_args!("{text}"));
     }
-    if let Err(e) = done {
-        failed(&e, &outcome, log);
-        return None;
+    let first = match done {
+        Ok(first) => first,
+        Err(e) => {
+            failed(&e, &outcome, log);
+            return None;
+        }
+    };
+    let mut settled = describe(stream.ssl(), site, outcome.chosen_by);
+    let owner = site.servers.get(outcome.owner as usize);
+    if let Some(ocsp) = owner.and_then(|s| s.tls.as_ref()?.ocsp.clone()) {
+        let location = owner.and_then(|s| site.locations.get(s.default_location as usize));
+        let resolver = location.and_then(|l| l.core.resolver.as_ref());
+        if let Some(doubt) = ocsp.validate(stream.ssl(), resolver).await {
+            settled.ocsp = Some(doubt.verdict);
+            if let Some(text) = doubt.log {
+                log.write(Level::Error, format_args!("{text}"));
+            }
+        }
     }
-    let _ = info
-        .tls
-        .set(Arc::new(describe(stream.ssl(), site, outcome.chosen_by)));
-    Some(Transport::Other(Box::new(stream), fd))
+    let early = settled.early.clone();
+    let _ = info.tls.set(Arc::new(settled));
+    let stream: Box<dyn AnyStream> = match first {
+        Some(byte) => Box::new(Early::new(stream, byte, early)),
+        None => Box::new(stream),
+    };
+    Some(Transport::Other(stream, fd))
 }
 
 /// Logs a handshake that failed, at nginx's levels.
@@ -147,6 +180,8 @@ fn describe(ssl: &SslRef, site: &SiteRef, chosen_by: Option<Box<[u8]>>) -> TlsIn
         alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
         client: ssl.peer_certificate(),
         verify: ssl.verify_result(),
+        ocsp: None,
+        early: Arc::default(),
         more,
     }
 }
@@ -181,11 +216,11 @@ impl Hooks for Http {
         if let Some((server, name)) = found {
             outcome.server = server;
             outcome.chosen_by = Some(name);
-            if let Some(ctx) = self.tls(server).and_then(|t| t.context.clone()) {
+            if let Some(ctx) = self.tls(server).and_then(|t| t.context.load_full()) {
                 choice = if outcome.owner == server {
                     Choice::Keep
                 } else {
-                    Choice::Use(ctx)
+                    Choice::Use(ctx.context.clone())
                 };
                 outcome.owner = server;
             }

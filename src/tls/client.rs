@@ -82,7 +82,7 @@ impl Client {
             ctx.set_verify_depth(*depth);
             context::trust(&mut ctx, loader, trusted)?;
             if let Some(crl) = &s.crl {
-                context::revoke(&mut ctx, crl)?;
+                context::revoke(&mut ctx, loader, crl)?;
             }
         }
         let sessions = s.reuse.then(Arc::<Sessions>::default);

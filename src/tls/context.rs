@@ -165,8 +165,13 @@ pub fn trust(
 ///
 /// # Errors
 /// nginx's text.
-pub fn revoke(ctx: &mut SslContextBuilder, path: &Path) -> Result<(), String> {
-    ffi::add_crls(ctx, ffi::Source::Path(path)).map_err(|call| {
+pub fn revoke(ctx: &mut SslContextBuilder, loader: &mut Loader, path: &Path) -> Result<(), String> {
+    let text = loader.revoked(path);
+    // OpenSSL words the error of a file that cannot be read
+    let source = text
+        .as_deref()
+        .map_or(ffi::Source::Path(path), ffi::Source::Data);
+    ffi::add_crls(ctx, source).map_err(|call| {
         let shown = path.display();
         error::failure(match call {
             "X509_STORE_add_crl() failed" => format!("X509_STORE_add_crl(\"{shown}\") failed"),

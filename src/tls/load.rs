@@ -202,9 +202,13 @@ pub struct Loader {
     chains: HashMap<Name, (Chain, Option<Stamp>)>,
     keys: HashMap<Name, (PKey<Private>, Option<Stamp>)>,
     authorities: HashMap<PathBuf, (Chain, Option<Stamp>)>,
+    revoked: HashMap<PathBuf, (Arc<[u8]>, Option<Stamp>)>,
     /// What the configuration in force has loaded (`ssl_object_cache_inheritable`).
     before: Option<Arc<Loader>>,
 }
+
+/// The loader of a configuration that is being read, for all who load.
+pub type SharedLoader = Arc<Mutex<Loader>>;
 
 static IN_FORCE: Mutex<Option<Arc<Loader>>> = Mutex::new(None);
 
@@ -282,6 +286,37 @@ impl Loader {
         self.before = None;
     }
 
+    /// Leaves what has been loaded to the next configuration, beside what is there.
+    pub fn keep_beside(self) {
+        let mut in_force = IN_FORCE.lock();
+        let mut all = in_force.as_deref().cloned().unwrap_or_default();
+        all.chains.extend(self.chains);
+        all.keys.extend(self.keys);
+        all.authorities.extend(self.authorities);
+        all.revoked.extend(self.revoked);
+        *in_force = Some(Arc::new(all));
+    }
+
+    /// The text of a file of revocation lists; `None` where it cannot be read.
+    pub fn revoked(&mut self, path: &Path) -> Option<Arc<[u8]>> {
+        if let Some((text, _)) = self.revoked.get(path) {
+            return Some(text.clone());
+        }
+        let stamp = stamp_of(path);
+        let old = self
+            .before
+            .as_ref()
+            .and_then(|b| b.revoked.get(path))
+            .filter(|(_, s)| s.is_some() && *s == stamp);
+        let text = match old {
+            Some((text, _)) => text.clone(),
+            None => crate::config::outside::read(path).ok()?.into(),
+        };
+        self.revoked
+            .insert(path.to_path_buf(), (text.clone(), stamp));
+        Some(text)
+    }
+
     /// As [`authorities`].
     ///
     /// # Errors
@@ -342,8 +377,28 @@ enum Value {
     Key(PKey<Private>),
 }
 
-/// What tells one version of a file from another.
+/// What tells one version of a file from another, as nginx does.
 type Stamp = (i64, u64);
+
+/// The same for files that are watched: also a file that is written in place within a second is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    modified: (i64, i64),
+    inode: u64,
+    size: u64,
+}
+
+impl Version {
+    /// The present version of a regular file; `None` where there is none.
+    pub fn of(path: &Path) -> Option<Version> {
+        let m = std::fs::metadata(path).ok().filter(|m| m.is_file())?;
+        Some(Version {
+            modified: (m.mtime(), m.mtime_nsec()),
+            inode: m.ino(),
+            size: m.size(),
+        })
+    }
+}
 
 fn stamp(name: &Name) -> Option<Stamp> {
     match name {

@@ -6,5 +6,7 @@ pub mod context;
 pub mod error;
 pub mod ffi;
 pub mod load;
+pub mod ocsp;
 pub mod session;
 pub mod stapling;
+pub mod watch;

@@ -113,8 +113,18 @@ pub struct ConnectOptions {
     pub proxy_header: Option<Vec<u8>>,
     /// `proxy_socket_keepalive`: SO_KEEPALIVE with the times of the system.
     pub keepalive: bool,
+    /// `proxy_socket_rcvbuf`: SO_RCVBUF, bytes.
+    pub rcvbuf: Option<usize>,
+    /// `proxy_socket_sndbuf`: SO_SNDBUF, bytes.
+    pub sndbuf: Option<usize>,
     /// TLS to the peer.
     pub tls: Option<Arc<ConnectTls>>,
+}
+
+impl ConnectOptions {
+    fn has_buffers(&self) -> bool {
+        self.rcvbuf.is_some() || self.sndbuf.is_some()
+    }
 }
 
 impl Default for ConnectOptions {
@@ -125,6 +135,8 @@ impl Default for ConnectOptions {
             transparent: false,
             proxy_header: None,
             keepalive: false,
+            rcvbuf: None,
+            sndbuf: None,
             tls: None,
         }
     }
@@ -356,7 +368,7 @@ pub(super) struct Target {
 
 impl Target {
     pub fn new(peer: &Peer, key: PoolKey, options: &ConnectOptions) -> Self {
-        let special = options.bind.is_some() || options.keepalive;
+        let special = options.bind.is_some() || options.keepalive || options.has_buffers();
         Self {
             addr: peer.backend.addr.clone(),
             key: key.hash(),
@@ -399,14 +411,37 @@ impl fmt::Display for Target {
     }
 }
 
+type Tweak = Arc<dyn Fn(&TcpSocket) -> pingora_core::Result<()> + Send + Sync>;
+
+/// Sets the sizes of a socket's buffers, and keepalive where it is asked for.
+fn with_buffers(options: &ConnectOptions) -> Tweak {
+    let (rcvbuf, sndbuf, keepalive) = (options.rcvbuf, options.sndbuf, options.keepalive);
+    let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Arc::new(move |socket: &TcpSocket| {
+        if keepalive {
+            set(socket.set_keepalive(true), "SO_KEEPALIVE");
+        }
+        if let Some(n) = rcvbuf {
+            set(socket.set_recv_buffer_size(size(n)), "SO_RCVBUF");
+        }
+        if let Some(n) = sndbuf {
+            set(socket.set_send_buffer_size(size(n)), "SO_SNDBUF");
+        }
+        Ok(())
+    })
+}
+
+/// As in nginx a socket without an option is better than none.
+fn set(result: io::Result<()>, option: &str) {
+    if let Err(e) = result {
+        log::warn!("setsockopt({option}) failed: {e}, ignored");
+    }
+}
+
 fn peer_options(options: &ConnectOptions) -> PeerOptions {
-    type Tweak = Arc<dyn Fn(&TcpSocket) -> pingora_core::Result<()> + Send + Sync>;
     static SO_KEEPALIVE: LazyLock<Tweak> = LazyLock::new(|| {
         Arc::new(|socket: &TcpSocket| {
-            // As in nginx a socket without keepalive is better than none.
-            if let Err(e) = socket.set_keepalive(true) {
-                log::warn!("setsockopt(SO_KEEPALIVE) failed: {e}, ignored");
-            }
+            set(socket.set_keepalive(true), "SO_KEEPALIVE");
             Ok(())
         })
     });
@@ -427,7 +462,9 @@ fn peer_options(options: &ConnectOptions) -> PeerOptions {
         bind.addr = Some(local);
         out.bind_to = Some(bind);
     }
-    if options.keepalive {
+    if options.has_buffers() {
+        out.upstream_tcp_sock_tweak_hook = Some(with_buffers(options));
+    } else if options.keepalive {
         out.upstream_tcp_sock_tweak_hook = Some(SO_KEEPALIVE.clone());
     }
     out

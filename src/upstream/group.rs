@@ -469,6 +469,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn max_conns_holds_whatever_the_threads_do() {
+        let limited = |port| ServerSpec {
+            max_conns: 3,
+            ..spec(port)
+        };
+        for hashed in [false, true] {
+            let servers = vec![limited(1), limited(2)];
+            let (group, _) = if hashed {
+                group_by(servers, super::super::random::Random)
+            } else {
+                group_by(servers, super::super::least_conn::LeastConn)
+            };
+            let over = |p: &Peer| p.state.conns.load(Relaxed) > 3;
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let mut held = std::collections::VecDeque::new();
+                        for _ in 0..2000 {
+                            held.extend(group.pick(&mut group.start()));
+                            assert!(!group.peers().any(over));
+                            if held.len() > 2 {
+                                held.pop_front();
+                            }
+                        }
+                    });
+                }
+            });
+            let held: u32 = group.peers().map(|p| p.state.conns.load(Relaxed)).sum();
+            assert_eq!(held, 0);
+        }
+    }
+
+    #[test]
     fn max_fails_zero_never_disables() {
         let stubborn = |port| ServerSpec {
             max_fails: 0,

@@ -107,13 +107,7 @@ impl Live {
         for spec in specs {
             servers.add(spec);
         }
-        for row in &mut servers.rows {
-            let name = row.spec.resolve.as_ref().map(FoundName::key);
-            let found = name.and_then(|key| state.found.lock().get(&key).cloned());
-            if let Some(found) = found {
-                row.take_found(&found, &mut servers.next_id);
-            }
-        }
+        servers.take_known(&state);
         let sets = servers.peers(&state, balance.clone(), clock.clone(), None)?;
         Ok(Self {
             current: ArcSwap::from_pointee(sets),
@@ -230,6 +224,7 @@ impl Live {
         let mut servers = self.servers.lock();
         let mut changed = servers.clone();
         let outcome = change(&mut changed)?;
+        changed.take_known(&self.state);
         let sets = self.prepare(&changed)?;
         // what cannot be kept is not done
         if let Some(file) = self.file.get() {
@@ -308,6 +303,17 @@ impl Servers {
             });
         }
         first
+    }
+
+    /// Gives servers without addresses those that are known of their names.
+    fn take_known(&mut self, state: &GroupState) {
+        for row in self.rows.iter_mut().filter(|row| row.found.is_empty()) {
+            let name = row.spec.resolve.as_ref().map(FoundName::key);
+            let found = name.and_then(|key| state.found.lock().get(&key).cloned());
+            if let Some(found) = found {
+                row.take_found(&found, &mut self.next_id);
+            }
+        }
     }
 
     fn push(&mut self, spec: ServerSpec) {

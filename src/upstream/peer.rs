@@ -410,7 +410,10 @@ impl GroupState {
         if let Some(kept) = peers.get(&key).and_then(Weak::upgrade) {
             return kept;
         }
-        peers.retain(|_, state| state.strong_count() > 0);
+        // now and then, so that thousands of peers do not look at each other
+        if peers.len().is_power_of_two() {
+            peers.retain(|_, state| state.strong_count() > 0);
+        }
         let state = Arc::new(PeerState::new());
         let mut mandatory = self.mandatory.lock();
         mandatory.retain(WeakChecker::is_there);

@@ -5,10 +5,12 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod dns;
 pub mod nginx;
 pub mod origin;
 pub mod ports;
 pub mod proc;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -222,7 +222,7 @@ pub fn parse<'a>(head: &Head, payload: &'a [u8]) -> Result<Frame<'a>, Invalid> {
                 size(0, Why::AckLength)?;
                 return Ok(Frame::SettingsAck);
             }
-            if length % 6 != 0 {
+            if !length.is_multiple_of(6) {
                 return Err(Invalid(
                     Code::FRAME_SIZE_ERROR,
                     Why::Length("SETTINGS", length),

@@ -7,6 +7,8 @@ mod peers;
 mod servers;
 mod status;
 
+pub use body::parse as parse_body;
+
 use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::*;
@@ -163,7 +165,7 @@ fn api(c: &mut ApiConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let write = match s.arg(0) {
         b"write=on" => true,
         b"write=off" => false,
-        _ if s.len() > 0 => return Err(s.invalid_parameter(0)),
+        _ if !s.is_empty() => return Err(s.invalid_parameter(0)),
         _ => false,
     };
     b.shared::<Writable>().0 |= write;

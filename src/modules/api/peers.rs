@@ -18,7 +18,7 @@ impl Endpoint for Upstreams {
 
     fn answer(&self, ask: &Ask<'_>) -> Result<Answer, ApiError> {
         let Some((name, rest)) = ask.rest.split_first() else {
-            let all = groups(ask).filter(|(_, group)| group.live().is_some());
+            let all = groups(ask).filter(|(_, group)| zone(group).is_some());
             return match ask.method {
                 Method::Get => Ok(Answer::Collection(Value::Object(
                     all.map(|(name, group)| (name.into(), view(group)))
@@ -31,7 +31,7 @@ impl Endpoint for Upstreams {
         let Some((_, group)) = found else {
             return Err(ApiError::new(404, "upstream not found", "UpstreamNotFound"));
         };
-        if group.live().is_none() {
+        if zone(group).is_none() {
             return Err(ApiError::new(400, "upstream is static", "UpstreamStatic"));
         }
         match rest {
@@ -49,6 +49,10 @@ fn groups<'s>(ask: &Ask<'s>) -> impl Iterator<Item = (&'s str, &'s Arc<Group>)> 
     let list = list.unwrap_or_default().iter();
     list.filter(|(_, port, _)| *port == 0)
         .map(|(name, _, group)| (&**name, group))
+}
+
+fn zone(group: &Group) -> Option<&str> {
+    group.live()?.zone()
 }
 
 fn one(ask: &Ask<'_>, group: &Group) -> Result<Answer, ApiError> {
@@ -73,12 +77,11 @@ fn view(group: &Group) -> Value {
         .peers()
         .map(|peer| peer_view(peer, now))
         .collect();
-    let zone = group.live().and_then(|live| live.zone());
     json!({
         "peers": peers,
         "keepalive": group.state.shared_idle.load(Relaxed),
         "zombies": 0,
-        "zone": zone.unwrap_or_default(),
+        "zone": zone(group).unwrap_or_default(),
     })
 }
 

@@ -47,6 +47,8 @@ struct Settings {
     persistent: bool,
     keepalive: Duration,
     matching: Option<(String, MatchRef)>,
+    /// The service asked for, and the status that is good where it cannot be asked for.
+    grpc: (String, Option<u32>),
 }
 
 impl Module for HealthCheck {
@@ -101,6 +103,7 @@ fn health_check(c: &mut HealthConf, s: &Statement, b: &mut Build) -> ConfResult<
         persistent: false,
         keepalive: Duration::ZERO,
         matching: None,
+        grpc: (String::new(), None),
     };
     let (mut service, mut grpc_status) = (None, None);
     for i in 0..s.len() {
@@ -140,12 +143,11 @@ fn health_check(c: &mut HealthConf, s: &Statement, b: &mut Build) -> ConfResult<
             }
             Some(("type", "http")) => settings.kind = Kind::Http,
             Some(("type", "tcp")) => settings.kind = Kind::Tcp,
-            Some(("type", "grpc")) => {
-                return Err(s.error_at(i, "\"health_check type=grpc\" is not supported yet"));
-            }
-            Some(("grpc_service", v)) => service = Some(v.to_owned()),
+            Some(("type", "grpc")) => settings.kind = Kind::Grpc,
+            // the length of the name is one byte of the question
+            Some(("grpc_service", v)) if v.len() < 128 => service = Some(v.to_owned()),
             Some(("grpc_status", v)) => {
-                let code = parse_number(v.as_bytes()).and_then(|n| u8::try_from(n).ok());
+                let code = parse_number(v.as_bytes()).and_then(|n| u32::try_from(n).ok());
                 grpc_status = Some(code.ok_or_else(invalid)?);
             }
             Some(("keepalive_time", v)) => {
@@ -160,11 +162,12 @@ fn health_check(c: &mut HealthConf, s: &Statement, b: &mut Build) -> ConfResult<
     if settings.persistent && !settings.mandatory {
         return Err(s.error("\"persistent\" requires \"mandatory\""));
     }
-    if service.is_some() || grpc_status.is_some() {
+    if settings.kind != Kind::Grpc && (service.is_some() || grpc_status.is_some()) {
         return Err(s.error("\"grpc_service\" and \"grpc_status\" require \"type=grpc\""));
     }
-    if settings.kind == Kind::Tcp && settings.matching.is_some() {
-        return Err(s.error("\"match\" cannot be used with \"type=tcp\""));
+    settings.grpc = (service.unwrap_or_default(), grpc_status);
+    if settings.kind != Kind::Http && settings.matching.is_some() {
+        return Err(s.error("\"match\" requires \"type=http\""));
     }
     c.checks.push(Written {
         settings,

@@ -21,6 +21,8 @@ pub enum Kind {
     Http,
     /// A connection and nothing more.
     Tcp,
+    /// A call of gRPC's health checking protocol, over HTTP/2.
+    Grpc,
 }
 
 /// One `health_check` of one location.
@@ -39,7 +41,10 @@ impl Check {
             kind, uri, port, ..
         } = &settings;
         let match_name = settings.match_name();
-        let checker = Checker::new(&format!("{kind:?} {port:?} {uri} {match_name}"));
+        let checker = Checker::new(&format!(
+            "{kind:?} {port:?} {uri} {match_name} {:?}",
+            settings.grpc
+        ));
         if settings.mandatory {
             group.state.require_check(&checker);
             for peer in group.members().peers() {
@@ -265,6 +270,17 @@ impl Target {
                     Ok(_) => Ok("connecting to upstream"),
                     Err(e) => Err(self.broken(&e)),
                 };
+            }
+            Kind::Grpc => {
+                const DOING: &str = "checking grpc status";
+                let (service, status) = &settings.grpc;
+                let health = probe.grpc(&mut r, service).await;
+                let health = health.map_err(|e| self.broken(&e))?;
+                let good = match status {
+                    Some(wanted) => health.status == *wanted,
+                    None => health.status == 0 && health.serving,
+                };
+                return if good { Ok(DOING) } else { Err(DOING) };
             }
             Kind::Http => probe.exchange(&mut r, idle).await,
         };

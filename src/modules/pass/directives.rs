@@ -143,6 +143,34 @@ macro_rules! connect_directives {
     }};
 }
 
+/// Sizes of the buffers of sockets: what every protocol has but memcached's.
+macro_rules! socket_directives {
+    ($p:literal, $conf:ty) => {{
+        use $crate::module::{Args, Directive};
+        const TABLE: &[Directive<$conf>] = &[
+            $crate::modules::pass::directives::stored!(
+                $p,
+                "_socket_rcvbuf",
+                Args::Exactly(1),
+                socket_rcvbuf,
+                size,
+                " size;",
+                " SO_RCVBUF of connections to the origin. Default: 0 (the system's)."
+            ),
+            $crate::modules::pass::directives::stored!(
+                $p,
+                "_socket_sndbuf",
+                Args::Exactly(1),
+                socket_sndbuf,
+                size,
+                " size;",
+                " SO_SNDBUF of connections to the origin. Default: 0 (the system's)."
+            ),
+        ];
+        TABLE
+    }};
+}
+
 /// The headers of the answer: what every protocol has whose answers are HTTP.
 macro_rules! response_directives {
     ($p:literal, $conf:ty, $ignore:expr, $hidden:literal) => {{
@@ -332,5 +360,6 @@ macro_rules! buffer_directives {
 }
 
 pub(crate) use {
-    buffer_directives, connect_directives, response_directives, sized, stored, written,
+    buffer_directives, connect_directives, response_directives, sized, socket_directives, stored,
+    written,
 };

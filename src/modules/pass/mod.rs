@@ -60,6 +60,10 @@ pub struct PassWritten {
     pub pass_request_body: Option<bool>,
     /// `…_socket_keepalive`.
     pub socket_keepalive: Option<bool>,
+    /// `…_socket_rcvbuf`, bytes.
+    pub socket_rcvbuf: Option<u64>,
+    /// `…_socket_sndbuf`, bytes.
+    pub socket_sndbuf: Option<u64>,
     /// `…_bind`; none inside where it is `off`.
     pub bind: Option<Option<Template>>,
     /// `…_bind … transparent`; goes with `bind`.
@@ -95,7 +99,8 @@ impl Conf for PassWritten {
         }
         inherit!(self, outer; hide, pass_headers, connect_timeout, send_timeout, read_timeout, next_upstream_timeout,
             next_upstream_tries, next_upstream, ignore, buffering, request_buffering, ignore_client_abort,
-            intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, bind,
+            intercept_errors, force_ranges, pass_request_headers, pass_request_body, socket_keepalive, socket_rcvbuf,
+            socket_sndbuf, bind,
             limit_rate, buffer_size, buffers, busy_buffers_size, max_temp_file_size, temp_file_write_size, temp_path,
             sizes_at, store_access);
         // what one says here takes the other one back
@@ -229,6 +234,8 @@ impl PassWritten {
             pass_trailers: false,
             force_ranges: self.force_ranges.unwrap_or(false),
             socket_keepalive: self.socket_keepalive.unwrap_or(false),
+            socket_rcvbuf: size(self.socket_rcvbuf),
+            socket_sndbuf: size(self.socket_sndbuf),
             bind: self.bind.clone().flatten(),
             bind_transparent: self.bind_transparent,
             proxy_protocol: None,
@@ -256,6 +263,11 @@ impl PassWritten {
     }
 }
 
+/// A size; 0 leaves it to the system.
+fn size(written: Option<u64>) -> Option<usize> {
+    written.filter(|n| *n > 0).map(|n| n as usize)
+}
+
 /// Joins tables of directives into one.
 macro_rules! join_directives {
     ($conf:ty; $($list:expr),+ $(,)?) => {{
@@ -271,7 +283,9 @@ pub(crate) use cache::{
     valid as cache_valid,
 };
 pub(crate) use cache_directives::cache_directives;
-pub(crate) use directives::{buffer_directives, connect_directives, response_directives};
+pub(crate) use directives::{
+    buffer_directives, connect_directives, response_directives, socket_directives,
+};
 pub(crate) use join_directives;
 
 /// How many directives these tables hold.

@@ -112,6 +112,13 @@ impl Params {
         }
     }
 
+    /// Every parameter on a line of its own, for `explain`.
+    pub fn shown(&self, r: &Request) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(r, &mut Lines, &mut out);
+        out
+    }
+
     /// Asks whether the response in the cache still is the same.
     fn write_conditions(
         &self,
@@ -175,6 +182,17 @@ impl Params {
         }
         let name = dashed(name);
         self.trusted.contains(Known::of(&name), &name)
+    }
+}
+
+struct Lines;
+
+impl Pairs for Lines {
+    fn pair(&mut self, name: &[u8], value: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        value(out);
+        out.push(b'\n');
     }
 }
 

@@ -7,7 +7,7 @@ use crate::module::*;
 use crate::modules::ssl;
 use crate::tls::client::{Client, Settings};
 use crate::tls::context::{DEFAULT_PROTOCOLS, PROTOCOLS};
-use crate::tls::load::{ByName, Cache, Loader, Name};
+use crate::tls::load::{ByName, Cache, Name, SharedLoader};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ struct Contexts(Arc<Mutex<Made>>);
 #[derive(Default)]
 struct Made {
     base: PathBuf,
-    loader: Loader,
+    loader: SharedLoader,
     contexts: HashMap<Settings, Arc<Client>>,
 }
 
@@ -148,7 +148,7 @@ impl TlsWritten {
             ),
             None => None,
         };
-        let client = Client::new(&settings, &mut made.loader, key_log)
+        let client = Client::new(&settings, &mut made.loader.lock(), key_log)
             .map_err(|text| self.at_fault(&text))?;
         let client = Arc::new(client);
         made.contexts.insert(settings, client.clone());
@@ -229,8 +229,12 @@ impl TlsWritten {
     /// Makes contexts possible; every setter calls it.
     fn touch(&mut self, b: &mut Build) -> &mut Self {
         let base = b.conf_prefixed("");
+        let loader = b.shared::<SharedLoader>().clone();
         let contexts = b.shared::<Contexts>();
-        contexts.0.lock().base = base;
+        {
+            let made = &mut *contexts.0.lock();
+            (made.base, made.loader) = (base, loader);
+        }
         self.contexts = Some(contexts.clone());
         self
     }

@@ -95,6 +95,7 @@ impl Module for Proxy {
         ),
         shared::response_directives!("proxy", ProxyConf, shared::IGNORE, "Date, Server, X-Pad and "),
         shared::buffer_directives!("proxy", ProxyConf),
+        shared::socket_directives!("proxy", ProxyConf),
         shared::cache_directives!("proxy", ProxyConf, " Default: $scheme$proxy_host$request_uri."),
         CONVERT_HEAD,
         tls_directives!("proxy", ProxyConf),

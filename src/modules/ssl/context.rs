@@ -2,34 +2,94 @@
 
 use super::{Builtin, Named, SslConf, warning};
 use crate::config::Diag;
+use crate::log::LogFiles;
 use crate::module::*;
 use crate::tls::context::{self, DEFAULT_PROTOCOLS};
-use crate::tls::load::{ByName, Cache, Chain, Loader, Name};
+use crate::tls::load::{ByName, Cache, Chain, Loader, Name, SharedLoader};
+use crate::tls::ocsp::{ClientOcsp, Responder};
 use crate::tls::session::{TicketKey, Tickets};
 use crate::tls::stapling::{self, Staple};
 use crate::tls::{accept, error, ffi};
 use openssl::hash::{MessageDigest, hash};
 use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode};
 use openssl::x509::X509;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The TLS settings of a server; `None` where nothing is configured.
+/// What making a context draws on.
+struct Making<'a> {
+    loader: &'a mut Loader,
+    /// What relative names begin with.
+    base: &'a Path,
+    // boxed as `Build::warn` takes them
+    #[allow(clippy::vec_box)]
+    warnings: Vec<Box<Diag>>,
+    /// `start_degraded`: what one server lacks is a warning.
+    lenient: bool,
+}
+
+impl Making<'_> {
+    fn path(&self, file: &str) -> PathBuf {
+        self.base.join(file)
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(warning(text));
+    }
+}
+
+/// The TLS settings of a server.
 ///
 /// # Errors
 /// What nginx refuses, in its words; most without a place.
-pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
+pub fn server(c: &Arc<SslConf>, b: &mut Build) -> ConfResult<TlsServer> {
+    let base = b.conf_prefixed("");
+    let files = c.files(&base);
+    let loader = b.shared::<SharedLoader>().clone();
+    let mut m = Making {
+        loader: &mut loader.lock(),
+        base: &base,
+        warnings: Vec::new(),
+        lenient: b.start_degraded,
+    };
+    let made = make(c, &mut m);
+    let warnings = m.warnings;
+    for w in warnings {
+        b.warn(w);
+    }
+    let mut out = made?;
+    let interval = c.watch.unwrap_or(Some(WATCH));
+    if let Some(interval) = interval.filter(|_| !files.is_empty() && out.dynamic.is_none()) {
+        let c = c.clone();
+        out.renew = Some(Renew {
+            interval,
+            files,
+            make: Box::new(move |loader| {
+                let mut m = Making {
+                    loader,
+                    base: &base,
+                    warnings: Vec::new(),
+                    lenient: false,
+                };
+                let made = make(&c, &mut m).map_err(|e| e.first_line())?;
+                Ok(made.context.swap(None))
+            }),
+        });
+    }
+    Ok(out)
+}
+
+/// How often files are looked at where `ssl_certificate_watch` says nothing.
+pub(super) const WATCH: Duration = Duration::from_secs(5);
+
+fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     let mut out = TlsServer {
         reject: c.rejects(),
         verify: c.verify.unwrap_or_default(),
         zone: c.zone.clone(),
         ..TlsServer::default()
     };
-    if c.early_data == Some(true) && (c.certificates.is_some() || out.reject) {
-        b.warn(warning(
-            "\"ssl_early_data\" is not supported on this platform, ignored",
-        ));
-    }
     if let Some(list) = &c.certificates {
         let keys = c.keys.as_ref().map_or(0, Vec::len);
         if keys < list.len() {
@@ -46,7 +106,7 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
     }
     error::clear();
     let mut ctx = base(c)?;
-    let loaded = certificates(c, &mut ctx, &mut out, b)?;
+    let loaded = certificates(c, &mut ctx, &mut out, m)?;
     let leaves: Vec<X509> = loaded
         .iter()
         .filter_map(|(_, chain)| chain.first().cloned())
@@ -55,30 +115,45 @@ pub fn server(c: &SslConf, b: &mut Build) -> ConfResult<TlsServer> {
         ffi::set_record_size(&mut ctx, size as usize);
     }
     let mut authorities = Vec::new();
-    verification(c, &mut ctx, &mut authorities, out.verify, b)?;
+    verification(c, &mut ctx, &mut authorities, out.verify, m)?;
+    out.ocsp = client_ocsp(c)?;
     if let Some(file) = c.dhparam.as_deref().filter(|f| !f.is_empty()) {
-        let path = b.conf_prefixed(file);
+        let path = m.path(file);
         ffi::set_dh(&mut ctx, &path)
             .map_err(|call| failed(format!("{call}(\"{}\") failed", path.display())))?;
     }
     if c.ech_files.is_some() {
-        b.warn(warning(
-            "\"ssl_ech_file\" is not supported on this platform, ignored",
-        ));
+        m.warn("\"ssl_ech_file\" is not supported on this platform, ignored");
     }
     let curve = c.curve.as_deref().unwrap_or("auto");
     if curve != "auto" {
         ctx.set_groups_list(curve)
             .map_err(|e| stack(format!("SSL_CTX_set1_curves_list(\"{curve}\") failed"), &e))?;
     }
-    sessions(c, &mut ctx, &mut out, &leaves, &authorities, b)?;
+    sessions(c, &mut ctx, &mut out, &leaves, &authorities, m)?;
     if c.stapling == Some(true) {
-        stapling(c, &mut ctx, &loaded, b)?;
+        stapling(c, &mut ctx, &loaded, m)?;
     }
     if let Some(commands) = &c.commands {
-        context::conf_commands(&mut ctx, commands, &b.conf_prefixed("")).map_err(Diag::plain)?;
+        context::conf_commands(&mut ctx, commands, m.base).map_err(Diag::plain)?;
     }
-    out.context = Some(ctx.build());
+    if let Some(path) = &c.key_log {
+        let file = LogFiles::global()
+            .open(path)
+            .map_err(|e| Diag::plain(e.to_string()))?;
+        context::log_keys(&mut ctx, file);
+    }
+    if c.early_data == Some(true) {
+        // nginx's NGX_SSL_BUFSIZE
+        ctx.set_max_early_data(16 * 1024)
+            .map_err(|e| stack("SSL_CTX_set_max_early_data() failed", &e))?;
+    }
+    let leaf =
+        |(name, chain): &(String, Chain)| Some((name.as_str().into(), chain.first()?.clone()));
+    out.context.store(Some(Arc::new(ServerContext {
+        context: ctx.build(),
+        certificates: loaded.iter().filter_map(leaf).collect(),
+    })));
     error::clear();
     Ok(out)
 }
@@ -115,7 +190,7 @@ fn certificates(
     c: &SslConf,
     ctx: &mut SslContextBuilder,
     out: &mut TlsServer,
-    b: &mut Build,
+    m: &mut Making<'_>,
 ) -> ConfResult<Vec<(String, Chain)>> {
     let (Some(list), Some(keys)) = (&c.certificates, &c.keys) else {
         return Ok(Vec::new());
@@ -135,36 +210,37 @@ fn certificates(
     };
     if pairs.clone().any(|(c, k)| dynamic(c) || dynamic(k)) {
         let cache = c.cache.clone().flatten();
-        out.dynamic = Some(at_handshake(cache, b.conf_prefixed("")));
+        out.dynamic = Some(at_handshake(cache, m.base.to_path_buf()));
         ffi::set_certificate_callback(ctx);
         return Ok(Vec::new());
     }
-    let base = b.conf_prefixed("");
+    let base = m.base;
     let mut loaded = Vec::with_capacity(list.len());
     for (certificate, key) in pairs.clone() {
         let (name, key_name) = (
-            Name::parse(&certificate.text, &base),
-            Name::parse(&key.text, &base),
+            Name::parse(&certificate.text, base),
+            Name::parse(&key.text, base),
         );
         let passwords = c.passwords.as_deref().map(Vec::as_slice);
-        let loader = b.shared::<Loader>();
-        match context::pair(ctx, loader, &name, &key_name, passwords) {
+        match context::pair(ctx, m.loader, &name, &key_name, passwords) {
             Ok(chain) => loaded.push((name.shown(), chain)),
             Err(e) => {
                 let written = if e.key { key } else { certificate };
-                b.degrade(written.at.error_at(0, e.text))?;
+                let error = written.at.error_at(0, e.text);
+                if !m.lenient {
+                    return Err(error);
+                }
+                m.warnings.push(error);
                 // handshakes look for the files themselves, and are refused until they are good
                 let cache = Arc::new(Cache::new(2 * list.len(), RETRY, FORGET));
-                out.dynamic = Some(at_handshake(Some(cache), base));
+                out.dynamic = Some(at_handshake(Some(cache), base.to_path_buf()));
                 ffi::set_certificate_callback(ctx);
                 return Ok(Vec::new());
             }
         }
     }
     if c.compression == Some(true) {
-        b.warn(warning(
-            "\"ssl_certificate_compression\" is not supported on this platform, ignored",
-        ));
+        m.warn("\"ssl_certificate_compression\" is not supported on this platform, ignored");
     }
     Ok(loaded)
 }
@@ -175,7 +251,7 @@ fn verification(
     ctx: &mut SslContextBuilder,
     names: &mut Vec<X509>,
     verify: VerifyClient,
-    b: &mut Build,
+    m: &mut Making<'_>,
 ) -> ConfResult<()> {
     let (client, trusted) = (given(&c.client_certificate), given(&c.trusted_certificate));
     let depth = u32::try_from(c.verify_depth.unwrap_or(1)).unwrap_or(u32::MAX >> 1);
@@ -187,7 +263,7 @@ fn verification(
         }
         accept::verify_later(ctx, SslVerifyMode::PEER);
         if let Some(file) = client {
-            let list = trust(ctx, file, b)?;
+            let list = trust(ctx, file, m)?;
             for cert in list.iter() {
                 let der = cert.subject_name().to_der().unwrap_or_default();
                 if names
@@ -204,18 +280,41 @@ fn verification(
     }
     ctx.set_verify_depth(depth);
     if let Some(file) = trusted {
-        trust(ctx, file, b)?;
+        trust(ctx, file, m)?;
     }
     if let Some(file) = given(&c.crl) {
-        context::revoke(ctx, &b.conf_prefixed(file)).map_err(Diag::plain)?;
+        let path = m.path(file);
+        context::revoke(ctx, m.loader, &path).map_err(Diag::plain)?;
     }
     Ok(())
 }
 
+/// `ssl_ocsp`: how clients' certificates are asked about.
+fn client_ocsp(c: &SslConf) -> ConfResult<Option<Arc<ClientOcsp>>> {
+    let depth = match c.ocsp {
+        None | Some(0) => return Ok(None),
+        Some(1) => None,
+        Some(_) => Some(1),
+    };
+    if c.verify == Some(VerifyClient::OptionalNoCa) {
+        return Err(Diag::plain(
+            "\"ssl_ocsp\" is incompatible with \"ssl_verify_client optional_no_ca\"",
+        ));
+    }
+    let responder = given(&c.ocsp_responder).map(|url| {
+        Responder::resolved(url).map_err(|e| Diag::plain(format!("{e} in \"ssl_ocsp_responder\"")))
+    });
+    Ok(Some(Arc::new(ClientOcsp {
+        depth,
+        responder: responder.transpose()?,
+        cache: c.ocsp_cache.clone().flatten(),
+    })))
+}
+
 /// Adds the certificates of a file to the context's store.
-fn trust(ctx: &mut SslContextBuilder, file: &str, b: &mut Build) -> ConfResult<Chain> {
-    let path = b.conf_prefixed(file);
-    context::trust(ctx, b.shared::<Loader>(), &path).map_err(Diag::plain)
+fn trust(ctx: &mut SslContextBuilder, file: &str, m: &mut Making<'_>) -> ConfResult<Chain> {
+    let path = m.path(file);
+    context::trust(ctx, m.loader, &path).map_err(Diag::plain)
 }
 
 /// Caches of sessions, and tickets.
@@ -225,7 +324,7 @@ fn sessions(
     out: &mut TlsServer,
     leaves: &[X509],
     authorities: &[X509],
-    b: &mut Build,
+    m: &Making<'_>,
 ) -> ConfResult<()> {
     let timeout = c.session_timeout.unwrap_or(300);
     ffi::set_timeout(ctx, timeout);
@@ -268,7 +367,7 @@ fn sessions(
         Some(files) => Some(Tickets::Files(
             files
                 .iter()
-                .map(|f| ticket_key(f, b))
+                .map(|f| ticket_key(f, m))
                 .collect::<ConfResult<Vec<_>>>()?
                 .into(),
         )),
@@ -309,8 +408,8 @@ fn session_context(
     Ok(hash(sha1, &all)?.to_vec())
 }
 
-fn ticket_key(file: &str, b: &Build) -> ConfResult<TicketKey> {
-    let path = b.conf_prefixed(file);
+fn ticket_key(file: &str, m: &Making<'_>) -> ConfResult<TicketKey> {
+    let path = m.path(file);
     let text = crate::config::outside::read(&path).map_err(|e| {
         Diag::plain(format!(
             "open() \"{}\" failed{}",
@@ -327,7 +426,7 @@ fn stapling(
     c: &SslConf,
     ctx: &mut SslContextBuilder,
     loaded: &[(String, Chain)],
-    b: &mut Build,
+    m: &mut Making<'_>,
 ) -> ConfResult<()> {
     if c.compression == Some(true) {
         return Err(Diag::plain(
@@ -336,7 +435,7 @@ fn stapling(
     }
     let refused = |e| stack("SSL_CTX_set_tlsext_status_cb() failed", &e);
     if let Some(file) = given(&c.stapling_file) {
-        let path = b.conf_prefixed(file);
+        let path = m.path(file);
         let der = crate::config::outside::read(&path).map_err(|e| {
             Diag::plain(format!(
                 "BIO_new_file(\"{}\") failed{}",
@@ -358,12 +457,8 @@ fn stapling(
     let client =
         given(&c.client_certificate).filter(|_| c.verify.is_some_and(|v| v != VerifyClient::Off));
     for file in client.into_iter().chain(given(&c.trusted_certificate)) {
-        let path = b.conf_prefixed(file);
-        trusted.extend_from_slice(
-            &b.shared::<Loader>()
-                .authorities(&path)
-                .map_err(Diag::plain)?,
-        );
+        let path = m.path(file);
+        trusted.extend_from_slice(&m.loader.authorities(&path).map_err(Diag::plain)?);
     }
     let mut staples = Vec::new();
     for (name, chain) in loaded {
@@ -375,7 +470,7 @@ fn stapling(
             c.stapling_verify == Some(true),
         ) {
             Ok(s) => staples.push(Arc::new(s)),
-            Err(why) => b.warn(warning(format!("\"ssl_stapling\" ignored, {why}"))),
+            Err(why) => m.warn(format!("\"ssl_stapling\" ignored, {why}")),
         }
     }
     stapling::install(ctx, staples).map_err(refused)

@@ -9,9 +9,11 @@ use crate::config::{Diag, value};
 use crate::module::once;
 use crate::module::*;
 use crate::tls::context::PROTOCOLS;
-use crate::tls::load::Cache;
+use crate::tls::load::{Cache, Name, Version};
+use crate::tls::ocsp;
 use crate::tls::session::Zone;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +45,8 @@ pub struct SslConf {
     session_tickets: Option<bool>,
     ticket_keys: Option<Vec<String>>,
     ocsp: Option<u8>,
-    ocsp_responder: Option<()>,
-    ocsp_cache: Option<()>,
+    ocsp_responder: Option<String>,
+    ocsp_cache: Option<Option<Arc<ocsp::Cache>>>,
     stapling: Option<bool>,
     stapling_file: Option<String>,
     stapling_responder: Option<String>,
@@ -52,6 +54,9 @@ pub struct SslConf {
     early_data: Option<bool>,
     ech_files: Option<()>,
     commands: Option<Vec<(String, String)>>,
+    key_log: Option<PathBuf>,
+    /// How often files are looked at; none inside where they are not.
+    watch: Option<Option<Duration>>,
     reject_handshake: Option<bool>,
     inheritable: Option<bool>,
 }
@@ -83,7 +88,7 @@ impl Conf for SslConf {
         crate::inherit!(self, o; certificates, keys, cache, passwords, compression, dhparam, curve, protocols, ciphers,
             prefer_server_ciphers, buffer_size, verify, verify_depth, client_certificate, trusted_certificate, crl, builtin,
             zone, session_timeout, session_tickets, ticket_keys, ocsp, ocsp_responder, ocsp_cache, stapling, stapling_file,
-            stapling_responder, stapling_verify, early_data, ech_files, commands, reject_handshake);
+            stapling_responder, stapling_verify, early_data, ech_files, commands, key_log, watch, reject_handshake);
     }
 }
 
@@ -91,6 +96,36 @@ impl SslConf {
     /// Whether there are certificates.
     pub fn has_certificates(&self) -> bool {
         self.certificates.is_some()
+    }
+
+    /// The files that a server without variables in their names is made of, as they are now.
+    fn files(&self, base: &Path) -> Vec<(PathBuf, Option<Version>)> {
+        let Some(certificates) = &self.certificates else {
+            return Vec::new();
+        };
+        let named = certificates
+            .iter()
+            .chain(self.keys.iter().flatten())
+            .filter_map(|n| match Name::parse(&n.text, base) {
+                Name::Path(p) => Some(p),
+                _ => None,
+            });
+        let others = [
+            &self.client_certificate,
+            &self.trusted_certificate,
+            &self.crl,
+            &self.dhparam,
+            &self.stapling_file,
+        ];
+        let others = others
+            .into_iter()
+            .flatten()
+            .filter(|f| !f.is_empty())
+            .map(|f| base.join(f));
+        named
+            .chain(others)
+            .map(|p| (p.clone(), Version::of(&p)))
+            .collect()
     }
 
     /// `ssl_object_cache_inheritable`.
@@ -103,6 +138,9 @@ impl SslConf {
         self.reject_handshake.unwrap_or(false)
     }
 }
+
+/// Looking more often would be a load.
+const SHORTEST_WATCH: Duration = Duration::from_millis(50);
 
 const HS: Place = Place::HTTP.or(Place::SERVER);
 const ONE: Args = Args::Exactly(1);
@@ -277,27 +315,27 @@ impl Module for Ssl {
             "ssl_ocsp",
             HS,
             ONE,
-            "`ssl_ocsp off;` Checking clients' certificates by OCSP is not supported. Default: off.",
+            "`ssl_ocsp on|off|leaf;` Asks the responders of clients' certificates whether they are revoked; `leaf` asks for the client's own alone. Default: off.",
             |c, s, _| {
-                let ocsp = s.one_of(0, &[("off", 0), ("on", 1), ("leaf", 2)])?;
-                if ocsp != 0 {
-                    return Err(s.error("\"ssl_ocsp\" is not supported on this platform"));
-                }
-                once(&mut c.ocsp, s, ocsp)
+                once(
+                    &mut c.ocsp,
+                    s,
+                    s.one_of(0, &[("off", 0), ("on", 1), ("leaf", 2)])?,
+                )
             },
         ),
         Directive::new(
             "ssl_ocsp_responder",
             HS,
             ONE,
-            "`ssl_ocsp_responder url;` Has no effect while `ssl_ocsp` is off.",
-            |c, s, _| once(&mut c.ocsp_responder, s, ()),
+            "`ssl_ocsp_responder url;` Asked in place of the responders that certificates name.",
+            |c, s, _| text(&mut c.ocsp_responder, s),
         ),
         Directive::new(
             "ssl_ocsp_cache",
             HS,
             ONE,
-            "`ssl_ocsp_cache off|shared:name:size;` Has no effect while `ssl_ocsp` is off.",
+            "`ssl_ocsp_cache off|shared:name:size;` Remembers what responders said, for as long as they allow. Default: off.",
             ocsp_cache,
         ),
         Directive::new(
@@ -332,7 +370,7 @@ impl Module for Ssl {
             "ssl_early_data",
             HS,
             Args::Flag,
-            "`ssl_early_data on|off;` Accepted with a warning: early data is never taken. Default: off.",
+            "`ssl_early_data on|off;` Takes requests that come with a resumed handshake of TLS 1.3; they may be replays (`$ssl_early_data`). Default: off.",
             |c, s, _| once(&mut c.early_data, s, s.flag(0)?),
         ),
         Directive::new(
@@ -345,6 +383,30 @@ impl Module for Ssl {
                     .get_or_insert_default()
                     .push((s.str(0)?.to_owned(), s.str(1)?.to_owned()));
                 Ok(())
+            },
+        ),
+        Directive::new(
+            "ssl_key_log",
+            HS,
+            ONE,
+            "`ssl_key_log path;` Writes the secrets of handshakes in the form of SSLKEYLOGFILE, for debugging.",
+            |c, s, b| {
+                let path = b.prefixed(s.str(0)?);
+                once(&mut c.key_log, s, path)
+            },
+        ),
+        Directive::own(
+            "ssl_certificate_watch",
+            HS,
+            ONE,
+            "`ssl_certificate_watch on|off|time;` How often certificates, keys, authorities and revocation lists without variables in their names are looked at; new ones serve without a reload, broken ones leave the old ones in place. Default: on (5s).",
+            |c, s, _| {
+                let watch = match s.arg(0) {
+                    b"on" => Some(context::WATCH),
+                    b"off" => None,
+                    _ => Some(Duration::from_millis(s.msec(0)?).max(SHORTEST_WATCH)),
+                };
+                once(&mut c.watch, s, watch)
             },
         ),
         Directive::new(
@@ -521,17 +583,30 @@ fn zone(word: &str) -> Option<(&str, usize)> {
     (!name.is_empty()).then_some((name, size as usize))
 }
 
-fn ocsp_cache(c: &mut SslConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
+fn ocsp_cache(c: &mut SslConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let word = s.str(0)?;
-    if word != "off" {
-        let (_, size) =
-            zone(word).ok_or_else(|| s.error_at(0, format!("invalid OCSP cache \"{word}\"")))?;
-        if size < 8 * PAGE {
-            return Err(s.error_at(0, format!("OCSP cache \"{word}\" is too small")));
-        }
+    if word == "off" {
+        return once(&mut c.ocsp_cache, s, None);
     }
-    once(&mut c.ocsp_cache, s, ())
+    let (name, size) =
+        zone(word).ok_or_else(|| s.error_at(0, format!("invalid OCSP cache \"{word}\"")))?;
+    if size < 8 * PAGE {
+        return Err(s.error_at(0, format!("OCSP cache \"{word}\" is too small")));
+    }
+    let known = *b
+        .shared::<OcspZones>()
+        .0
+        .entry(name.to_owned())
+        .or_insert(size);
+    if known != size {
+        return Err(s.error_at(0, format!("the size {size} of shared memory zone \"{name}\" conflicts with already declared size {known}")));
+    }
+    once(&mut c.ocsp_cache, s, Some(ocsp::Cache::named(name, size)))
 }
+
+/// As [`Zones`], of answers of responders.
+#[derive(Default)]
+struct OcspZones(HashMap<String, usize>);
 
 /// A warning without a place, as nginx gives when it merges settings.
 fn warning(text: impl Into<String>) -> Box<Diag> {

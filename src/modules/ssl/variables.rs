@@ -29,8 +29,16 @@ pub const VARIABLES: &[Variable] = &[
         info(r, |i| Val::Bytes(if i.reused { b"r" } else { b"." }))
     })
     .changeable(),
-    // early data is never taken
-    Variable::new("ssl_early_data", |_, _| Val::None).changeable(),
+    Variable::new("ssl_early_data", |r, _| {
+        info(r, |i| {
+            if i.early.load(std::sync::atomic::Ordering::Relaxed) {
+                Val::Bytes(b"1")
+            } else {
+                Val::None
+            }
+        })
+    })
+    .changeable(),
     Variable::new("ssl_server_name", |r, _| {
         info(r, |i| {
             present(i.server_name.as_deref().unwrap_or_default().as_bytes())
@@ -164,7 +172,10 @@ fn remain(c: &X509) -> Vec<u8> {
 fn verify(i: &TlsInfo) -> Val<'_> {
     match &i.client {
         None => Val::Bytes(b"NONE"),
-        Some(_) if i.verify == X509VerifyResult::OK => Val::Bytes(b"SUCCESS"),
+        Some(_) if i.verify == X509VerifyResult::OK => match i.ocsp {
+            None => Val::Bytes(b"SUCCESS"),
+            Some(text) => Val::Owned(format!("FAILED:{text}").into_bytes()),
+        },
         Some(_) => Val::Owned(format!("FAILED:{}", i.verify.error_string()).into_bytes()),
     }
 }

@@ -109,11 +109,11 @@ pub(super) fn random(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> C
             inflight: false,
         })
     };
-    if s.len() > 0 && s.arg(0) != b"two" {
+    if !s.is_empty() && s.arg(0) != b"two" {
         return Err(s.invalid_parameter(0));
     }
     match s.arg(1) {
-        _ if s.len() == 0 => choose(c, s, b, Random, None, Limits::FIXED),
+        _ if s.is_empty() => choose(c, s, b, Random, None, Limits::FIXED),
         _ if s.len() == 1 => choose(c, s, b, RandomTwo(Busy), None, Limits::FIXED),
         b"least_conn" => choose(c, s, b, RandomTwo(Busy), None, Limits::FIXED),
         b"least_time=header" => choose(c, s, b, timed(true), None, Limits::FIXED),

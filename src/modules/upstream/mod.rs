@@ -285,13 +285,13 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         Clock::system(),
     );
     let made = Arc::new(made.map_err(|e| s.error(e.to_string()))?.with(extras));
-    if let Some(live) = made.live() {
-        live.set_zone(written.zone.as_deref().unwrap_or_default());
+    if let (Some(live), Some(zone)) = (made.live(), &written.zone) {
+        live.set_zone(zone);
         if let Some(file) = written.state {
             live.keep_in(file);
         }
     }
-    if made.live().is_some() && (names || written.unresolved.is_empty()) {
+    if written.zone.is_some() && (names || written.unresolved.is_empty()) {
         resolve::keep_resolved(b, s, written.resolver, made.clone());
     }
     for name in written.unresolved {

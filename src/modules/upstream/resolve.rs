@@ -61,7 +61,7 @@ pub(super) fn state(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> Co
         let tree = config::parse_file(&path, &b.conf_prefix, &config::Disk);
         for line in &tree.root.items {
             if line.name() != "server" || line.block.is_some() {
-                return Err(line.unknown_directive(["server"].into_iter()));
+                return Err(line.unknown_directive(["server"]));
             }
             if line.is_empty() {
                 return Err(line.invalid_number_of_arguments());

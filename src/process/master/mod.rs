@@ -1,6 +1,7 @@
 //! The master: one thread that owns what needs rights and must outlive a worker. It reads the configuration, holds
 //! sockets, logs and the PID file, and looks after one worker that serves.
 
+mod certificates;
 mod reload;
 mod upgrade;
 mod workers;
@@ -31,8 +32,11 @@ use super::start::Started;
 use super::title::{self, Title};
 use super::user::{self, Identity};
 use super::{Program, pid};
+use crate::config::outside::Outside;
 use crate::log::{Level, LogFile, LogFiles, Record, process_log, use_stderr};
 use crate::module::MainConf;
+use crate::serve::certificates::watched;
+use crate::tls::watch::Watch;
 
 /// All that a master knows.
 pub(super) struct Master {
@@ -76,6 +80,10 @@ pub(super) struct Master {
     quitting: bool,
     /// Whether the first worker could not serve.
     failed: bool,
+    /// The files of the configuration's certificates.
+    certificates: Watch,
+    /// What of them has changed since it was read.
+    renewed: Outside,
     /// TERM: when workers are told again, and how long after that.
     terminating: Option<(Instant, Duration)>,
 }
@@ -131,7 +139,7 @@ impl Master {
             program: title.program().to_owned(),
             daemonized: detached || upgrade,
             threads,
-            rights: user::Rights::of(&site.main, identity.clone()),
+            rights: user::Rights::of(&site, identity.clone()),
             load: program.load.clone(),
             outside: Arc::new(outside),
         };
@@ -168,6 +176,8 @@ impl Master {
             resting: false,
             quitting: false,
             failed: false,
+            certificates: watched(&site),
+            renewed: Outside::default(),
             terminating: None,
         })
     }
@@ -213,6 +223,7 @@ impl Master {
         let due = [
             self.terminating.map(|(due, _)| due),
             self.respawn.due(),
+            self.certificates.due().filter(|_| !self.stopping()),
             self.notify.keep_alive(now),
             // a reload that was asked for meanwhile
             (self.again.is_some() && self.may_reload()).then_some(now),
@@ -243,6 +254,7 @@ impl Master {
         {
             self.terminate_workers(pause);
         }
+        self.look_at_certificates();
         if self.respawn.due().is_some_and(|due| due <= now) {
             self.respawn.begin();
             if !self.stopping() && !self.resting && !self.start_worker() {

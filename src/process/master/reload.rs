@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 
@@ -17,17 +18,22 @@ use super::super::user::{Identity, Rights};
 use super::super::{check_connections, level_of, pid};
 use super::Master;
 use super::workers::{Gifts, Phase};
+use crate::config::outside::Outside;
 use crate::config::{Disk, outside};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{ErrorLog, Level, LogFile, LogFiles, Record, process_log, set_process_log};
 use crate::module::{Listener, MainConf, ReloadMethod};
+use crate::serve::certificates::watched;
+use crate::tls::watch::Watch;
 
 /// A configuration that is good as far as the master can tell, and that a worker is trying.
 pub(super) struct Pending {
     pub number: u64,
     /// Who tries it.
     pub worker: Option<Pid>,
+    /// When it was asked for.
+    begun: Instant,
     /// Who waits for the outcome.
     clients: Vec<Client>,
     prepared: Prepared,
@@ -38,6 +44,7 @@ pub(super) struct Pending {
     identity: Option<Identity>,
     log: ErrorLog,
     logs: Vec<Arc<LogFile>>,
+    certificates: Watch,
 }
 
 impl Master {
@@ -95,6 +102,7 @@ impl Master {
 
     /// The error is for who asked; it has been logged.
     fn prepare(&mut self) -> Result<Pending, String> {
+        let begun = Instant::now();
         let log = process_log();
         // one module's mistake must not end the process
         let (outcome, seen) = outside::record(|| {
@@ -135,7 +143,7 @@ impl Master {
             program: self.title.program().to_owned(),
             daemonized: self.daemonized,
             threads,
-            rights: Rights::of(&site.main, identity.clone()),
+            rights: Rights::of(&site, identity.clone()),
             load: self.program.load.clone(),
             outside: Arc::new(seen),
         };
@@ -148,6 +156,7 @@ impl Master {
         Ok(Pending {
             number: self.numbers,
             worker: None,
+            begun,
             clients: Vec::new(),
             prepared,
             package: Arc::new(package),
@@ -156,6 +165,7 @@ impl Master {
             identity,
             log: site.error_log.clone(),
             logs,
+            certificates: watched(&site),
             listeners: site.listeners,
         })
     }
@@ -233,10 +243,11 @@ impl Master {
     }
 
     /// The configuration is in force in that worker: it is now the master's own.
-    pub(super) fn accept_pending(&mut self, by: Pid) {
+    pub(super) fn accept_pending(&mut self, by: Pid, changes: &str) {
         let Some(pending) = self.pending.take() else {
             return;
         };
+        let took = pending.begun.elapsed().as_millis();
         set_process_log(pending.log.clone());
         redirect_stderr(&pending.log, self.detached);
         let log = process_log();
@@ -247,6 +258,8 @@ impl Master {
         self.package = pending.package;
         self.threads = pending.threads;
         self.logs = pending.logs;
+        self.certificates = pending.certificates;
+        self.renewed = Outside::default();
         self.number = pending.number;
         self.resting = false;
         self.respawn = Default::default();
@@ -278,6 +291,15 @@ impl Master {
                 }
             }
         }
+        let changes = match changes {
+            "" => "a new worker process serves",
+            text => text,
+        };
+        log.write(
+            Level::Notice,
+            None,
+            format_args!("reload: {changes}, {took} ms"),
+        );
         self.notify.ready();
         answer(pending.clients, 0, "");
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::super::channel::{Channel, Kind, Packet};
+use super::super::daemon::stderr_of_worker;
 use super::super::package::{Manifest, SocketEntry};
 use super::super::sockets::Handle;
 use super::super::{keep_from_programs, user, worker};
@@ -152,7 +153,7 @@ impl Master {
             .env_clear()
             .envs(user::environment(main))
             .env(worker::CHANNEL, theirs.as_raw_fd().to_string())
-            .stdin(Stdio::inherit());
+            .stderr(stderr_of_worker(&process_log(), self.detached));
         // no other program is executed between these two
         let _ = keep_from_programs(&theirs, false);
         let child = command.spawn();
@@ -242,12 +243,16 @@ impl Master {
                 if worker.phase == Phase::Starting {
                     worker.phase = Phase::Serving;
                 }
+                if packet.number == self.number {
+                    // one that took a dead one's place knows the files of when the configuration was read
+                    self.catch_up(pid);
+                }
                 if self
                     .pending
                     .as_ref()
                     .is_some_and(|p| p.number == packet.number)
                 {
-                    self.accept_pending(pid);
+                    self.accept_pending(pid, &packet.text);
                 }
                 if self.stopping() {
                     return None;

@@ -1,6 +1,7 @@
 //! A connection: reads frames, serves the requests that they open, sends what the streams have put into frames.
 
 use super::flood::Flood;
+use super::frames::LARGEST_FRAME;
 use super::link::{HIGH_WATER, Link};
 use super::listener;
 use super::open::{Opened, Served};
@@ -37,6 +38,8 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     /// The header block that is coming in.
     pub(super) block: Option<Block>,
+    /// A HEADERS frame that has come in part, and when the rest must have come.
+    pub(super) partial: Option<(u32, Instant)>,
     /// The fields of the last one.
     pub(super) fields: Fields,
     /// What all streams together may still receive.
@@ -48,8 +51,9 @@ pub(super) struct Connection {
     pub(super) opened: Vec<Opened>,
     /// Requests that are being served.
     pub(super) processing: usize,
-    /// The highest stream of the client.
+    /// The highest stream that was looked at, which GOAWAY names, and the highest that the client opened.
     pub(super) last: u32,
+    pub(super) seen: u32,
     pub(super) closed: Closed,
     /// Streams that were refused.
     pub(super) refused: usize,
@@ -94,27 +98,57 @@ pub(super) struct Block {
     pub end_stream: bool,
     /// CONTINUATION frames so far.
     pub frames: usize,
-    pub until: Instant,
+    /// When the rest must have come; `None` once it has been given up.
+    pub until: Option<Instant>,
 }
 
 /// Streams that ended not long ago, and whether frames for them may still be on their way.
 #[derive(Default)]
-pub(super) struct Closed(VecDeque<(u32, bool)>);
+pub(super) struct Closed(VecDeque<Ended>);
+
+struct Ended {
+    stream: u32,
+    /// Frames may still be on their way: we ended the stream, and the client did not know.
+    reset: bool,
+    /// Bytes of the body that have not come, where the head said how many there are.
+    rest: Option<u64>,
+}
 
 /// Ended streams that are remembered.
 const REMEMBERED: usize = 128;
 
 impl Closed {
-    fn add(&mut self, stream: u32, reset: bool) {
+    fn add(&mut self, stream: u32, reset: bool, rest: Option<u64>) {
         if self.0.len() == REMEMBERED {
             self.0.pop_front();
         }
-        self.0.push_back((stream, reset));
+        self.0.push_back(Ended {
+            stream,
+            reset,
+            rest,
+        });
+    }
+
+    /// The client reset the stream, too: nothing more may come.
+    pub fn taken_back(&mut self, stream: u32) {
+        if let Some(e) = self.0.iter_mut().find(|e| e.stream == stream) {
+            e.reset = false;
+        }
+    }
+
+    /// Counts what comes after all; true where that is not what the head said, once.
+    pub fn late_data(&mut self, stream: u32, n: u64, end: bool) -> bool {
+        let Some(e) = self.0.iter_mut().find(|e| e.stream == stream && e.reset) else {
+            return false;
+        };
+        let Some(rest) = e.rest else { return false };
+        e.rest = rest.checked_sub(n).filter(|left| !end || *left == 0);
+        e.rest.is_none()
     }
 
     /// Whether an ended stream was reset; `None` where it is not remembered.
     pub fn was_reset(&self, stream: u32) -> Option<bool> {
-        self.0.iter().find(|c| c.0 == stream).map(|c| c.1)
+        self.0.iter().find(|e| e.stream == stream).map(|e| e.reset)
     }
 }
 
@@ -159,6 +193,7 @@ impl Connection {
             preface: crate::http::h2::PREFACE.len(),
             decoder: Decoder::new(DEFAULT_TABLE),
             block: None,
+            partial: None,
             fields: Fields::default(),
             recv_window: i64::from(MAX_WINDOW),
             settings_acked: false,
@@ -166,6 +201,7 @@ impl Connection {
             opened: Vec::new(),
             processing: 0,
             last: 0,
+            seen: 0,
             closed: Closed::default(),
             refused: 0,
             new_streams: 0,
@@ -185,9 +221,14 @@ impl Connection {
     pub async fn serve(mut self) {
         self.greet();
         let mut draining = self.thread.shared.draining.subscribe();
+        let mut renewed = self.thread.shared.renewed.subscribe();
         let mut drained = Box::pin(async move {
             // an error means that the process is gone
-            let _ = draining.wait_for(|d| *d).await;
+            tokio::select! {
+                _ = draining.wait_for(|d| *d) => {}
+                // what was settled with the client is of the site that there was
+                _ = renewed.changed() => {}
+            }
         });
         let mut work = FuturesUnordered::new();
         let mut drain = false;
@@ -222,7 +263,7 @@ impl Connection {
     /// What a server says first.
     fn greet(&self) {
         use frame::setting::{
-            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
+            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE,
         };
         let out = &mut *self.link.lock();
         frame::settings(
@@ -230,6 +271,7 @@ impl Connection {
             &[
                 (MAX_CONCURRENT_STREAMS, self.conf.max_concurrent_streams),
                 (INITIAL_WINDOW_SIZE, self.conf.preread),
+                (MAX_FRAME_SIZE, LARGEST_FRAME),
                 (ENABLE_CONNECT_PROTOCOL, 1),
             ],
         );
@@ -344,7 +386,8 @@ impl Connection {
 
     /// Nothing can be moved now: for how long that may be so.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let idle = self.processing == 0 && self.write_until.is_none();
+        let heading = self.heading();
+        let idle = self.processing == 0 && self.write_until.is_none() && heading.is_none();
         if idle {
             if self.idle_until.is_none() {
                 let limit = if self.kept {
@@ -362,8 +405,7 @@ impl Connection {
             self.state = None;
         }
         loop {
-            let block = self.block.as_ref().map(|b| b.until);
-            let first = [self.idle_until, self.write_until, block]
+            let first = [self.idle_until, self.write_until, heading]
                 .into_iter()
                 .flatten()
                 .min();
@@ -391,18 +433,56 @@ impl Connection {
             if passed(self.write_until) {
                 return Poll::Ready(End::Lost);
             }
-            let code = if passed(block) || !self.kept {
+            let late = || {
                 self.link.log(
                     Level::Info,
                     format_args!("client timed out (110: Connection timed out)"),
                 );
-                Code::PROTOCOL_ERROR
-            } else {
+            };
+            if passed(heading) {
+                late();
+                self.give_up_heading();
+                // what that made us send
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let code = if self.kept {
                 Code::NO_ERROR
+            } else {
+                late();
+                Code::PROTOCOL_ERROR
             };
             self.go_away(code);
             return Poll::Ready(End::Closed);
         }
+    }
+
+    /// When the head that is coming in must be whole.
+    fn heading(&self) -> Option<Instant> {
+        self.block
+            .as_ref()
+            .and_then(|b| b.until)
+            .or(self.partial.map(|p| p.1))
+            .filter(|_| self.block.is_some() || self.partial.is_some_and(|p| p.0 > self.seen))
+    }
+
+    /// The head that is coming in is too late: its stream ends, the rest is read for the sake of the table.
+    fn give_up_heading(&mut self) {
+        let stream = match &mut self.block {
+            Some(b) => {
+                b.until = None;
+                b.stream
+            }
+            None => self.partial.map_or(0, |p| p.0),
+        };
+        if self.streams.contains_key(&stream) {
+            return;
+        }
+        self.last = self.last.max(stream);
+        self.seen = self.seen.max(stream);
+        self.kept = true;
+        self.closed.add(stream, true, None);
+        self.link.lock().reset(stream, Code::PROTOCOL_ERROR);
     }
 
     /// Takes no more streams, and says so once.
@@ -418,7 +498,7 @@ impl Connection {
     fn served(&mut self, s: &Served) {
         self.processing -= 1;
         self.streams.remove(&s.stream);
-        self.closed.add(s.stream, s.reset);
+        self.closed.add(s.stream, s.reset, s.rest);
         if s.answered {
             self.flood.answered();
         }

@@ -2,9 +2,9 @@
 
 use super::connection::{Block, Connection, Fault};
 use super::stream::Stream;
-use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, kind, setting};
-use crate::http::h2::hpack::{DecodeError, ListLimits};
-use crate::http::h2::{Code, DEFAULT_FRAME, MAX_WINDOW, PREFACE};
+use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
+use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
+use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
 use crate::http::headers::Headers;
 use crate::log::Level;
 use bytes::{Buf, BytesMut};
@@ -17,10 +17,14 @@ enum Purpose {
     Open,
     /// The end of a request's body.
     Trailers(Arc<Stream>),
+    /// The same on a stream that we have reset already.
+    Late,
     /// Nothing: it is read for the sake of the table.
     Nothing,
 }
 
+/// The largest frame that we take, bytes.
+pub(super) const LARGEST_FRAME: u32 = 1 << 16;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
@@ -61,7 +65,20 @@ impl Connection {
             let Some(head) = Head::parse(rest) else {
                 break Ok(());
             };
-            if head.length > DEFAULT_FRAME as usize {
+            if head.kind == kind::PUSH_PROMISE {
+                break self.fault(
+                    Code::PROTOCOL_ERROR,
+                    format_args!("client sent PUSH_PROMISE frame"),
+                );
+            }
+            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
+            if block && head.length > self.largest_block() {
+                break self.fault(
+                    Code::ENHANCE_YOUR_CALM,
+                    format_args!("client sent too large header"),
+                );
+            }
+            if head.length > LARGEST_FRAME as usize {
                 break self.fault(
                     Code::FRAME_SIZE_ERROR,
                     format_args!(
@@ -71,8 +88,18 @@ impl Connection {
                 );
             }
             let Some(payload) = rest.get(HEAD..HEAD + head.length) else {
+                if head.kind == kind::HEADERS && head.stream > self.seen {
+                    let until = Instant::now() + self.conf.header_timeout;
+                    self.partial.get_or_insert((head.stream, until));
+                    let plain = head.flags & (flag::PADDED | flag::PRIORITY) == 0;
+                    let part = rest.get(HEAD..).filter(|_| plain).unwrap_or_default();
+                    if let Some(e) = too_long(part) {
+                        break self.fault(Code::COMPRESSION_ERROR, format_args!("client {e}"));
+                    }
+                }
                 break Ok(());
             };
+            self.partial = None;
             let full = self.processing >= self.conf.max_concurrent_streams as usize;
             if head.kind == kind::HEADERS && full && !self.opened.is_empty() {
                 break Ok(());
@@ -96,10 +123,7 @@ impl Connection {
     }
 
     fn frame(&mut self, head: &Head, frame: Frame<'_>) -> Result<(), Fault> {
-        if let Some(block) = &self.block
-            && head.kind != kind::CONTINUATION
-        {
-            let _ = block;
+        if self.block.is_some() && head.kind != kind::CONTINUATION {
             return self.fault(
                 Code::PROTOCOL_ERROR,
                 format_args!("client sent inappropriate frame while CONTINUATION was expected"),
@@ -136,7 +160,7 @@ impl Connection {
                     bytes: BytesMut::from(block),
                     end_stream: end,
                     frames: 0,
-                    until: Instant::now() + self.conf.header_timeout,
+                    until: Some(Instant::now() + self.conf.header_timeout),
                 });
                 Ok(())
             }
@@ -166,10 +190,8 @@ impl Connection {
                 self.settings_acked = true;
                 Ok(())
             }
-            Frame::PushPromise => self.fault(
-                Code::PROTOCOL_ERROR,
-                format_args!("client sent PUSH_PROMISE frame"),
-            ),
+            // refused as soon as its type was seen
+            Frame::PushPromise => Ok(()),
             Frame::Ping { ack, data } => {
                 self.flood.frame();
                 if !ack {
@@ -217,6 +239,14 @@ impl Connection {
             self.flood.frame();
         }
         let Some(stream) = self.streams.get(&id).filter(|s| !s.is_closed()).cloned() else {
+            if self.closed.late_data(id, data.len() as u64, end) {
+                self.link.log(
+                    Level::Info,
+                    format_args!("client sent body of another size than declared on stream {id}"),
+                );
+                self.link.lock().reset(id, Code::PROTOCOL_ERROR);
+                return Ok(());
+            }
             return self.unknown(id, "DATA", true);
         };
         self.link.lock().payload += data.len() as u64;
@@ -228,7 +258,7 @@ impl Connection {
 
     /// A frame for a stream that is not there.
     fn unknown(&mut self, id: u32, name: &str, answered: bool) -> Result<(), Fault> {
-        if id > self.last || id.is_multiple_of(2) {
+        if id > self.seen || id.is_multiple_of(2) {
             return self.fault(
                 Code::PROTOCOL_ERROR,
                 format_args!("client sent {name} frame for idle stream {id}"),
@@ -236,10 +266,16 @@ impl Connection {
         }
         self.flood.frame();
         // what was on its way when we reset the stream is no error
-        if answered && !self.streams.contains_key(&id) && self.closed.was_reset(id) == Some(false) {
+        let open = self.streams.get(&id).map(|s| s.is_reset());
+        if answered && open.or(self.closed.was_reset(id)) == Some(false) {
             self.link.lock().reset(id, Code::STREAM_CLOSED);
         }
         Ok(())
+    }
+
+    /// Bytes of the largest header block that can be of use.
+    fn largest_block(&self) -> usize {
+        self.conf.list.saturating_add(BLOCK_OVERHEAD)
     }
 
     fn continuation(&mut self, id: u32, bytes: &[u8], whole: bool) -> Result<(), Fault> {
@@ -257,13 +293,15 @@ impl Connection {
         }
         block.frames += 1;
         block.bytes.extend_from_slice(bytes);
-        if block.bytes.len() > self.conf.list.saturating_add(BLOCK_OVERHEAD) {
+        let long = block.bytes.len();
+        let frames = block.frames;
+        if long > self.largest_block() {
             return self.fault(
                 Code::ENHANCE_YOUR_CALM,
                 format_args!("client sent too large header"),
             );
         }
-        if block.frames > CONTINUATIONS {
+        if frames > CONTINUATIONS {
             return self.fault(
                 Code::ENHANCE_YOUR_CALM,
                 format_args!("http2 flood detected"),
@@ -287,36 +325,40 @@ impl Connection {
             let code = match e {
                 DecodeError::LargeField | DecodeError::LargeList => Code::ENHANCE_YOUR_CALM,
                 DecodeError::NoName => Code::PROTOCOL_ERROR,
+                // as nginx has it
+                DecodeError::Truncated => Code::FRAME_SIZE_ERROR,
                 _ => Code::COMPRESSION_ERROR,
             };
             return self.fault(code, format_args!("client {e}"));
         }
         match purpose {
             Purpose::Open => return self.open(id, block.len(), end),
-            Purpose::Trailers(stream) => {
-                let trailers = end.then(|| trailers(&self.fields)).flatten();
-                match trailers {
-                    Some(t) => {
-                        if !stream.receive_trailers(Some(t)) {
-                            stream.close(Some(Code::STREAM_CLOSED));
-                        }
-                    }
-                    None => {
-                        self.link.log(
-                            Level::Info,
-                            format_args!("client sent invalid trailers on stream {id}"),
-                        );
-                        stream.close(Some(Code::PROTOCOL_ERROR));
-                    }
+            Purpose::Nothing => return Ok(()),
+            Purpose::Trailers(_) | Purpose::Late => {}
+        }
+        let trailers = end.then(|| trailers(&self.fields)).flatten();
+        if trailers.is_none() {
+            self.link.log(
+                Level::Info,
+                format_args!("client sent invalid trailers on stream {id}"),
+            );
+        }
+        match (purpose, trailers) {
+            (Purpose::Trailers(stream), Some(t)) => {
+                if !stream.receive_trailers(Some(t)) {
+                    stream.close(Some(Code::STREAM_CLOSED));
                 }
             }
-            Purpose::Nothing => {}
+            (Purpose::Trailers(stream), None) => stream.close(Some(Code::PROTOCOL_ERROR)),
+            (_, None) => self.link.lock().reset(id, Code::PROTOCOL_ERROR),
+            _ => {}
         }
         Ok(())
     }
 
     fn purpose(&mut self, id: u32, end: bool) -> Result<Purpose, Fault> {
-        if id > self.last && !id.is_multiple_of(2) {
+        if id > self.seen && !id.is_multiple_of(2) {
+            self.seen = id;
             if self.going {
                 return Ok(Purpose::Nothing);
             }
@@ -330,7 +372,7 @@ impl Connection {
             });
         }
         if let Some(stream) = self.streams.get(&id) {
-            if stream.is_closed() {
+            if stream.is_reset() {
                 return Ok(Purpose::Nothing);
             }
             if stream.in_closed() {
@@ -343,16 +385,12 @@ impl Connection {
             }
             return Ok(Purpose::Trailers(stream.clone()));
         }
-        let code = match self.closed.was_reset(id) {
-            Some(true) => {
-                self.flood.frame();
-                return Ok(Purpose::Nothing);
-            }
-            Some(false) => Code::STREAM_CLOSED,
-            None => Code::PROTOCOL_ERROR,
-        };
+        if self.closed.was_reset(id) == Some(true) {
+            self.flood.frame();
+            return Ok(Purpose::Late);
+        }
         self.fault(
-            code,
+            Code::PROTOCOL_ERROR,
             format_args!(
                 "client sent HEADERS frame with incorrect identifier {id}, the last was {}",
                 self.last
@@ -395,6 +433,7 @@ impl Connection {
 
     fn reset(&mut self, id: u32, code: Code) -> Result<(), Fault> {
         let Some(stream) = self.streams.get(&id) else {
+            self.closed.taken_back(id);
             return self.unknown(id, "RST_STREAM", false);
         };
         match code {
@@ -410,7 +449,7 @@ impl Connection {
                 format_args!("client terminated stream {id} with status {n}"),
             ),
         }
-        if stream.close(None) {
+        if stream.taken_back() {
             self.flood.reset();
         }
         Ok(())

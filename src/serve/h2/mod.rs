@@ -95,7 +95,8 @@ fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s Listene
 /// Serves a connection whose client speaks HTTP/2, until it ends.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
     if let Some(c) = connection::Connection::new(thread, conn, addr) {
-        c.serve().await;
+        // boxed: connections of HTTP/1 do not carry the room for it
+        Box::pin(c.serve()).await;
     }
 }
 

@@ -28,8 +28,10 @@ pub(super) struct Opened {
 /// A request that has been served.
 pub(super) struct Served {
     pub stream: u32,
-    /// RST_STREAM was sent or received.
+    /// RST_STREAM was sent.
     pub reset: bool,
+    /// Bytes of the body that were declared and have not come.
+    pub rest: Option<u64>,
     /// The client got its answer.
     pub answered: bool,
 }
@@ -54,7 +56,7 @@ impl Opened {
         // a panic of one request is not the others' business; its object is not used again
         let sound = AssertUnwindSafe(served).catch_unwind().await.is_ok();
         let answered = !stream.is_closed();
-        let reset = stream.end(request.timed_out);
+        let reset = stream.end(request.timed_out || request.out.status == 408);
         if sound {
             thread.recycle(request);
         }
@@ -62,6 +64,7 @@ impl Opened {
         Served {
             stream: stream.id,
             reset,
+            rest: stream.rest(),
             answered,
         }
     }

@@ -111,7 +111,6 @@ fn indexing(known: Known) -> Indexing {
         | Known::ContentEncoding
         | Known::Vary
         | Known::Via => Indexing::Kept,
-        Known::SetCookie => Indexing::Never,
         _ => Indexing::Passing,
     }
 }

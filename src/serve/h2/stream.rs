@@ -52,6 +52,8 @@ struct Inner {
     out_closed: bool,
     /// RST_STREAM was sent.
     reset: bool,
+    /// RST_STREAM was received.
+    taken_back: bool,
     /// What a WebSocket's origin must answer with.
     accept: Option<[u8; 28]>,
     tunnel: bool,
@@ -80,7 +82,7 @@ const QUEUE: usize = 32 * 1024;
 /// One read of a file.
 const FILE_READ: usize = 16 * 1024;
 /// The least that a client may send ahead of a reader.
-const LEAST_WINDOW: usize = 64 * 1024;
+const LEAST_WINDOW: usize = 128 * 1024;
 /// The most that a client may send ahead of a reader that keeps up with it.
 const MOST_WINDOW: usize = 4 << 20;
 
@@ -217,16 +219,14 @@ impl Stream {
 
     /// Ends the stream from outside: the client reset it, or we do, or the connection is lost.
     ///
-    /// True where a response was cut short by it.
-    pub fn close(&self, code: Option<Code>) -> bool {
+    pub fn close(&self, code: Option<Code>) {
         let inner = &mut *self.inner.lock();
-        let cut = !inner.out_closed && inner.error.is_none();
         if let Some(code) = code
             && !inner.reset
         {
             self.link.lock().reset(self.id, code);
+            inner.reset = true;
         }
-        inner.reset = true;
         inner.fail(io::ErrorKind::ConnectionAborted);
         for waker in [
             &mut inner.read_waker,
@@ -235,16 +235,38 @@ impl Stream {
         ] {
             wake(waker);
         }
+    }
+
+    /// The client reset the stream; true where a response was cut short by it.
+    pub fn taken_back(&self) -> bool {
+        let cut = {
+            let inner = &mut *self.inner.lock();
+            inner.taken_back = true;
+            inner.in_closed = true;
+            !inner.out_closed && inner.error.is_none()
+        };
+        self.close(None);
         cut
     }
 
-    /// The request has been served: ends what is still open. Tells whether RST_STREAM was sent, by either side.
+    /// Bytes of the body that were declared and have not come.
+    pub fn rest(&self) -> Option<u64> {
+        let inner = self.inner.lock();
+        inner.declared.map(|n| n.saturating_sub(inner.received))
+    }
+
+    /// Whether we reset the stream: frames for it may still be on their way.
+    pub fn is_reset(&self) -> bool {
+        self.inner.lock().reset
+    }
+
+    /// The request has been served: ends what is still open. Tells whether we sent RST_STREAM.
     pub fn end(&self, timed_out: bool) -> bool {
         let inner = &mut *self.inner.lock();
         let out = &mut *self.link.lock();
         out.growth += std::mem::take(&mut inner.grown);
-        if inner.reset {
-            return true;
+        if inner.reset || inner.taken_back {
+            return inner.reset;
         }
         let code = if inner.out_closed {
             match (inner.malformed, inner.in_closed) {
@@ -290,11 +312,7 @@ impl Stream {
         while inner.queue.len() > down_to {
             let n = inner.room(out).min(inner.queue.len());
             if n == 0 {
-                if inner.send_window <= 0 {
-                    keep(&mut inner.send_waker, cx);
-                } else {
-                    out.wait(&mut inner.turn, cx);
-                }
+                inner.wait(out, cx);
                 return Poll::Pending;
             }
             let last = inner.finished && n == inner.queue.len() && inner.trailers.is_none();
@@ -327,6 +345,15 @@ impl Inner {
         }
         let window = self.send_window.min(out.window).max(0) as usize;
         window.min(self.chunk).min(out.max_frame)
+    }
+
+    /// Wakes the task once there is room.
+    fn wait(&mut self, out: &mut Output, cx: &Context<'_>) {
+        if self.send_window <= 0 {
+            keep(&mut self.send_waker, cx);
+        } else {
+            out.wait(&mut self.turn, cx);
+        }
     }
 
     fn put(&mut self, out: &mut Output, id: u32, data: &[u8], last: bool) {
@@ -500,7 +527,12 @@ impl Downstream for Stream {
         };
         let mut out = self.link.lock();
         let room = inner.room(&out);
-        let n = if inner.queue.is_empty() && room > 0 && len > room as u64 {
+        if room == 0 && inner.queue.is_empty() {
+            // nothing is read before it can be sent
+            inner.wait(&mut out, cx);
+            return Poll::Pending;
+        }
+        let n = if inner.queue.is_empty() && len > room as u64 {
             // what is not the last piece goes straight into its frame
             let at = out.buf.len();
             frame::data(&mut out.buf, self.id, b"", false);

@@ -93,6 +93,7 @@ unsafe extern "C" {
         flags: c_uint,
         peer: *mut *mut c_char,
     ) -> c_int;
+    fn SSL_is_init_finished(ssl: *const sys::SSL) -> c_int;
     fn SSL_version(ssl: *const sys::SSL) -> c_int;
     fn SSL_group_to_name(ssl: *mut sys::SSL, id: c_int) -> *const c_char;
     fn SSL_get_sigalgs(
@@ -405,6 +406,12 @@ pub fn adopt(ssl: &mut SslRef, ctx: &SslContextRef) {
         SSL_set_options(ssl.as_ptr(), wanted);
         SSL_set_verify_depth(ssl.as_ptr(), SSL_CTX_get_verify_depth(ctx.as_ptr()));
     }
+}
+
+/// Whether the handshake is over.
+pub fn is_finished(ssl: &SslRef) -> bool {
+    // SAFETY: plain call.
+    unsafe { SSL_is_init_finished(ssl.as_ptr()) == 1 }
 }
 
 /// Offers to resume a session (its DER encoding), if it is one.

@@ -115,6 +115,35 @@ impl Decoder {
     }
 }
 
+/// Looks at the first bytes of a block that has not come as a whole for a number that is too long: such a block is refused
+/// without waiting for the rest.
+pub fn too_long(part: &[u8]) -> Option<DecodeError> {
+    const LOOK: usize = 64;
+    let mut input = Input(part.get(..LOOK).unwrap_or(part));
+    let mut field = || {
+        let first = input.0.first().copied().ok_or(DecodeError::Truncated)?;
+        let (bits, what, strings) = match first {
+            0x80.. => (7, "header index", 0),
+            0x40.. => (6, "header index", 1),
+            0x20.. => (5, "size update", 0),
+            _ => (4, "header index", 1),
+        };
+        let named = input.number(bits, what)? == 0;
+        for _ in 0..strings * (1 + usize::from(named)) {
+            let length = input.number(7, "length")?;
+            input.0 = input.0.get(length..).ok_or(DecodeError::Truncated)?;
+        }
+        Ok(())
+    };
+    loop {
+        match field() {
+            Ok(()) => {}
+            Err(e @ DecodeError::Number(_)) => return Some(e),
+            Err(_) => return None,
+        }
+    }
+}
+
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -271,6 +300,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_too_long_show_early() {
+        for (part, found) in [
+            (&[0xff, 0xff, 0xff, 0xff][..], true),
+            (&[0x42, 0xff, 0xff, 0xff, 0xff], true),
+            (&[0x40, 0x01, b'a', 0xff, 0xff, 0xff, 0xff], true),
+            (&[0x82, 0x42, 0xff, 0xff, 0xff], false),
+            (&[0x82, 0x86, 0x40, 0x05, b'a'], false),
+            (&[], false),
+        ] {
+            assert_eq!(too_long(part).is_some(), found, "{part:x?}");
+        }
+    }
+
+    #[test]
     fn a_bomb_is_cut_short() {
         let mut d = Decoder::new(4096);
         let mut block = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
@@ -290,6 +333,7 @@ mod tests {
             let mut d = Decoder::new(256);
             let mut f = Fields::default();
             for b in &blocks {
+                let _ = too_long(b);
                 let _ = d.decode(b, LIMITS, &mut f);
                 prop_assert!(f.iter().count() == f.len());
             }

@@ -96,7 +96,8 @@ pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
         if length > bits {
             // the end of the input: what is left are the first bits of a code, all of them ones
             let padding = !(u64::MAX.checked_shr(bits).unwrap_or(0));
-            return if bits < 8 && word == padding {
+            // a whole byte of padding is one bit too much, but what nginx takes
+            return if bits <= 8 && word == padding {
                 Ok(())
             } else {
                 Err(Invalid)
@@ -178,10 +179,10 @@ mod tests {
     fn padding() {
         assert_eq!(decoded(b"").unwrap(), b"");
         assert_eq!(decoded(&[0x07]).unwrap(), b"0");
-        // zeros, more than seven bits, the end of the string
+        // zeros, more than a byte, the end of the string
         assert_eq!(decoded(&[0x18]).unwrap_err(), Invalid);
         assert_eq!(decoded(&[0x07, 0xff]).unwrap_err(), Invalid);
-        assert_eq!(decoded(&[0xff]).unwrap_err(), Invalid);
+        assert_eq!(decoded(&[0xff, 0xff]).unwrap_err(), Invalid);
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]).unwrap_err(), Invalid);
     }
 
@@ -199,7 +200,7 @@ mod tests {
             if let Ok(text) = decoded(&code) {
                 let mut again = Vec::new();
                 encode(&text, &mut again);
-                prop_assert_eq!(again, code);
+                prop_assert_eq!(code.strip_prefix(&again[..]).map(|rest| rest == [0xff] || rest.is_empty()), Some(true));
             }
         }
     }

@@ -5,7 +5,7 @@ mod encoder;
 pub mod huffman;
 mod table;
 
-pub use decoder::{DecodeError, Decoder, ListLimits};
+pub use decoder::{DecodeError, Decoder, ListLimits, too_long};
 pub use encoder::{Encoder, Indexing};
 
 /// The size of a dynamic table before anything was settled, bytes.

@@ -1,0 +1,202 @@
+//! Another binary takes over: USR2 with nginx's procedure, and `-s upgrade`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::common::client::{self, Client};
+use super::common::ports::Port;
+use super::common::proc::Couloir;
+use super::common::{DEADLINE, wait_for};
+use super::{Daemon, REQUEST, children, lives, wait_for_end, worker_of};
+
+const CONF: &str = "pid nginx.pid; error_log error.log notice; events { }
+                    http { access_log off; server { listen ADDR; return 200 x; } }";
+
+/// A program of its own, so that another can be put in its place.
+fn installed(dir: &Path) -> PathBuf {
+    let program = dir.join("nginx");
+    fs::copy(Couloir::program(), &program).unwrap();
+    program
+}
+
+fn start() -> (tempfile::TempDir, PathBuf, Daemon) {
+    let dir = tempfile::TempDir::new().unwrap();
+    let program = installed(dir.path());
+    let addr = SocketAddr::from(([127, 0, 0, 1], Port::reserve().number()));
+    let daemon = Daemon::start(&program, CONF, addr);
+    (dir, program, daemon)
+}
+
+/// USR2, and the number of the process that serves beside the old one.
+fn usr2(daemon: &Daemon) -> (Pid, Pid) {
+    let old = daemon.master();
+    kill(old, Signal::SIGUSR2).unwrap();
+    let new = wait_for(DEADLINE, || {
+        let new = daemon.number("nginx.pid").filter(|new| *new != old)?;
+        (daemon.number("nginx.pid.oldbin") == Some(old)).then_some(new)
+    });
+    let new = new.unwrap_or_else(|| panic!("no new process:\n{}", daemon.log()));
+    (old, new)
+}
+
+/// Clients that ask all the time; the result is how often they were answered.
+fn load(
+    addr: SocketAddr,
+    over: &Arc<AtomicBool>,
+) -> (Arc<AtomicUsize>, Vec<thread::JoinHandle<()>>) {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let clients = (0..3)
+        .map(|_| {
+            let (over, answers) = (over.clone(), answers.clone());
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = Client::connect(addr);
+                    client.send(REQUEST).expect("send");
+                    assert_eq!(client.response("GET").expect("a response").status, 200);
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    (answers, clients)
+}
+
+#[test]
+fn usr2_and_quit_under_load() {
+    let (_dir, _, daemon) = start();
+    let over = Arc::new(AtomicBool::new(false));
+    let (answers, clients) = load(daemon.addr, &over);
+    for _ in 0..3 {
+        let (old, new) = usr2(&daemon);
+        assert!(lives(old) && lives(new));
+        let seen = answers.load(Ordering::Relaxed);
+        wait_for(DEADLINE, || {
+            (answers.load(Ordering::Relaxed) > seen + 20).then_some(())
+        });
+        kill(old, Signal::SIGQUIT).unwrap();
+        wait_for_end(old);
+        assert!(!daemon.folder.path().join("nginx.pid.oldbin").exists());
+        assert_eq!(daemon.master(), new);
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("no request was lost");
+    }
+}
+
+#[test]
+fn winch_and_hup_roll_back() {
+    let (_dir, _, daemon) = start();
+    let (old, new) = usr2(&daemon);
+    // two at once are one too many
+    kill(old, Signal::SIGUSR2).unwrap();
+    daemon.wait_for_log("the changing binary signal is ignored");
+    kill(old, Signal::SIGWINCH).unwrap();
+    let only = wait_for(DEADLINE, || (children(old) == [new]).then_some(()));
+    assert!(only.is_some(), "{}", daemon.log());
+    daemon.wait_for_answer("x");
+    kill(old, Signal::SIGHUP).unwrap();
+    let again = wait_for(DEADLINE, || (children(old).len() == 2).then_some(()));
+    assert!(again.is_some(), "{}", daemon.log());
+    kill(new, Signal::SIGQUIT).unwrap();
+    wait_for_end(new);
+    let back = wait_for(DEADLINE, || {
+        (daemon.number("nginx.pid") == Some(old)).then_some(())
+    });
+    assert!(back.is_some(), "{}", daemon.log());
+    assert!(!daemon.folder.path().join("nginx.pid.oldbin").exists());
+    worker_of(old);
+    daemon.wait_for_answer("x");
+}
+
+#[test]
+fn a_new_binary_that_dies_leaves_the_old_one() {
+    let (_dir, program, daemon) = start();
+    let old = daemon.master();
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    kill(old, Signal::SIGUSR2).unwrap();
+    daemon.wait_for_log("exited with code 7");
+    let back = wait_for(DEADLINE, || {
+        (daemon.number("nginx.pid") == Some(old)).then_some(())
+    });
+    assert!(back.is_some(), "{}", daemon.log());
+    daemon.wait_for_answer("x");
+    // a worker is still begun from the file that the master was begun from
+    let worker = worker_of(old);
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon.wait_for_log("exited on signal 9");
+    daemon.wait_for_answer("x");
+
+    // and `-s upgrade` says so
+    let (code, _, err) = daemon.folder.run(&["-s", "upgrade"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("the new process does not serve"), "{err}");
+    assert_eq!(daemon.master(), old);
+    daemon.wait_for_answer("x");
+
+    fs::remove_file(&program).unwrap();
+    kill(old, Signal::SIGUSR2).unwrap();
+    daemon.wait_for_log("execve() failed while executing new binary process");
+    assert_eq!(daemon.master(), old);
+    assert_eq!(client::get(daemon.addr, "/", "h").text(), "x");
+}
+
+#[test]
+fn upgrade_on_the_command_line_under_load() {
+    let (_dir, _, daemon) = start();
+    let over = Arc::new(AtomicBool::new(false));
+    let (_, clients) = load(daemon.addr, &over);
+    for _ in 0..2 {
+        let old = daemon.master();
+        let (code, _, err) = daemon.folder.run(&["-s", "upgrade"]);
+        assert_eq!(code, Some(0), "{err}\n{}", daemon.log());
+        let new = daemon.master();
+        assert_ne!(new, old);
+        assert_eq!(
+            err,
+            format!("nginx: process {new} serves, process {old} finishes what is under way\n")
+        );
+        wait_for_end(old);
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("no request was lost");
+    }
+}
+
+/// The sockets of nginx itself are taken over, and given back.
+#[test]
+fn from_nginx() {
+    let Some(nginx) = std::env::var_os("COULOIR_NGINX")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from("/usr/sbin/nginx")))
+        .filter(|path| path.exists())
+    else {
+        return;
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    let program = dir.path().join("nginx");
+    fs::copy(nginx, &program).unwrap();
+    let addr = SocketAddr::from(([127, 0, 0, 1], Port::reserve().number()));
+    let daemon = Daemon::start(&program, CONF, addr);
+    daemon.wait_for_answer("x");
+    fs::remove_file(&program).unwrap();
+    fs::copy(Couloir::program(), &program).unwrap();
+    let (old, new) = usr2(&daemon);
+    kill(old, Signal::SIGQUIT).unwrap();
+    wait_for_end(old);
+    assert_eq!(daemon.master(), new);
+    let (code, _, _) = daemon.folder.run(&["-s", "reload"]);
+    assert_eq!(code, Some(0), "it is our process that answers");
+    daemon.wait_for_answer("x");
+}
