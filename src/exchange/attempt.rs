@@ -34,7 +34,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(kind: u32, status: u16) -> Failure {
+    /// A failure of this kind.
+    pub fn new(kind: u32, status: u16) -> Failure {
         Failure {
             kind,
             status,
@@ -163,6 +164,10 @@ impl<'a> Attempt<'a> {
             } else {
                 self.start.elapsed().as_millis() as u64
             });
+        }
+        if self.pass.protocol.codec() == Codec::Http2 {
+            let exchange = super::h2::run(self, r, conn, connector, request, own_body);
+            return Box::pin(exchange).await;
         }
         conn.rbuf = buffers::take();
         let early = super::request_body::send(self, r, &mut conn, request, own_body).await?;
@@ -421,7 +426,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The head is whole: asks the next peer, redirects, intercepts, or passes the response on.
-    async fn respond(
+    pub async fn respond(
         &mut self,
         r: &mut Request,
         conn: UpConn,

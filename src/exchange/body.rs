@@ -37,6 +37,9 @@ pub(super) async fn pass_on(
     connector: &Connector,
     body: Body,
 ) -> Outcome {
+    if let Body::Http2(exchange) = body {
+        return Box::pin(super::h2::pass_on(a, r, conn, connector, exchange)).await;
+    }
     let mut framing = Framing::new(a, r, body);
     if r.upstream.head.is_http09() {
         r.out.http09 = true;

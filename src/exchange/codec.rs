@@ -45,6 +45,8 @@ pub(super) enum Body {
     Memcached(u64),
     /// None, and the connection can be used again.
     Nothing,
+    /// It comes in frames of HTTP/2.
+    Http2(Box<super::h2::Exchange>),
 }
 
 impl Body {
@@ -70,7 +72,8 @@ impl<'a> HeadReader<'a> {
     /// A reader for the answer to `request`.
     pub fn new(pass: &Pass, request: &'a [u8]) -> HeadReader<'a> {
         match pass.protocol.codec() {
-            Codec::Http1 => HeadReader::Http1(Parser::default(), 0),
+            // HTTP/2 reads its own
+            Codec::Http1 | Codec::Http2 => HeadReader::Http1(Parser::default(), 0),
             Codec::Cgi => HeadReader::Cgi(cgi::Parser::new(true)),
             Codec::FastCgi { keep } => {
                 HeadReader::FastCgi(Box::new((Answer::default(), cgi::Parser::new(false))), keep)

@@ -141,7 +141,7 @@ pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
     }
     let codec = pass.protocol.codec();
     // where they are the origin's, none of our own takes their place; applications leave them to the server
-    let own = codec != Codec::Http1;
+    let own = !matches!(codec, Codec::Http1 | Codec::Http2);
     r.out.no_date =
         !own && !head.headers.contains_id(Known::Date) && !conf.hide.contains(Known::Date, b"date");
     r.out.no_server = !own

@@ -10,6 +10,7 @@ mod dry;
 pub mod fastcgi;
 mod framing;
 pub mod h1;
+pub mod h2;
 mod head;
 mod hints;
 pub mod memcached;

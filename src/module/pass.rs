@@ -172,6 +172,8 @@ pub trait Protocol: Send + Sync + 'static {
 pub enum Codec {
     /// HTTP/1.
     Http1,
+    /// HTTP/2; the head is written as HTTP/1 text and becomes a header block.
+    Http2,
     /// CGI's head, or HTTP's, and a body up to the end of the connection: SCGI and uwsgi.
     Cgi,
     /// FastCGI records; whether the connection may be kept (`fastcgi_keep_conn`).

@@ -18,6 +18,7 @@ pub mod empty_gif;
 pub mod explain;
 pub mod fastcgi;
 pub mod geo;
+pub mod grpc;
 pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
@@ -106,6 +107,7 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
+    r.add::<grpc::Grpc>();
     r.add::<fastcgi::FastCgi>();
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();

@@ -203,6 +203,8 @@ pub struct UpConn {
     pub opened: Instant,
     /// It served a request before: if it breaks before the first byte, a fresh one may do.
     pub reused: bool,
+    /// What HTTP/2 remembers between requests.
+    pub h2: Option<Box<crate::exchange::h2::stream::Kept>>,
     /// No other request may use it.
     pub single_use: bool,
     pub(super) opened_ms: u64,
@@ -217,6 +219,7 @@ impl UpConn {
             requests: 1,
             opened: Instant::now(),
             reused: false,
+            h2: None,
             single_use: false,
             opened_ms: coarse_millis(),
             key,

@@ -3,7 +3,7 @@
 use super::pass::{ProxyPass, WrittenTarget};
 use super::redirect::default_rule;
 use super::request::{HttpProxy, RequestHeaders, Rewrites, Uri, key_start};
-use super::{ProxyConf, Rewriting};
+use super::{HttpVersion, ProxyConf, Rewriting};
 use crate::module::*;
 use crate::modules::pass::Buffers;
 use std::sync::Arc;
@@ -24,7 +24,11 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
     conf.proxy_protocol = c.proxy_protocol.flatten();
     if written.target().is_none_or(|t| t.tls) {
-        conf.tls = Some(Arc::new(c.tls.build("proxy", b"")?));
+        let alpn: &[u8] = match c.version {
+            Some(HttpVersion::V2) => b"\x02h2",
+            _ => b"",
+        };
+        conf.tls = Some(Arc::new(c.tls.build("proxy", alpn)?));
     }
     Ok(Pass {
         protocol: Box::new(protocol(c, written)),
@@ -58,7 +62,7 @@ fn protocol(c: &ProxyConf, written: &ProxyPass) -> HttpProxy {
             .map(|t| t.port.as_slice().into())
             .unwrap_or_default(),
         uri,
-        http11: c.http11.unwrap_or(true),
+        version: c.version.unwrap_or(HttpVersion::V11),
         method: c.method.clone(),
         body: c.body.clone(),
         headers: RequestHeaders::new(c.headers.as_deref().unwrap_or_default()),

@@ -2,7 +2,7 @@
 
 use super::cookies::FlagsRule;
 use super::redirect::{Match, Rule, default_rule};
-use super::{ProxyConf, Rewriting};
+use super::{HttpVersion, ProxyConf, Rewriting};
 use crate::module::once;
 use crate::module::*;
 use crate::upstream::proxy_header::ProxyHeader;
@@ -27,14 +27,12 @@ pub(super) fn proxy_protocol(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -
 }
 
 pub(super) fn http_version(c: &mut ProxyConf, s: &Statement, _b: &mut Build) -> ConfResult<()> {
-    if s.arg(0) == b"2" {
-        return Err(s.error_at(0, "\"proxy_http_version 2\" is not supported yet"));
-    }
-    once(
-        &mut c.http11,
-        s,
-        s.one_of(0, &[("1.0", false), ("1.1", true)])?,
-    )
+    let versions = [
+        ("1.0", HttpVersion::V10),
+        ("1.1", HttpVersion::V11),
+        ("2", HttpVersion::V2),
+    ];
+    once(&mut c.version, s, s.one_of(0, &versions)?)
 }
 
 pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {

@@ -5,7 +5,7 @@ mod cookies;
 mod directives;
 mod pass;
 mod redirect;
-mod request;
+pub(crate) mod request;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -38,12 +38,23 @@ pub struct ProxyConf {
     headers: Option<Vec<(Box<[u8]>, Template)>>,
     method: Option<Template>,
     body: Option<Template>,
-    http11: Option<bool>,
+    version: Option<HttpVersion>,
     proxy_protocol: Option<Option<ProxyHeader>>,
     pass_trailers: Option<bool>,
     headers_hash_max_size: Option<u64>,
     headers_hash_bucket_size: Option<u64>,
     tls: TlsWritten,
+}
+
+/// `proxy_http_version`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0.
+    V10,
+    /// HTTP/1.1.
+    V11,
+    /// HTTP/2.
+    V2,
 }
 
 /// A list of rewriting rules, or `off`.
@@ -57,7 +68,7 @@ pub(super) enum Rewriting<T> {
 
 impl Conf for ProxyConf {
     fn inherit(&mut self, outer: &Self) {
-        inherit!(self, outer; redirects, cookie_domains, cookie_paths, cookie_flags, headers, method, body, http11, proxy_protocol,
+        inherit!(self, outer; redirects, cookie_domains, cookie_paths, cookie_flags, headers, method, body, version, proxy_protocol,
             pass_trailers, headers_hash_max_size, headers_hash_bucket_size);
         self.pass.inherit(&outer.pass);
         self.tls.inherit(&outer.tls);
@@ -185,7 +196,7 @@ const OWN: &[Directive<ProxyConf>] = &[
         "proxy_http_version",
         A,
         ONE,
-        "`proxy_http_version 1.0|1.1;` Default: 1.1.",
+        "`proxy_http_version 1.0|1.1|2;` 2 is HTTP/2, without TLS by prior knowledge. Default: 1.1.",
         set::http_version,
     ),
     Directive::own(

@@ -1,5 +1,6 @@
 //! The request as the origin sees it: [`Protocol`] for HTTP/1.
 
+use super::HttpVersion;
 use super::cookies::{self, FlagsRule};
 use super::pass;
 use super::redirect::{self, Rule};
@@ -22,7 +23,7 @@ pub struct HttpProxy {
     /// How the URI is made.
     pub uri: Uri,
     /// `proxy_http_version`.
-    pub http11: bool,
+    pub version: HttpVersion,
     /// `proxy_method`.
     pub method: Option<Template>,
     /// `proxy_set_body`.
@@ -86,7 +87,14 @@ impl Protocol for HttpProxy {
     }
 
     fn chunked(&self) -> bool {
-        self.http11
+        self.version != HttpVersion::V10
+    }
+
+    fn codec(&self) -> Codec {
+        match self.version {
+            HttpVersion::V2 => Codec::Http2,
+            _ => Codec::Http1,
+        }
     }
 
     fn request(
@@ -112,10 +120,10 @@ impl Protocol for HttpProxy {
         r.upstream
             .uri
             .extend_from_slice(out.get(begin..).unwrap_or_default());
-        out.extend_from_slice(if self.http11 {
-            b" HTTP/1.1\r\n"
-        } else {
-            b" HTTP/1.0\r\n"
+        out.extend_from_slice(match self.version {
+            HttpVersion::V10 => b" HTTP/1.0\r\n",
+            HttpVersion::V11 => b" HTTP/1.1\r\n",
+            HttpVersion::V2 => b" HTTP/2.0\r\n",
         });
         self.write_host(r, out);
         let headers = match &self.cached_headers {
@@ -267,7 +275,7 @@ impl HttpProxy {
             host.write(r, out);
         }
         // HTTP/1.1 asks for a Host whatever the directive says
-        if out.len() == name_end && (self.headers.host.is_none() || self.http11) {
+        if out.len() == name_end && (self.headers.host.is_none() || self.version != HttpVersion::V10) {
             out.extend_from_slice(&r.upstream.host);
         }
         if out.len() == name_end {
@@ -301,9 +309,11 @@ fn is_quoted(raw: &[u8]) -> bool {
 
 /// The headers that `proxy_set_header` and nginx's defaults write, and the client's ones that they keep out.
 pub struct RequestHeaders {
-    host: Option<Template>,
+    /// The value of Host, where one is given.
+    pub host: Option<Template>,
     list: Box<[(Box<[u8]>, Value)]>,
-    names: NameSet,
+    /// Names of the client's headers that are not passed on.
+    pub names: NameSet,
 }
 
 enum Value {
@@ -398,7 +408,8 @@ impl RequestHeaders {
         }
     }
 
-    fn write(&self, r: &Request, body: BodyLength, out: &mut Vec<u8>) {
+    /// Writes them, each as a line.
+    pub fn write(&self, r: &Request, body: BodyLength, out: &mut Vec<u8>) {
         for (name, value) in &self.list {
             match value {
                 Value::Line => out.extend_from_slice(name),
