@@ -469,11 +469,13 @@ fn floods_end_the_connection() {
             }
         }
         let code = c.end();
+        // answered before they were taken back: requests like any other, and `keepalive_requests` ends the connection
+        let served = name == "rapid reset" && code == Some(Code::NO_ERROR);
         assert!(
-            matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)),
+            matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)) || served,
             "{name}: {code:?}"
         );
-        if name != "PRIORITY" {
+        if name != "PRIORITY" && !served {
             let more = common::wait_for(DEADLINE, || {
                 (s.log().matches("http2 flood detected").count() > lines).then_some(())
             });
