@@ -43,6 +43,7 @@ cases![
     add_header,
     balancing,
     bad_request,
+    cache,
     conditional,
     error_page,
     keepalive,

@@ -5,13 +5,19 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+/// The key and the tags of an object.
+type Named = (Arc<[u8]>, Box<[Arc<[u8]>]>);
+
+/// The same, lent.
+pub type KeyAndTags<'n> = (&'n [u8], &'n [Arc<[u8]>]);
+
 /// The keys and tags of a zone's objects; empty unless the zone is purged by them.
 #[derive(Default)]
 pub struct Names {
     enabled: bool,
     by_key: BTreeSet<(Arc<[u8]>, Digest)>,
     by_tag: HashMap<Arc<[u8]>, HashSet<Digest>>,
-    of: HashMap<Digest, (Arc<[u8]>, Box<[Arc<[u8]>]>)>,
+    of: HashMap<Digest, Named>,
 }
 
 impl Names {
@@ -89,7 +95,7 @@ impl Names {
     }
 
     /// Key and tags of an object.
-    pub fn get(&self, digest: Digest) -> Option<(&[u8], &[Arc<[u8]>])> {
+    pub fn get(&self, digest: Digest) -> Option<KeyAndTags<'_>> {
         self.of.get(&digest).map(|(k, t)| (&**k, &**t))
     }
 
