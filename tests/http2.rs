@@ -45,6 +45,8 @@ impl Session {
 
     async fn with(addr: SocketAddr, builder: &Builder) -> Session {
         let stream = TcpStream::connect(addr).await.unwrap();
+        // as clients of HTTP/2 do: else each frame of a body waits for the one before it to be acknowledged
+        stream.set_nodelay(true).unwrap();
         let (send, connection) = builder.handshake(stream).await.unwrap();
         Session {
             send,

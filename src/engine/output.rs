@@ -385,6 +385,8 @@ fn ranges(r: &mut Request) -> Result<(), u16> {
             let heads = Multipart::new(boundary(), &r.out.content_type, &r.out.charset, length);
             let mut v = Vec::new();
             heads.content_type(&mut v);
+            // each part has its own
+            r.out.headers.remove_id(Known::ContentRange);
             r.out.content_type = v;
             r.out.charset.clear();
             r.out.content_length = Some(heads.content_length(&parts));

@@ -140,6 +140,8 @@ pub struct LogFiles {
 #[derive(Default)]
 struct Known {
     files: HashMap<PathBuf, Weak<LogFile>>,
+    /// While a configuration is loaded: the files that it names.
+    named: Option<Vec<Arc<LogFile>>>,
     writers: Vec<Weak<AccessWriter>>,
     caches: Vec<Weak<FileCache>>,
 }
@@ -158,13 +160,24 @@ impl LogFiles {
     pub fn open(&self, path: &Path) -> Result<Arc<LogFile>, OpenError> {
         let mut known = self.known.lock();
         if let Some(file) = known.files.get(path).and_then(Weak::upgrade) {
+            known.named.iter_mut().for_each(|n| n.push(file.clone()));
             return Ok(file);
         }
         let fd = open(path).map_err(|error| OpenError {
             path: path.into(),
             errno: Errno::of(&error),
         })?;
-        Ok(known.insert(path, fd))
+        let file = known.insert(path, fd);
+        known.named.iter_mut().for_each(|n| n.push(file.clone()));
+        Ok(file)
+    }
+
+    /// Loads a configuration; also returns every file that it names, those that it then makes no use of included.
+    pub fn named_by<T>(&self, load: impl FnOnce() -> T) -> (T, Vec<Arc<LogFile>>) {
+        self.known.lock().named = Some(Vec::new());
+        let value = load();
+        let named = self.known.lock().named.take();
+        (value, named.unwrap_or_default())
     }
 
     /// Takes over a descriptor that another process opened for `path`.

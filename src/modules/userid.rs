@@ -411,7 +411,7 @@ impl HeadFilter for Filter {
             Expires::Max => out.extend_from_slice(b"; expires=Thu, 31-Dec-37 23:55:55 GMT"),
             Expires::After(seconds) => {
                 out.extend_from_slice(b"; expires=");
-                date::cookie_date(date::now().sec.saturating_add(seconds), &mut out);
+                date::cookie_date(date::time().0.saturating_add(seconds), &mut out);
             }
         }
         if let Some(domain) = c.domain.as_ref().filter(|d| !d.is_empty()) {

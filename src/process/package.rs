@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -77,7 +77,7 @@ impl Package {
         });
         out.option(r.files.as_ref(), |out, n| out.number(*n));
         out.option(r.core.as_ref(), |out, n| out.number(*n));
-        out.option(r.folder.as_ref(), Out::path);
+out.option(r.folder.as_ref(), |out, p| out.path(p));
         out.number(r.net_raw.into());
         out.path(&self.load.conf);
         out.path(&self.load.prefix);
@@ -113,7 +113,7 @@ impl Manifest {
             out.addr(&s.addr);
             out.number(s.count as u64);
         });
-        out.list(&self.logs, Out::path);
+        out.list(&self.logs, |out, p| out.path(p));
         sealed(&out.0)
     }
 
@@ -207,7 +207,7 @@ impl Out {
         self.0.extend_from_slice(bytes);
     }
 
-    fn path(&mut self, path: &PathBuf) {
+    fn path(&mut self, path: &Path) {
         self.bytes(path.as_os_str().as_bytes());
     }
 
@@ -260,7 +260,7 @@ impl Out {
         self.number(globs.len() as u64);
         for (pattern, paths) in globs {
             self.bytes(pattern.as_bytes());
-            self.result(paths, |out, list| out.list(list, Out::path));
+            self.result(paths, |out, list| out.list(list, |out, p| out.path(p)));
         }
         self.number(names.len() as u64);
         for ((host, port), addresses) in names {

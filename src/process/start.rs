@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -15,7 +16,9 @@ use super::user::Identity;
 use super::{FileError, Program, check_connections, daemon, inherit, single};
 use crate::cli::NGINX_VERSION;
 use crate::config::outside::{self, Outside};
-use crate::log::{ErrorLog, Level, install_bridge, process_log, set_process_log};
+use crate::log::{
+    ErrorLog, Level, LogFile, LogFiles, install_bridge, process_log, set_process_log,
+};
 use crate::module::{Content, Site};
 
 /// A process that has everything it needs and serves nothing yet.
@@ -29,6 +32,8 @@ pub(super) struct Started {
     pub identity: Option<Identity>,
     /// Whether an upgrade began this process.
     pub upgrade: bool,
+    /// The logs that the configuration names.
+    pub logs: Vec<Arc<LogFile>>,
     /// Whose child it is.
     pub elder: Option<Pid>,
 }
@@ -42,11 +47,13 @@ fn start(mut program: Program) -> Result<i32, i32> {
     install_bridge();
     let elder = getppid();
     let (inherited, list) = inherit::take(&process_log());
-    let (loaded, mut outside) = outside::record(|| program.load());
+    let files = LogFiles::global();
+    let load = |program: &Program| files.named_by(|| outside::record(|| program.load()));
+    let ((loaded, mut outside), mut named) = load(&program);
     let mut site = loaded.ok_or(1)?.site;
     if site.main.working_directory.is_some() && program.make_absolute() {
-        let (loaded, seen) = outside::record(|| program.load());
-        (site, outside) = (loaded.ok_or(1)?.site, seen);
+        let ((loaded, seen), logs) = load(&program);
+        (site, outside, named) = (loaded.ok_or(1)?.site, seen, logs);
     }
     let log = site.error_log.clone();
     set_process_log(log.clone());
@@ -92,6 +99,7 @@ fn start(mut program: Program) -> Result<i32, i32> {
         prepared,
         identity,
         upgrade,
+        logs: named,
         elder: Some(elder),
     };
     match alone {

@@ -2,6 +2,7 @@
 
 use super::thread::Thread;
 use crate::module::SiteRef;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,6 +14,9 @@ tokio::task_local! {
 pub fn background_site() -> Option<SiteRef> {
     SITE.try_with(SiteRef::clone).ok()
 }
+
+/// How long a service that has ended is kept for the next one to take over.
+const HANDOVER: Duration = Duration::from_secs(1);
 
 /// Runs the services of one site after the other.
 pub(super) async fn run(thread: &'static Thread) {
@@ -27,12 +31,18 @@ pub(super) async fn run(thread: &'static Thread) {
             let work = async move { service.start(stopped).await };
             services.spawn(SITE.scope(SiteRef::new(site.clone()), work));
         }
+        let background = site.background.clone();
         drop(site);
         if replaced.changed().await.is_err() {
             return;
         }
-        // those of the old site end in their own time, beside the new ones
-        stop.send_replace(true);
-        tokio::spawn(async move { while services.join_next().await.is_some() {} });
+        // those of the old site end in their own time, beside the new ones, which take over what they know
+        tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            stop.send_replace(true);
+            while services.join_next().await.is_some() {}
+            tokio::time::sleep(HANDOVER).await;
+            drop(background);
+        });
     }
 }

@@ -3,7 +3,7 @@
 use super::conn::Conn;
 use super::h2::{self, Protocol};
 use super::pingora_io::Handle;
-use super::thread::Thread;
+use super::thread::{PARTING, Thread};
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
 use crate::log::Level;
@@ -152,10 +152,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             return;
         };
 
-        let keepalive = r.keepalive
-            && !r.aborted
-            && !conn.must_close()
-            && !thread.draining.load(Ordering::Relaxed);
+        let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         let lingering = Linger::of(&r);
         let timeout = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
@@ -204,7 +201,11 @@ async fn wait(
     }
     if idle.is_some() {
         if thread.draining.load(Ordering::Relaxed) {
-            return Waited::Drained;
+            // its last response, begun before the drain, said that it may stay
+            return match timeout(PARTING, readable).await {
+                Ok(_) => Waited::Readable,
+                Err(_) => Waited::Drained,
+            };
         }
         conn.set_idle(true);
     }

@@ -96,7 +96,7 @@ pub(super) struct Thread {
     pub draining: AtomicBool,
     pub connections: AtomicUsize,
     /// Every open connection by its number, with the epoch in which it was accepted, and the address.
-    open: Mutex<HashMap<u64, (u64, ListenAddr, Weak<Conn>), foldhash::fast::FixedState>>,
+    open: Mutex<HashMap<u64, OpenConn, foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
     // boxed: a request changes hands as it is
     #[allow(clippy::vec_box)]
@@ -104,6 +104,13 @@ pub(super) struct Thread {
     /// Memory that [`Thread::prefix`] gives away in pieces.
     prefixes: Mutex<BytesMut>,
 }
+
+/// The epoch in which a connection was accepted, its address, and itself.
+type OpenConn = (u64, ListenAddr, Weak<Conn>);
+
+/// How long a connection that was told to stay may bring another request after the drain began: whoever sends one at
+/// that moment is answered, and told to go, where he would have found the connection closed.
+pub(super) const PARTING: Duration = Duration::from_millis(250);
 
 thread_local! {
     static THREAD: OnceLock<&'static Thread> = const { OnceLock::new() };
@@ -155,7 +162,6 @@ impl Thread {
 
     /// Closes the connections that wait for a request.
     fn close_idle(&self) {
-        self.draining.store(true, Ordering::Relaxed);
         for (_, _, conn) in self.open.lock().values() {
             if let Some(conn) = conn.upgrade()
                 && conn.is_idle()
@@ -285,9 +291,13 @@ pub fn run_thread(
                 _ = draining.wait_for(|d| *d) => break,
             }
         }
-        // idle connections close at once, busy ones when their response is complete
+        // idle connections close soon, busy ones when their response is complete
+        thread.draining.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
         while thread.connections.load(Ordering::Relaxed) > 0 {
-            thread.close_idle();
+            if begun.elapsed() >= PARTING {
+                thread.close_idle();
+            }
             if cut.has_changed().unwrap_or(false) {
                 thread.cut_before(*cut.borrow_and_update());
             }

@@ -181,6 +181,8 @@ struct Target {
     /// The name of the peer that it is for.
     name: Arc<str>,
     state: Arc<PeerState>,
+    /// What is thought of it at first.
+    verdict: Verdict,
 }
 
 impl Target {
@@ -189,6 +191,13 @@ impl Target {
         if let (PeerAddr::Inet(inet), Some(port)) = (&mut addr, check.settings.port) {
             inet.set_port(port);
         }
+        let state = peer.state.clone();
+        let known = check.checker.as_ref().and_then(|c| state.verdict(c));
+        let verdict = check.first_verdict(known);
+        // at once: the configuration before may be about to forget what it knows
+        if let Some(checker) = &check.checker {
+            state.judge(checker, verdict);
+        }
         Ok(Self {
             check: check.clone(),
             site: site.clone(),
@@ -196,7 +205,8 @@ impl Target {
             // with a state of its own: checks are no requests
             peer: Peer::new(addr, peer.server.clone(), Arc::default())?,
             name: peer.name.clone(),
-            state: peer.state.clone(),
+            state,
+            verdict,
         })
     }
 
@@ -208,8 +218,7 @@ impl Target {
         let Some(checker) = checker else {
             return;
         };
-        let mut verdict = self.check.first_verdict(self.state.verdict(checker));
-        self.state.judge(checker, verdict);
+        let mut verdict = self.verdict;
         let (mut passes, mut fails) = (0u32, 0u32);
         let mut idle = None;
         loop {

@@ -124,6 +124,7 @@ impl Master {
             prepared,
             identity,
             upgrade,
+            logs: named,
             elder,
         } = started;
         pid::rehearse(&site.main.pid).map_err(|error| {
@@ -148,6 +149,9 @@ impl Master {
             .map_err(|e| emerg("memfd_create()", crate::log::Errno::of(&e)))?;
         let notify = Notify::new(upgrade);
         sockets.commit(prepared, &site.listeners, &log);
+        // those that are named keep open what nothing else holds
+        let logs = LogFiles::global().files();
+        drop(named);
         Ok(Master {
             program,
             signals,
@@ -155,7 +159,7 @@ impl Master {
             arguments,
             title,
             sockets,
-            logs: LogFiles::global().files(),
+            logs,
             main: site.main.clone(),
             identity,
             package: Arc::new(package),

@@ -105,10 +105,12 @@ impl Master {
         let begun = Instant::now();
         let log = process_log();
         // one module's mistake must not end the process
-        let (outcome, seen) = outside::record(|| {
-            catch_unwind(AssertUnwindSafe(|| {
-                load(&self.program.registry, &self.program.load, &Disk)
-            }))
+        let ((outcome, seen), named) = LogFiles::global().named_by(|| {
+            outside::record(|| {
+                catch_unwind(AssertUnwindSafe(|| {
+                    load(&self.program.registry, &self.program.load, &Disk)
+                }))
+            })
         });
         let report = |diag: &crate::config::Diag| {
             log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
@@ -139,6 +141,7 @@ impl Master {
         // as nginx a new configuration writes to logs opened anew
         LogFiles::global().reopen_all(None, &log);
         let logs = LogFiles::global().files();
+        drop(named);
         let package = Package {
             program: self.title.program().to_owned(),
             daemonized: self.daemonized,

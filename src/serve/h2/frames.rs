@@ -343,14 +343,16 @@ impl Connection {
                 format_args!("client sent invalid trailers on stream {id}"),
             );
         }
-        match (purpose, trailers) {
-            (Purpose::Trailers(stream), Some(t)) => {
-                if !stream.receive_trailers(Some(t)) {
-                    stream.close(Some(Code::STREAM_CLOSED));
-                }
+        let code = match (&purpose, trailers) {
+            (_, None) => Some(Code::PROTOCOL_ERROR),
+            (Purpose::Trailers(stream), t) => {
+                (!stream.receive_trailers(t)).then_some(Code::STREAM_CLOSED)
             }
-            (Purpose::Trailers(stream), None) => stream.close(Some(Code::PROTOCOL_ERROR)),
-            (_, None) => self.link.lock().reset(id, Code::PROTOCOL_ERROR),
+            _ => None,
+        };
+        match (purpose, code) {
+            (Purpose::Trailers(stream), Some(code)) => stream.close(Some(code)),
+            (_, Some(code)) => self.link.lock().reset(id, code),
             _ => {}
         }
         Ok(())
