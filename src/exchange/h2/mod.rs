@@ -87,12 +87,7 @@ pub(super) async fn run(
         match event? {
             Event::Head => break,
             Event::EarlyHints => {
-                let length = r
-                    .upstream
-                    .head
-                    .headers
-                    .iter()
-                    .map(|(n, v)| n.len() + v.len());
+                let length = r.upstream.head.headers.iter().map(|(n, v)| n.len() + v.len());
                 hints += length.sum::<usize>();
                 super::hints::pass_on(r, a.pass, hints);
                 super::hints::send(r).await;
@@ -112,8 +107,7 @@ pub(super) async fn run(
         s.status = r.upstream.head.status;
         a.head_bytes = s.bytes_received.saturating_sub(conn.rbuf.len() as u64);
     }
-    a.respond(r, conn, connector, Body::Http2(Box::new(x)))
-        .await
+    a.respond(r, conn, connector, Body::Http2(Box::new(x))).await
 }
 
 /// Sends the head and the body to the client.
@@ -170,9 +164,7 @@ impl Exchange {
                     }
                     cache::tee(r, &data, false);
                     if !r.out.header_only {
-                        output::write(r, &data, false)
-                            .await
-                            .map_err(|_| Failure::gone())?;
+                        output::write(r, &data, false).await.map_err(|_| Failure::gone())?;
                     }
                 }
                 Event::End => break,
@@ -185,9 +177,7 @@ impl Exchange {
                 r.out.trailers.append(name, value);
             }
         }
-        output::write(r, b"", true)
-            .await
-            .map_err(|_| Failure::gone())?;
+        output::write(r, b"", true).await.map_err(|_| Failure::gone())?;
         // acknowledgements; the origin's answer is whole whether it takes them or not
         let _ = poll_fn(|cx| Poll::Ready(self.send(cx, conn))).await;
         Ok(())
@@ -204,10 +194,7 @@ impl Exchange {
         let conf = &a.pass.conf;
         loop {
             let up = &mut r.upstream;
-            match self
-                .stream
-                .read(&mut conn.rbuf, &mut up.head, &mut up.trailers)
-            {
+            match self.stream.read(&mut conn.rbuf, &mut up.head, &mut up.trailers) {
                 Ok(Event::Need) => {}
                 Ok(event) => return Ok(event),
                 Err(e) => {
@@ -219,8 +206,7 @@ impl Exchange {
                 }
             }
             let blocked = !self.stream.out.is_empty()
-                || !matches!(self.body, Source::Over | Source::Client(_))
-                    && self.stream.room() == 0;
+                || !matches!(self.body, Source::Over | Source::Client(_)) && self.stream.room() == 0;
             let limit = Duration::from_millis(if blocked {
                 conf.send_timeout
             } else {
@@ -300,10 +286,7 @@ impl Exchange {
             return Poll::Ready(Ok(Io::Read(buf.filled().len())));
         }
         // the client takes what is queued for it
-        if r.header_sent
-            && r.down.queued() > 0
-            && matches!(r.down.poll_flush(cx), Poll::Ready(Err(_)))
-        {
+        if r.header_sent && r.down.queued() > 0 && matches!(r.down.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Ok(Io::Gone));
         }
         let watch = !a.pass.conf.ignore_client_abort && !matches!(self.body, Source::Client(_));
@@ -362,8 +345,7 @@ impl Exchange {
                 return Filled::Refused(500);
             };
             *at += n as u64;
-            self.stream
-                .send(self.chunk.get(..n).unwrap_or_default(), false);
+            self.stream.send(self.chunk.get(..n).unwrap_or_default(), false);
             return Filled::Some;
         }
         if r.body.read {
