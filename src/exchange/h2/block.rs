@@ -8,7 +8,9 @@ use bytes::BytesMut;
 /// No field is kept in the connection's table, so that the block serves for every try on any connection. Fields that
 /// belong to an HTTP/1 connection are left out; `Host` becomes `:authority`.
 pub fn from_http1(text: &[u8], tls: bool, out: &mut Vec<u8>) {
-    let mut lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    let mut lines = text
+        .split(|c| *c == b'\n')
+        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
     let line = lines.next().unwrap_or_default();
     let mut words = line.splitn(2, |c| *c == b' ');
     let method = words.next().unwrap_or_default();

@@ -87,7 +87,12 @@ pub(super) async fn run(
         match event? {
             Event::Head => break,
             Event::EarlyHints => {
-                let length = r.upstream.head.headers.iter().map(|(n, v)| n.len() + v.len());
+                let length = r
+                    .upstream
+                    .head
+                    .headers
+                    .iter()
+                    .map(|(n, v)| n.len() + v.len());
                 hints += length.sum::<usize>();
                 super::hints::pass_on(r, a.pass, hints);
                 super::hints::send(r).await;
@@ -107,7 +112,8 @@ pub(super) async fn run(
         s.status = r.upstream.head.status;
         a.head_bytes = s.bytes_received.saturating_sub(conn.rbuf.len() as u64);
     }
-    a.respond(r, conn, connector, Body::Http2(Box::new(x))).await
+    a.respond(r, conn, connector, Body::Http2(Box::new(x)))
+        .await
 }
 
 /// Sends the head and the body to the client.
@@ -164,7 +170,9 @@ impl Exchange {
                     }
                     cache::tee(r, &data, false);
                     if !r.out.header_only {
-                        output::write(r, &data, false).await.map_err(|_| Failure::gone())?;
+                        output::write(r, &data, false)
+                            .await
+                            .map_err(|_| Failure::gone())?;
                     }
                 }
                 Event::End => break,
@@ -177,7 +185,9 @@ impl Exchange {
                 r.out.trailers.append(name, value);
             }
         }
-        output::write(r, b"", true).await.map_err(|_| Failure::gone())?;
+        output::write(r, b"", true)
+            .await
+            .map_err(|_| Failure::gone())?;
         // acknowledgements; the origin's answer is whole whether it takes them or not
         let _ = poll_fn(|cx| Poll::Ready(self.send(cx, conn))).await;
         Ok(())
@@ -194,7 +204,10 @@ impl Exchange {
         let conf = &a.pass.conf;
         loop {
             let up = &mut r.upstream;
-            match self.stream.read(&mut conn.rbuf, &mut up.head, &mut up.trailers) {
+            match self
+                .stream
+                .read(&mut conn.rbuf, &mut up.head, &mut up.trailers)
+            {
                 Ok(Event::Need) => {}
                 Ok(event) => return Ok(event),
                 Err(e) => {
@@ -206,7 +219,8 @@ impl Exchange {
                 }
             }
             let blocked = !self.stream.out.is_empty()
-                || !matches!(self.body, Source::Over | Source::Client(_)) && self.stream.room() == 0;
+                || !matches!(self.body, Source::Over | Source::Client(_))
+                    && self.stream.room() == 0;
             let limit = Duration::from_millis(if blocked {
                 conf.send_timeout
             } else {
@@ -286,7 +300,10 @@ impl Exchange {
             return Poll::Ready(Ok(Io::Read(buf.filled().len())));
         }
         // the client takes what is queued for it
-        if r.header_sent && r.down.queued() > 0 && matches!(r.down.poll_flush(cx), Poll::Ready(Err(_))) {
+        if r.header_sent
+            && r.down.queued() > 0
+            && matches!(r.down.poll_flush(cx), Poll::Ready(Err(_)))
+        {
             return Poll::Ready(Ok(Io::Gone));
         }
         let watch = !a.pass.conf.ignore_client_abort && !matches!(self.body, Source::Client(_));
@@ -325,7 +342,7 @@ impl Exchange {
                         self.body = Source::Over;
                     }
                 }
-                Source::Client(_) => match self.from_client(cx, r, room) {
+                Source::Client(_) => match self.client_piece(cx, r, room) {
                     Filled::Some => {}
                     other => return Ok(other),
                 },
@@ -335,7 +352,7 @@ impl Exchange {
         Ok(filled)
     }
 
-    fn from_client(&mut self, cx: &mut Context<'_>, r: &mut Request, room: usize) -> Filled {
+    fn client_piece(&mut self, cx: &mut Context<'_>, r: &mut Request, room: usize) -> Filled {
         let Source::Client(at) = &mut self.body else {
             return Filled::None;
         };
@@ -345,7 +362,8 @@ impl Exchange {
                 return Filled::Refused(500);
             };
             *at += n as u64;
-            self.stream.send(self.chunk.get(..n).unwrap_or_default(), false);
+            self.stream
+                .send(self.chunk.get(..n).unwrap_or_default(), false);
             return Filled::Some;
         }
         if r.body.read {

@@ -165,7 +165,8 @@ impl Stream {
             if h.length > DEFAULT_FRAME as usize {
                 return Err(format!("upstream sent too large http2 frame: {}", h.length));
             }
-            if self.in_block.is_some() && (h.kind != frame::kind::CONTINUATION || h.stream != self.id)
+            if self.in_block.is_some()
+                && (h.kind != frame::kind::CONTINUATION || h.stream != self.id)
             {
                 return Err(format!("upstream sent unexpected http2 frame: {}", h.kind));
             }
@@ -193,12 +194,17 @@ impl Stream {
             return match parsed {
                 // what is left of an earlier request's stream
                 Frame::WindowUpdate(_) | Frame::Reset(_) if h.stream < self.id => Ok(None),
-                _ => Err(format!("upstream sent frame for unknown stream {}", h.stream)),
+                _ => Err(format!(
+                    "upstream sent frame for unknown stream {}",
+                    h.stream
+                )),
             };
         }
         match parsed {
             Frame::Data { data, end } => self.data(h, payload.slice_ref(data), end),
-            Frame::Headers { block, end, whole, .. } => {
+            Frame::Headers {
+                block, end, whole, ..
+            } => {
                 if self.ended {
                     return Err(format!("upstream sent frame for closed stream {}", self.id));
                 }
@@ -248,7 +254,11 @@ impl Stream {
                 if n == 0 {
                     return Err("upstream sent zero window update".to_owned());
                 }
-                let window = if known { &mut self.window } else { &mut self.kept.window };
+                let window = if known {
+                    &mut self.window
+                } else {
+                    &mut self.kept.window
+                };
                 *window += i64::from(n);
                 if *window > i64::from(MAX_WINDOW) {
                     return Err("upstream sent too large window update".to_owned());
@@ -288,7 +298,10 @@ impl Stream {
             return Err(format!("upstream sent unexpected http2 frame: {}", h.kind));
         }
         if self.ended {
-            return Err(format!("upstream sent data frame for unknown stream {}", h.stream));
+            return Err(format!(
+                "upstream sent data frame for unknown stream {}",
+                h.stream
+            ));
         }
         let length = h.length as i64;
         for (window, name) in [(self.recv, "stream"), (self.kept.recv, "connection")] {
@@ -312,13 +325,17 @@ impl Stream {
             self.kept.recv += more;
         }
         if let Some(left) = &mut self.left {
-            *left = left.checked_sub(data.len() as u64).ok_or(
-                "upstream sent response body larger than indicated content length",
-            )?;
+            *left = left
+                .checked_sub(data.len() as u64)
+                .ok_or("upstream sent response body larger than indicated content length")?;
         }
         if end {
             self.finish()?;
-            return Ok(Some(if data.is_empty() { Event::End } else { Event::Data(data) }));
+            return Ok(Some(if data.is_empty() {
+                Event::End
+            } else {
+                Event::Data(data)
+            }));
         }
         Ok((!data.is_empty()).then_some(Event::Data(data)))
     }
@@ -381,8 +398,13 @@ impl Stream {
         head.version = (1, 1);
         let mut status = None;
         for (name, value) in fields.iter() {
-            let shown =
-                || format!("\"{}: {}\"", String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            let shown = || {
+                format!(
+                    "\"{}: {}\"",
+                    String::from_utf8_lossy(name),
+                    String::from_utf8_lossy(value)
+                )
+            };
             if name.first() == Some(&b':') {
                 if name != b":status" {
                     return Err(format!("upstream sent invalid header {}", shown()));
@@ -417,9 +439,14 @@ impl Stream {
         };
         head.status = code;
         if let Some(value) = head.headers.get(b"content-length") {
-            head.content_length = Some(parse_length(value).ok_or("upstream sent invalid \"Content-Length\" header")?);
+            head.content_length =
+                Some(parse_length(value).ok_or("upstream sent invalid \"Content-Length\" header")?);
         }
-        Ok(if code == 103 { Event::EarlyHints } else { Event::Head })
+        Ok(if code == 103 {
+            Event::EarlyHints
+        } else {
+            Event::Head
+        })
     }
 
     fn trailers(
@@ -449,10 +476,9 @@ impl Stream {
 /// A field name in lower case (RFC 9113, section 8.2.1).
 fn is_name(name: &[u8]) -> bool {
     !name.is_empty()
-        && name.iter().all(|c| {
-            matches!(c, b'a'..=b'z' | b'0'..=b'9')
-                || b"!#$%&'*+-.^_`|~".contains(c)
-        })
+        && name
+            .iter()
+            .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(c))
 }
 
 fn is_value(value: &[u8]) -> bool {
@@ -470,7 +496,12 @@ mod tests {
         let mut encoder = Encoder::default();
         let at = frame::headers_begin(&mut out);
         for (name, value) in fields {
-            encoder.field(&mut out, name.as_bytes(), value.as_bytes(), Indexing::Passing);
+            encoder.field(
+                &mut out,
+                name.as_bytes(),
+                value.as_bytes(),
+                Indexing::Passing,
+            );
         }
         frame::headers_end(&mut out, at, stream, end, 16384);
         out
@@ -492,12 +523,12 @@ mod tests {
         s.send(b"", true);
         assert!(s.sent);
         s.out.clear();
-        let (event, head, _) = read(
-            &mut s,
-            &answer(&[(":status", "200"), ("x", "y")], 1, false),
-        );
+        let (event, head, _) = read(&mut s, &answer(&[(":status", "200"), ("x", "y")], 1, false));
         assert!(matches!(event, Ok(Event::Head)));
-        assert_eq!((head.status, head.headers.get(b"x")), (200, Some(&b"y"[..])));
+        assert_eq!(
+            (head.status, head.headers.get(b"x")),
+            (200, Some(&b"y"[..]))
+        );
         let mut data = BytesMut::new();
         frame::data(&mut data, 1, b"hello", false);
         assert!(matches!(read(&mut s, &data).0, Ok(Event::Data(d)) if &d[..] == b"hello"));
@@ -513,13 +544,34 @@ mod tests {
     fn what_origins_may_not_send() {
         let ok = (":status", "200");
         for (bytes, text) in [
-            (answer(&[("x", "y")], 1, false), "upstream sent no :status header"),
-            (answer(&[ok, ok], 1, false), "upstream sent duplicate :status header"),
-            (answer(&[(":status", "20")], 1, false), "upstream sent invalid :status \"20\""),
-            (answer(&[(":status", "101")], 1, false), "upstream sent unexpected :status \"101\""),
-            (answer(&[ok, (":x", "y")], 1, false), "upstream sent invalid header \":x: y\""),
-            (answer(&[ok], 3, false), "upstream sent frame for unknown stream 3"),
-            (answer(&[ok, ("a", "b\r\nc")], 1, false), "upstream sent invalid header: \"a: b\r\nc\""),
+            (
+                answer(&[("x", "y")], 1, false),
+                "upstream sent no :status header",
+            ),
+            (
+                answer(&[ok, ok], 1, false),
+                "upstream sent duplicate :status header",
+            ),
+            (
+                answer(&[(":status", "20")], 1, false),
+                "upstream sent invalid :status \"20\"",
+            ),
+            (
+                answer(&[(":status", "101")], 1, false),
+                "upstream sent unexpected :status \"101\"",
+            ),
+            (
+                answer(&[ok, (":x", "y")], 1, false),
+                "upstream sent invalid header \":x: y\"",
+            ),
+            (
+                answer(&[ok], 3, false),
+                "upstream sent frame for unknown stream 3",
+            ),
+            (
+                answer(&[ok, ("a", "b\r\nc")], 1, false),
+                "upstream sent invalid header: \"a: b\r\nc\"",
+            ),
         ] {
             let mut s = Stream::begin(None, b"\x82", false, 65536);
             assert_eq!(read(&mut s, &bytes).0.err().as_deref(), Some(text));

@@ -275,7 +275,9 @@ impl HttpProxy {
             host.write(r, out);
         }
         // HTTP/1.1 asks for a Host whatever the directive says
-        if out.len() == name_end && (self.headers.host.is_none() || self.version != HttpVersion::V10) {
+        if out.len() == name_end
+            && (self.headers.host.is_none() || self.version != HttpVersion::V10)
+        {
             out.extend_from_slice(&r.upstream.host);
         }
         if out.len() == name_end {
