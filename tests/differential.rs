@@ -41,8 +41,8 @@ macro_rules! cases {
 
 cases![
     add_header,
-    balancing,
     bad_request,
+    balancing,
     cache,
     conditional,
     error_page,

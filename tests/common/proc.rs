@@ -403,6 +403,17 @@ fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process id fits"))
 }
 
+/// Copies a program so that it can be run at once: no thread of ours that forks meanwhile inherits the open file, which
+/// would make it "busy".
+pub fn install(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "{}",
+        to.display()
+    );
+}
+
 /// Runs a program to its end: status, standard output, error stream.
 pub fn run(program: &Path, args: &[&str]) -> (ExitStatus, String, String) {
     let output = Command::new(program)

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::common::client::{self, Client};
 use super::common::ports::Port;
-use super::common::proc::Couloir;
+use super::common::proc::{Couloir, install};
 use super::common::{DEADLINE, wait_for};
 use super::{Daemon, REQUEST, children, lives, wait_for_end, worker_of};
 
@@ -23,7 +23,7 @@ const CONF: &str = "pid nginx.pid; error_log error.log notice; events { }
 /// A program of its own, so that another can be put in its place.
 fn installed(dir: &Path) -> PathBuf {
     let program = dir.join("nginx");
-    fs::copy(Couloir::program(), &program).unwrap();
+    install(&Couloir::program(), &program);
     program
 }
 
@@ -186,12 +186,12 @@ fn from_nginx() {
     };
     let dir = tempfile::TempDir::new().unwrap();
     let program = dir.path().join("nginx");
-    fs::copy(nginx, &program).unwrap();
+    install(&nginx, &program);
     let addr = SocketAddr::from(([127, 0, 0, 1], Port::reserve().number()));
     let daemon = Daemon::start(&program, CONF, addr);
     daemon.wait_for_answer("x");
     fs::remove_file(&program).unwrap();
-    fs::copy(Couloir::program(), &program).unwrap();
+    install(&Couloir::program(), &program);
     let (old, new) = usr2(&daemon);
     kill(old, Signal::SIGQUIT).unwrap();
     wait_for_end(old);

@@ -74,7 +74,7 @@ fn a_process_table_that_is_full() {
     let uid = 54_321;
     std::os::unix::fs::chown(folder.path(), Some(uid), Some(uid)).unwrap();
     let program = folder.path().join("couloir");
-    std::fs::copy(Couloir::program(), &program).unwrap();
+    super::common::proc::install(&Couloir::program(), &program);
     let mut command = Command::new(&program);
     command
         .arg("-p")
