@@ -168,6 +168,8 @@ impl Exchange {
                     if let Some(s) = r.upstream.states.last_mut() {
                         s.response_length += data.len() as u64;
                     }
+                    // an answer that is whole may be taken back by what came with its end
+                    self.rest(r, conn)?;
                     cache::tee(r, &data, false);
                     if !r.out.header_only {
                         output::write(r, &data, false)
@@ -190,6 +192,25 @@ impl Exchange {
             .map_err(|_| Failure::gone())?;
         // acknowledgements; the origin's answer is whole whether it takes them or not
         let _ = poll_fn(|cx| Poll::Ready(self.send(cx, conn))).await;
+        Ok(())
+    }
+
+    /// Looks at what has come behind the end of the answer.
+    fn rest(&mut self, r: &mut Request, conn: &mut UpConn) -> Result<(), Failure> {
+        while self.stream.is_ended() {
+            let up = &mut r.upstream;
+            match self
+                .stream
+                .read(&mut conn.rbuf, &mut up.head, &mut up.trailers)
+            {
+                Ok(Event::Need) => break,
+                Ok(_) => {}
+                Err(e) => {
+                    r.error(Level::Error, format_args!("{e} {BODY}"));
+                    return Err(Failure::new(next::INVALID_HEADER, 502));
+                }
+            }
+        }
         Ok(())
     }
 

@@ -52,6 +52,8 @@ pub struct Stream {
     sent: bool,
     /// No further request may follow on this connection.
     closing: bool,
+    /// The origin has reset the stream.
+    reset: bool,
     /// Bytes that a header list may have.
     limit: usize,
 }
@@ -110,6 +112,7 @@ impl Stream {
             block: BytesMut::new(),
             in_block: None,
             has_head: false,
+            reset: false,
             left: None,
             ended: false,
             sent: !body,
@@ -221,6 +224,9 @@ impl Stream {
             Frame::Reset(code) => {
                 self.closing = true;
                 // an answer that is whole may be followed by "I need no more of the request"
+                if std::mem::replace(&mut self.reset, true) {
+                    return Err(format!("upstream sent frame for closed stream {}", self.id));
+                }
                 if code == Code::NO_ERROR && self.ended {
                     return Ok(None);
                 }

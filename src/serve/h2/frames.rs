@@ -24,7 +24,7 @@ enum Purpose {
 }
 
 /// The largest frame that we take, bytes.
-pub(super) const LARGEST_FRAME: u32 = 1 << 16;
+pub(super) const LARGEST_FRAME: u32 = 1 << 17;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
