@@ -48,6 +48,8 @@ enum Source {
 /// What waiting came to.
 enum Io {
     Read(usize),
+    /// Something was sent: what is waited for, and for how long, may be another thing now.
+    Wrote,
     Gone,
     Refused(u16),
 }
@@ -264,6 +266,7 @@ impl Exchange {
                     return Err(Failure::new(next::ERROR, 502));
                 }
                 Ok(Ok(Io::Read(n))) => received(r, n),
+                Ok(Ok(Io::Wrote)) => {}
                 Ok(Ok(Io::Gone)) => {
                     r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too {doing}"));
                     return Err(Failure::gone());
@@ -296,22 +299,23 @@ impl Exchange {
         r: &mut Request,
         conn: &mut UpConn,
     ) -> Poll<io::Result<Io>> {
-        loop {
-            match self.fill(cx, r)? {
-                Filled::Refused(status) => return Poll::Ready(Ok(Io::Refused(status))),
-                Filled::Gone => return Poll::Ready(Ok(Io::Gone)),
-                Filled::Some | Filled::None => {}
-            }
-            let before = self.stream.out.len();
-            self.send(cx, conn)?;
-            let wrote = before - self.stream.out.len();
-            if wrote == 0 {
-                break;
-            }
+        let filled = match self.fill(cx, r)? {
+            Filled::Refused(status) => return Poll::Ready(Ok(Io::Refused(status))),
+            Filled::Gone => return Poll::Ready(Ok(Io::Gone)),
+            Filled::Some => true,
+            Filled::None => false,
+        };
+        let before = self.stream.out.len();
+        self.send(cx, conn)?;
+        let wrote = before - self.stream.out.len();
+        if wrote > 0 {
+            self.wrote = true;
             if let Some(s) = r.upstream.states.last_mut() {
                 s.bytes_sent += wrote as u64;
             }
-            self.wrote = true;
+        }
+        if wrote > 0 || filled {
+            return Poll::Ready(Ok(Io::Wrote));
         }
         conn.rbuf.reserve(16 * 1024);
         let mut room = [std::mem::MaybeUninit::uninit(); 16 * 1024];
