@@ -22,6 +22,8 @@ pub struct Outside {
     pub globs: BTreeMap<String, Result<Vec<PathBuf>, i32>>,
     /// Addresses of hosts (with a port); `None` where there are none.
     pub names: BTreeMap<(String, u16), Option<Vec<SocketAddr>>>,
+    /// Whether who looked was root.
+    pub root: bool,
 }
 
 enum Mode {
@@ -34,7 +36,10 @@ static MODE: Mutex<Option<Mode>> = Mutex::new(None);
 
 /// Notes everything that `load` takes from outside.
 pub fn record<T>(load: impl FnOnce() -> T) -> (T, Outside) {
-    let over = begin(Mode::Recording(Outside::default()));
+    let over = begin(Mode::Recording(Outside {
+        root: is_root(),
+        ..Outside::default()
+    }));
     let value = load();
     let seen = match MODE.lock().take() {
         Some(Mode::Recording(seen)) => seen,
@@ -48,6 +53,15 @@ pub fn record<T>(load: impl FnOnce() -> T) -> (T, Outside) {
 pub fn replay<T>(seen: Arc<Outside>, load: impl FnOnce() -> T) -> T {
     let _over = begin(Mode::Replaying(seen));
     load()
+}
+
+/// Whether the configuration is loaded by root, or was by the master that took the notes: what follows from that (the
+/// default port, `user`) must be the same in its worker.
+pub fn is_root() -> bool {
+    match &*MODE.lock() {
+        Some(Mode::Replaying(seen)) => seen.root,
+        _ => nix::unistd::geteuid().is_root(),
+    }
 }
 
 /// Whether the load under way is one whose notes go to another process, so that nothing may be left out of them.

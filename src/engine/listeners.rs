@@ -33,7 +33,7 @@ pub(super) fn collect(
         let mut listens = conf.listens.clone();
         if listens.is_empty() {
             // nginx: *:80 where it may, else *:8000
-            let port = if nix::unistd::geteuid().is_root() {
+            let port = if crate::config::outside::is_root() {
                 80
             } else {
                 8000

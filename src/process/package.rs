@@ -251,7 +251,9 @@ impl Out {
             files,
             globs,
             names,
+            root,
         } = outside;
+        self.number(u64::from(*root));
         self.number(files.len() as u64);
         for (path, contents) in files {
             self.bytes(path.as_bytes());
@@ -334,6 +336,7 @@ impl<'a> In<'a> {
     }
 
     fn outside(&mut self) -> Option<Outside> {
+        let root = self.number()? != 0;
         let files = self.list(|from| {
             let path = OsString::from_vec(from.bytes()?.to_vec());
             let contents = from.result(|from| from.bytes().map(Arc::from))?;
@@ -353,6 +356,7 @@ impl<'a> In<'a> {
             files: BTreeMap::from_iter(files),
             globs: BTreeMap::from_iter(globs),
             names: BTreeMap::from_iter(names),
+            root,
         })
     }
 
@@ -401,7 +405,10 @@ mod tests {
 
     #[test]
     fn comes_out_as_it_went_in() {
-        let mut outside = Outside::default();
+        let mut outside = Outside {
+            root: true,
+            ..Outside::default()
+        };
         outside
             .files
             .insert("/a".into(), Ok(Arc::from(&b"x\0"[..])));

@@ -119,3 +119,21 @@ fn a_folder_of_logs_that_is_missing() {
         "{err}"
     );
 }
+
+/// A server without `listen` is on port 80 where the master is root, whoever the worker is.
+#[test]
+fn the_default_port_is_the_masters() {
+    if !nix::unistd::geteuid().is_root() || TcpListener::bind(("0.0.0.0", 80)).is_err() {
+        // the port is not ours to take
+        return;
+    }
+    let folder = Folder::new(
+        "pid nginx.pid; error_log error.log; events { }
+         http { access_log off; server { return 200 default; } }",
+    );
+    assert_eq!(folder.run(&[]).0, Some(0), "{}", folder.read("error.log"));
+    let addr = SocketAddr::from(([127, 0, 0, 1], 80));
+    let text = client::get(addr, "/", "h").text();
+    assert_eq!(folder.run(&["-s", "stop"]).0, Some(0));
+    assert_eq!(text, "default");
+}

@@ -68,7 +68,7 @@ impl Module for Core {
                 if c.user.is_some() {
                     return Err(s.duplicate());
                 }
-                if !nix::unistd::geteuid().is_root() {
+                if !crate::config::outside::is_root() {
                     b.warn(s.warn("the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored"));
                     return Ok(());
                 }
