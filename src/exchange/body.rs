@@ -393,7 +393,8 @@ impl Backlog {
     /// Hands everything on.
     async fn drain(&mut self, r: &mut Request) -> io::Result<()> {
         while !self.is_empty() {
-            self.step(r).await?;
+            // rare, and its future large
+            Box::pin(self.step(r)).await?;
         }
         Ok(())
     }
@@ -432,7 +433,7 @@ async fn more(
             return Ok(n);
         }
         Poll::Ready(Ok(n)) => {
-            backlog.step(r).await.map_err(Broken::Client)?;
+            Box::pin(backlog.step(r)).await.map_err(Broken::Client)?;
             return Ok(n);
         }
         Poll::Ready(Err(e)) => {
@@ -480,7 +481,7 @@ async fn more(
         Ok(Either::Sent(Err(e))) => Err(Broken::Client(e)),
         Ok(Either::Sent(Ok(()))) => {
             if !backlog.is_empty() && r.down.queued() <= memory {
-                backlog.step(r).await.map_err(Broken::Client)?;
+                Box::pin(backlog.step(r)).await.map_err(Broken::Client)?;
             }
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await
         }
