@@ -1,6 +1,8 @@
 //! HTTP/2 towards origins: gRPC and `proxy_http_version 2`, with the `h2` crate as the origin and as the client.
 
 mod common;
+#[path = "grpc/web.rs"]
+mod web;
 
 use bytes::Bytes;
 use common::client;
@@ -62,11 +64,17 @@ async fn answer(
     resets: Arc<AtomicUsize>,
 ) {
     let path = request.uri().path().to_owned();
-    let te = request.headers().get("te").cloned();
+    let asked = request.headers().clone();
     let mut body = request.into_body();
     let mut head = Response::builder().header("content-type", "application/grpc");
-    if let Some(te) = te {
-        head = head.header("x-te", te);
+    for (name, shown) in [
+        ("te", "x-te"),
+        ("content-type", "x-type"),
+        ("content-length", "x-length"),
+    ] {
+        if let Some(value) = asked.get(name) {
+            head = head.header(shown, value);
+        }
     }
     let head = head.body(()).unwrap();
     match path.as_str() {
