@@ -241,6 +241,21 @@ fn unary_calls_keep_their_trailers_and_connections() {
     assert_eq!(origin.connections.load(Ordering::Relaxed), 1);
 }
 
+/// An empty frame behind the head would make it a broken call for grpcio.
+#[test]
+fn an_error_in_the_head_alone_ends_with_it() {
+    let origin = Origin::start();
+    let server = server(&origin);
+    run(async {
+        for path in ["/only", "/hang"] {
+            let mut send = connect(&server).await.ready().await.unwrap();
+            let (response, _) = send.send_request(call(path), true).unwrap();
+            let response = response.await.unwrap();
+            assert!(response.body().is_end_stream(), "{path}: {response:?}");
+        }
+    });
+}
+
 #[test]
 fn both_directions_flow_at_once() {
     let origin = Origin::start();

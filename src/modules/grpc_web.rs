@@ -296,12 +296,16 @@ impl HeadFilter for Answer {
         }
         let web: &[u8] = if text { b"-web-text" } else { b"-web" };
         r.out.content_type = [name, web, rest].concat();
-        r.out.clear_length();
         r.out.expect_trailers = false;
+        // an error without a message has its status in the head
+        let told = r.out.headers.contains(b"grpc-status");
+        if told && r.out.content_length == Some(0) {
+            return None;
+        }
+        r.out.clear_length();
         Some(Box::new(Framer {
             text: text.then(Encoder::default),
-            // an error without a message has its status in the head
-            told: r.out.headers.contains(b"grpc-status"),
+            told,
             ended: false,
         }))
     }

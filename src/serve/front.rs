@@ -6,18 +6,17 @@ use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
+use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -27,8 +26,8 @@ const HANDED_OVER: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// How waiting for a request ended.
 enum Waited {
     Readable,
-    TimedOut,
-    Drained,
+    /// Nothing came in time.
+    Over,
 }
 
 /// How reading a head ended.
@@ -45,11 +44,14 @@ enum Head {
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
     match h2::protocol(thread, conn, addr).await {
         Protocol::Http1 => {}
-        Protocol::Http2 => return h2::serve(thread, conn, addr).await,
+        Protocol::Http2 => {
+            if let Some(served) = h2::serve(thread, conn, addr) {
+                served.await;
+            }
+            return;
+        }
         Protocol::Gone => return,
     }
-    let digest = Arc::new(digest(conn));
-    let mut parser = Parser::default();
     let mut idle: Option<Duration> = None;
     // the site that `index` was looked up in
     let mut known = 0;
@@ -70,7 +72,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         // no site is held while nothing is asked for, so that a reload frees the old one
         match wait(thread, conn, idle, header_timeout).await {
             Waited::Readable => {}
-            Waited::TimedOut | Waited::Drained => return,
+            Waited::Over => return,
         }
         let site = thread.site();
         if site.serial != known {
@@ -108,7 +110,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         state.set(Stat::Reading);
         r.server = default_server;
         r.location = default_location;
-        match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
+        match read_head(conn, &mut r, &limits, header_timeout).await {
             Head::Whole => state.set(Stat::Writing),
             Head::Closed(false) | Head::TimedOut(false) => {
                 thread.recycle(r);
@@ -137,19 +139,24 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             }
         }
         begin(conn, &mut r);
-        *conn.parked.lock() = Some(r);
-        let handle = Handle {
-            conn: conn.clone(),
-            digest: digest.clone(),
-        };
-        let mut session = ServerSession::new_http1(Box::new(handle));
-        session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
-        let _ = thread
-            .proxy
-            .process_new_http(session, &thread.shutdown)
-            .await;
-        let Some(mut r) = conn.parked.lock().take() else {
-            return;
+        let mut r = if r.head.headers.contains_id(Known::Upgrade) {
+            // it may last for hours: what Pingora holds for a request is more than a tunnel needs
+            Box::pin(phases::serve(&mut r)).await;
+            r
+        } else {
+            *conn.parked.lock() = Some(r);
+            // in a block of its own: connections that wait do not carry the room for a session
+            let served = {
+                let handle = Handle { conn: conn.clone() };
+                let mut session = ServerSession::new_http1(Box::new(handle));
+                session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
+                thread.proxy.process_new_http(session, &thread.shutdown)
+            };
+            let _ = served.await;
+            let Some(r) = conn.parked.lock().take() else {
+                return;
+            };
+            r
         };
 
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
@@ -177,14 +184,6 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     }
 }
 
-fn digest(conn: &Conn) -> SocketDigest {
-    let d = SocketDigest::from_raw_fd(conn.fd());
-    let info = crate::module::Downstream::info(conn);
-    let _ = d.peer_addr.set(info.remote.addr.map(L4Addr::Inet));
-    let _ = d.local_addr.set(info.local.addr.map(L4Addr::Inet));
-    d
-}
-
 /// Waits for the first byte of a request without holding a buffer for it.
 ///
 /// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
@@ -199,79 +198,107 @@ async fn wait(
     if now {
         return Waited::Readable;
     }
-    if idle.is_some() {
-        if thread.draining.load(Ordering::Relaxed) {
-            // its last response, begun before the drain, said that it may stay
-            return match timeout(PARTING, readable).await {
-                Ok(_) => Waited::Readable,
-                Err(_) => Waited::Drained,
-            };
+    let limit = match idle {
+        // its last response, begun before the drain, said that it may stay
+        Some(_) if thread.draining.load(Ordering::Relaxed) => PARTING,
+        Some(limit) => {
+            conn.set_idle(true);
+            limit
         }
-        conn.set_idle(true);
-    }
-    let waited = timeout(idle.unwrap_or(first), readable).await;
+        None => first,
+    };
+    let waited = timeout(limit, readable).await;
     conn.set_idle(false);
     if waited.is_ok() {
         Waited::Readable
     } else {
-        Waited::TimedOut
+        Waited::Over
     }
 }
 
-async fn read_head(
+/// Reads a head. Most are there at once: only those that are not pay for a timer, and for the room to wait in.
+fn read_head<'a>(
+    conn: &'a Conn,
+    r: &'a mut Request,
+    limits: &'a Limits,
+    limit: Duration,
+) -> impl Future<Output = Head> + 'a {
+    r.start = Instant::now();
+    let (sec, msec) = crate::http::date::time();
+    r.start_msec = sec as u64 * 1000 + u64::from(msec);
+    let mut request = Some(r);
+    let mut rest: Option<Pin<Box<dyn Future<Output = Head> + Send + 'a>>> = None;
+    poll_fn(move |cx| {
+        if let Some(r) = request.take() {
+            let mut parser = Parser::default();
+            let head = parse_head(conn, &mut parser, r, limits, cx);
+            if head.is_ready() {
+                return head;
+            }
+            rest = Some(Box::pin(rest_of_head(conn, parser, r, limits, limit)));
+        }
+        match &mut rest {
+            Some(rest) => rest.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    })
+}
+
+async fn rest_of_head(
     conn: &Conn,
-    parser: &mut Parser,
+    mut parser: Parser,
     r: &mut Request,
     limits: &Limits,
     limit: Duration,
 ) -> Head {
-    r.start = Instant::now();
-    let (sec, msec) = crate::http::date::time();
-    r.start_msec = sec as u64 * 1000 + u64::from(msec);
-    *parser = Parser::default();
-    let reading = async {
-        loop {
-            let ignored = r.log_enabled(Level::Info);
-            let mut dropped = Vec::new();
-            let progress = conn.with_read(|buf| {
-                let progress = parser.parse(buf, limits, &mut r.head);
-                let used = match progress {
-                    Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
-                    _ => 0,
-                };
-                if ignored
-                    && matches!(progress, Progress::Done { .. })
-                    && !r.head.ignored.is_empty()
-                {
-                    let text = |x: &std::ops::Range<usize>| {
-                        String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
-                    };
-                    dropped = r.head.ignored.iter().map(text).collect();
-                }
-                (used, progress)
-            });
-            for line in dropped {
-                r.error(Level::Info, format_args!("client sent invalid header line: \"{line}\" while reading client request headers"));
-            }
-            match progress {
-                Progress::Done { .. } => return Head::Whole,
-                Progress::Bad(e) => return Head::Refused(e),
-                Progress::Blank { .. } | Progress::Need => {}
-            }
-            match poll_fn(|cx| conn.poll_fill(cx)).await {
-                Ok(0) | Err(_) => return Head::Closed(conn.has_input()),
-                Ok(_) => {}
-            }
-        }
-    };
-    // most heads are there at once: only those that are not pay for a timer
-    let mut reading = pin!(reading);
-    if let Poll::Ready(head) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
-        return head;
-    }
+    let reading = poll_fn(|cx| parse_head(conn, &mut parser, r, limits, cx));
     match timeout(limit, reading).await {
         Ok(head) => head,
         Err(_) => Head::TimedOut(conn.has_input()),
+    }
+}
+
+/// Parses what has come of a head, and reads more.
+fn parse_head(
+    conn: &Conn,
+    parser: &mut Parser,
+    r: &mut Request,
+    limits: &Limits,
+    cx: &mut Context<'_>,
+) -> Poll<Head> {
+    loop {
+        let ignored = r.log_enabled(Level::Info);
+        let mut dropped = Vec::new();
+        let progress = conn.with_read(|buf| {
+            let progress = parser.parse(buf, limits, &mut r.head);
+            let used = match progress {
+                Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
+                _ => 0,
+            };
+            if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
+                let text = |x: &std::ops::Range<usize>| {
+                    String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
+                };
+                dropped = r.head.ignored.iter().map(text).collect();
+            }
+            (used, progress)
+        });
+        for line in dropped {
+            r.error(
+                Level::Info,
+                format_args!(
+                    "client sent invalid header line: \"{line}\" while reading client request headers"
+                ),
+            );
+        }
+        match progress {
+            Progress::Done { .. } => return Poll::Ready(Head::Whole),
+            Progress::Bad(e) => return Poll::Ready(Head::Refused(e)),
+            Progress::Blank { .. } | Progress::Need => {}
+        }
+        if !matches!(ready!(conn.poll_fill(cx)), Ok(1..)) {
+            return Poll::Ready(Head::Closed(conn.has_input()));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::thread::Thread;
 use crate::http::h2::PREFACE;
 use crate::module::{Downstream, ListenAddr, Listener, Server, Site};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -92,12 +93,16 @@ fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s Listene
     Some((index, l, site.servers.get(l.default_server as usize)?))
 }
 
-/// Serves a connection whose client speaks HTTP/2, until it ends.
-pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
-    if let Some(c) = connection::Connection::new(thread, conn, addr) {
-        // boxed: connections of HTTP/1 do not carry the room for it
-        Box::pin(c.serve()).await;
-    }
+/// Serves a connection whose client speaks HTTP/2, until it ends; `None` where its address is no longer configured.
+///
+/// Boxed, and no `async` function: connections of HTTP/1 do not carry the room for it.
+pub(super) fn serve(
+    thread: &'static Thread,
+    conn: &Arc<Conn>,
+    addr: &ListenAddr,
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let connection = connection::Connection::new(thread, conn, addr)?;
+    Some(Box::pin(connection.serve()))
 }
 
 #[cfg(test)]
