@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -23,17 +23,11 @@ use tokio::time::timeout;
 /// What Pingora reads in place of the head that we have read: framing and headers stay with us.
 const HANDED_OVER: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// How waiting for a request ended.
-enum Waited {
-    Readable,
-    /// Nothing came in time.
-    Over,
-}
-
 /// How reading a head ended.
 enum Head {
     Whole,
-    Refused(HeadError),
+    // boxed: it is rare, and a connection that waits would carry the room for it
+    Refused(Box<HeadError>),
     /// The client went away; true if a part of a head had come.
     Closed(bool),
     /// The deadline passed; true if a part of a head had come.
@@ -41,8 +35,15 @@ enum Head {
 }
 
 /// Serves the requests of a connection, one after the other.
+///
+/// Most connections wait most of the time: what this future holds then is what such a connection costs. So there are
+/// boxes around all that is rare, and blocks around what lasts for a request only.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
-    match h2::protocol(thread, conn, addr).await {
+    let protocol = match h2::known(thread, conn, addr) {
+        Ok(known) => known,
+        Err(limit) => Box::pin(h2::sniffed(conn, limit)).await,
+    };
+    match protocol {
         Protocol::Http1 => {}
         Protocol::Http2 => {
             if let Some(served) = h2::serve(thread, conn, addr) {
@@ -52,91 +53,34 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         }
         Protocol::Gone => return,
     }
-    let mut idle: Option<Duration> = None;
-    // the site that `index` was looked up in
-    let mut known = 0;
-    let mut index = crate::module::Downstream::info(&**conn)
-        .listener
-        .load(Ordering::Relaxed);
-    let mut header_timeout = {
-        let site = thread.site();
-        let server = site
-            .listeners
-            .get(index)
-            .and_then(|l| site.servers.get(l.default_server as usize));
-        Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
-    };
+    let mut place = Place::new(thread, conn);
+    let mut limit = place.header_timeout;
+    let mut fresh = true;
     let mut pipelined = false;
     let mut state = Gauge::new(Stat::Waiting);
     loop {
         // no site is held while nothing is asked for, so that a reload frees the old one
-        match wait(thread, conn, idle, header_timeout).await {
-            Waited::Readable => {}
-            Waited::Over => return,
-        }
-        let site = thread.site();
-        if site.serial != known {
-            // a reload may have moved or removed the address
-            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else {
+        let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
+        if !now {
+            // a connection that has had no request yet may bring its first one while the process drains, as in nginx
+            let parting = !fresh && thread.draining.load(Ordering::Relaxed);
+            conn.set_idle(!fresh && !parting);
+            // its last response, begun before the drain, said that it may stay
+            let limit = if parting { PARTING } else { limit };
+            let waited = timeout(limit, poll_fn(|cx| conn.poll_readable(cx))).await;
+            conn.set_idle(false);
+            if waited.is_err() {
                 return;
-            };
-            crate::module::Downstream::info(&**conn)
-                .listener
-                .store(found, Ordering::Relaxed);
-            (known, index) = (site.serial, found);
+            }
         }
-        let Some(server) = site
-            .listeners
-            .get(index)
-            .and_then(|l| site.servers.get(l.default_server as usize))
-        else {
+        let Some((mut r, limits)) = place.request(thread, conn, addr) else {
             return;
         };
-        header_timeout = Duration::from_millis(server.conf.client_header_timeout);
-        let limits = Limits {
-            header_buffer: server.conf.client_header_buffer_size,
-            large: server.conf.large_client_header_buffers,
-            ignore_invalid: server.conf.ignore_invalid_headers,
-            underscores: server.conf.underscores_in_headers,
-            max_headers: server.conf.max_headers,
-            allow_connect: server.conf.allow_connect,
-        };
-        let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
-        let default_location = server.default_location;
-        let mut r = thread.request(&site, conn.clone());
         r.pipelined = pipelined;
-        drop(site);
-        Stat::Requests.up();
         state.set(Stat::Reading);
-        r.server = default_server;
-        r.location = default_location;
-        match read_head(conn, &mut r, &limits, header_timeout).await {
+        match read_head(conn, &mut r, limits, place.header_timeout).await {
             Head::Whole => state.set(Stat::Writing),
-            Head::Closed(false) | Head::TimedOut(false) => {
-                thread.recycle(r);
-                return;
-            }
-            Head::Closed(true) => {
-                log_only(&mut r, 400, "client prematurely closed connection");
-                thread.recycle(r);
-                return;
-            }
-            Head::TimedOut(true) => {
-                let reset = r.core().reset_timedout_connection;
-                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
-                thread.recycle(r);
-                if reset {
-                    conn.reset_on_close();
-                }
-                return;
-            }
-            Head::Refused(e) => {
-                Box::pin(refuse(conn, &mut r, &e)).await;
-                let lingering = Linger::of(&r);
-                thread.recycle(r);
-                Box::pin(linger(conn, lingering)).await;
-                return;
-            }
+            head => return Box::pin(no_request(thread, conn, r, head)).await,
         }
         begin(conn, &mut r);
         let mut r = if r.head.headers.contains_id(Known::Upgrade) {
@@ -145,7 +89,6 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             r
         } else {
             *conn.parked.lock() = Some(r);
-            // in a block of its own: connections that wait do not carry the room for a session
             let served = {
                 let handle = Handle { conn: conn.clone() };
                 let mut session = ServerSession::new_http1(Box::new(handle));
@@ -160,67 +103,133 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         };
 
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
-        let lingering = Linger::of(&r);
-        let timeout = Duration::from_millis(r.core().keepalive_timeout);
+        limit = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
         r.keepalive = keepalive;
-        thread.recycle(r);
-        if !conn.body_done() && !Box::pin(discard(conn, &lingering)).await {
-            conn.shutdown_write();
-            return;
-        }
-        if !keepalive {
-            Box::pin(linger(conn, lingering)).await;
-            return;
+        if !keepalive || !conn.body_done() {
+            let lingering = Linger::of(&r);
+            thread.recycle(r);
+            if !Box::pin(settle(conn, lingering, keepalive)).await {
+                return;
+            }
+        } else {
+            thread.recycle(r);
         }
         pipelined = conn.has_input();
         if !pipelined {
             conn.rest();
         }
         state.set(Stat::Waiting);
-        idle = Some(timeout);
+        fresh = false;
     }
 }
 
-/// Waits for the first byte of a request without holding a buffer for it.
-///
-/// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
-async fn wait(
-    thread: &'static Thread,
-    conn: &Conn,
-    idle: Option<Duration>,
-    first: Duration,
-) -> Waited {
-    let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
-    let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
-    if now {
-        return Waited::Readable;
-    }
-    let limit = match idle {
-        // its last response, begun before the drain, said that it may stay
-        Some(_) if thread.draining.load(Ordering::Relaxed) => PARTING,
-        Some(limit) => {
-            conn.set_idle(true);
-            limit
+/// Where in the site a connection's address stands.
+struct Place {
+    /// The site in which it was looked up; 0 is none.
+    site: u64,
+    index: usize,
+    /// `client_header_timeout` of its default server.
+    header_timeout: Duration,
+}
+
+impl Place {
+    fn new(thread: &'static Thread, conn: &Conn) -> Place {
+        let site = thread.site();
+        let index = crate::module::Downstream::info(conn)
+            .listener
+            .load(Ordering::Relaxed);
+        let server = site
+            .listeners
+            .get(index)
+            .and_then(|l| site.servers.get(l.default_server as usize));
+        let timeout = server.map_or(60_000, |s| s.conf.client_header_timeout);
+        Place {
+            site: 0,
+            index,
+            header_timeout: Duration::from_millis(timeout),
         }
-        None => first,
-    };
-    let waited = timeout(limit, readable).await;
-    conn.set_idle(false);
-    if waited.is_ok() {
-        Waited::Readable
-    } else {
-        Waited::Over
     }
+
+    /// A request of the site in force, and what its head may be; `None` where the address is no longer configured.
+    fn request(
+        &mut self,
+        thread: &'static Thread,
+        conn: &Arc<Conn>,
+        addr: &ListenAddr,
+    ) -> Option<(Box<Request>, Limits)> {
+        let site = thread.site();
+        if site.serial != self.site {
+            // a reload may have moved or removed the address
+            let found = site.listeners.iter().position(|l| l.addr == *addr)?;
+            crate::module::Downstream::info(&**conn)
+                .listener
+                .store(found, Ordering::Relaxed);
+            (self.site, self.index) = (site.serial, found);
+        }
+        let listener = site.listeners.get(self.index)?;
+        let server = site.servers.get(listener.default_server as usize)?;
+        self.header_timeout = Duration::from_millis(server.conf.client_header_timeout);
+        let limits = Limits {
+            header_buffer: server.conf.client_header_buffer_size,
+            large: server.conf.large_client_header_buffers,
+            ignore_invalid: server.conf.ignore_invalid_headers,
+            underscores: server.conf.underscores_in_headers,
+            max_headers: server.conf.max_headers,
+            allow_connect: server.conf.allow_connect,
+        };
+        let mut r = thread.request(&site, conn.clone());
+        Stat::Requests.up();
+        r.server = listener.default_server;
+        r.location = server.default_location;
+        Some((r, limits))
+    }
+}
+
+/// Ends a connection on which no whole head has come.
+async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
+    match head {
+        Head::Whole | Head::Closed(false) | Head::TimedOut(false) => thread.recycle(r),
+        Head::Closed(true) => {
+            log_only(&mut r, 400, "client prematurely closed connection");
+            thread.recycle(r);
+        }
+        Head::TimedOut(true) => {
+            let reset = r.core().reset_timedout_connection;
+            log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+            thread.recycle(r);
+            if reset {
+                conn.reset_on_close();
+            }
+        }
+        Head::Refused(e) => {
+            refuse(conn, &mut r, &e).await;
+            let lingering = Linger::of(&r);
+            thread.recycle(r);
+            linger(conn, lingering).await;
+        }
+    }
+}
+
+/// Ends a request whose body was not read, or with which the connection ends; whether another one may follow.
+async fn settle(conn: &Conn, lingering: Linger, keepalive: bool) -> bool {
+    if !conn.body_done() && !discard(conn, &lingering).await {
+        conn.shutdown_write();
+        return false;
+    }
+    if !keepalive {
+        linger(conn, lingering).await;
+    }
+    keepalive
 }
 
 /// Reads a head. Most are there at once: only those that are not pay for a timer, and for the room to wait in.
 fn read_head<'a>(
     conn: &'a Conn,
     r: &'a mut Request,
-    limits: &'a Limits,
+    limits: Limits,
     limit: Duration,
 ) -> impl Future<Output = Head> + 'a {
     r.start = Instant::now();
@@ -231,7 +240,7 @@ fn read_head<'a>(
     poll_fn(move |cx| {
         if let Some(r) = request.take() {
             let mut parser = Parser::default();
-            let head = parse_head(conn, &mut parser, r, limits, cx);
+            let head = parse_head(conn, &mut parser, r, &limits, cx);
             if head.is_ready() {
                 return head;
             }
@@ -248,10 +257,10 @@ async fn rest_of_head(
     conn: &Conn,
     mut parser: Parser,
     r: &mut Request,
-    limits: &Limits,
+    limits: Limits,
     limit: Duration,
 ) -> Head {
-    let reading = poll_fn(|cx| parse_head(conn, &mut parser, r, limits, cx));
+    let reading = poll_fn(|cx| parse_head(conn, &mut parser, r, &limits, cx));
     match timeout(limit, reading).await {
         Ok(head) => head,
         Err(_) => Head::TimedOut(conn.has_input()),
@@ -293,7 +302,7 @@ fn parse_head(
         }
         match progress {
             Progress::Done { .. } => return Poll::Ready(Head::Whole),
-            Progress::Bad(e) => return Poll::Ready(Head::Refused(e)),
+            Progress::Bad(e) => return Poll::Ready(Head::Refused(Box::new(e))),
             Progress::Blank { .. } | Progress::Need => {}
         }
         if !matches!(ready!(conn.poll_fill(cx)), Ok(1..)) {

@@ -450,12 +450,21 @@ fn open(
 }
 
 /// Serves a connection that has been opened, to its end.
-async fn run(thread: &'static Thread, conn: Arc<Conn>, addr: ListenAddr, counted: Counted) {
+///
+/// Not an `async fn`: that would hold its parameters twice.
+fn run(
+    thread: &'static Thread,
+    conn: Arc<Conn>,
+    addr: ListenAddr,
+    counted: Counted,
+) -> impl Future<Output = ()> {
     counted.register(&conn, &addr);
-    front::serve(thread, &conn, &addr).await;
-    conn.goodbye().await;
-    drop(conn);
-    drop(counted);
+    async move {
+        front::serve(thread, &conn, &addr).await;
+        conn.goodbye().await;
+        drop(conn);
+        drop(counted);
+    }
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {

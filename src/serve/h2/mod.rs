@@ -30,26 +30,35 @@ pub(super) enum Protocol {
     Gone,
 }
 
-/// Finds out what a client speaks: by ALPN with TLS, else by its first bytes, as soon as they differ.
-pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Protocol {
+/// What a client speaks, where that is known before it says anything: by ALPN, or because only one is spoken.
+///
+/// # Errors
+/// It is to be found out by [`sniffed`] within that time.
+pub(super) fn known(
+    thread: &'static Thread,
+    conn: &Conn,
+    addr: &ListenAddr,
+) -> Result<Protocol, Duration> {
     if let Some(tls) = conn.info().tls.get() {
-        return if tls.alpn.as_deref() == Some(b"h2") {
+        return Ok(if tls.alpn.as_deref() == Some(b"h2") {
             Protocol::Http2
         } else {
             Protocol::Http1
-        };
+        });
     }
-    let header_timeout = {
-        let site = thread.site();
-        let Some((_, l, server)) = listener(&site, addr) else {
-            return Protocol::Http1;
-        };
-        // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
-        if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
-            return Protocol::Http1;
-        }
-        Duration::from_millis(server.conf.client_header_timeout)
+    let site = thread.site();
+    let Some((_, l, server)) = listener(&site, addr) else {
+        return Ok(Protocol::Http1);
     };
+    // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
+    if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
+        return Ok(Protocol::Http1);
+    }
+    Err(Duration::from_millis(server.conf.client_header_timeout))
+}
+
+/// Finds out what a client speaks by its first bytes, as soon as they differ.
+pub(super) async fn sniffed(conn: &Conn, header_timeout: Duration) -> Protocol {
     let mut deadline = std::pin::pin!(sleep(header_timeout));
     loop {
         match conn.with_read(|buf| (0, sniff(buf))) {
