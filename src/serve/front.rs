@@ -80,6 +80,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         state.set(Stat::Reading);
         match read_head(conn, &mut r, limits, place.header_timeout).await {
             Head::Whole => state.set(Stat::Writing),
+            Head::Closed(false) | Head::TimedOut(false) => return thread.recycle(r),
             head => return Box::pin(no_request(thread, conn, r, head)).await,
         }
         begin(conn, &mut r);
@@ -191,14 +192,18 @@ impl Place {
 /// Ends a connection on which no whole head has come.
 async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
     match head {
-        Head::Whole | Head::Closed(false) | Head::TimedOut(false) => thread.recycle(r),
-        Head::Closed(true) => {
-            log_only(&mut r, 400, "client prematurely closed connection");
+        Head::Whole => thread.recycle(r),
+        Head::Closed(begun) => {
+            if begun {
+                log_only(&mut r, 400, "client prematurely closed connection");
+            }
             thread.recycle(r);
         }
-        Head::TimedOut(true) => {
-            let reset = r.core().reset_timedout_connection;
-            log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+        Head::TimedOut(begun) => {
+            let reset = begun && r.core().reset_timedout_connection;
+            if begun {
+                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+            }
             thread.recycle(r);
             if reset {
                 conn.reset_on_close();
