@@ -27,6 +27,8 @@ const HANDED_OVER: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// How waiting for a request ended.
 enum Waited {
     Readable,
+    /// Nothing came within the part of the time that was to be waited.
+    Idle,
     TimedOut,
     Drained,
 }
@@ -41,6 +43,38 @@ enum Head {
     TimedOut(bool),
 }
 
+/// What a connection is at between its requests; it goes through Pingora with the request it has brought.
+pub(super) struct Client {
+    thread: &'static Thread,
+    addr: ListenAddr,
+    /// The request that is served; none while one is waited for.
+    request: Option<Box<Request>>,
+    /// How long the next request is waited for; none before the first.
+    idle: Option<Duration>,
+    /// The site that `index` was looked up in.
+    known: u64,
+    /// The listener among those of that site.
+    index: usize,
+    header_timeout: Duration,
+    pipelined: bool,
+    state: Gauge,
+}
+
+/// What waiting for a request brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A request to be served.
+    Request,
+    /// None for now: the connection is idle.
+    Idle,
+    /// The connection is to be closed.
+    Gone,
+}
+
+/// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
+/// and a connection that is idle for longer holds none.
+const BUSY: Duration = Duration::from_secs(1);
+
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
     match h2::protocol(thread, conn, addr).await {
@@ -49,95 +83,9 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         Protocol::Gone => return,
     }
     let digest = Arc::new(digest(conn));
-    let mut parser = Parser::default();
-    let mut idle: Option<Duration> = None;
-    // the site that `index` was looked up in
-    let mut known = 0;
-    let mut index = crate::module::Downstream::info(&**conn)
-        .listener
-        .load(Ordering::Relaxed);
-    let mut header_timeout = {
-        let site = thread.site();
-        let server = site
-            .listeners
-            .get(index)
-            .and_then(|l| site.servers.get(l.default_server as usize));
-        Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
-    };
-    let mut pipelined = false;
-    let mut state = Gauge::new(Stat::Waiting);
-    loop {
-        // no site is held while nothing is asked for, so that a reload frees the old one
-        match wait(thread, conn, idle, header_timeout).await {
-            Waited::Readable => {}
-            Waited::TimedOut | Waited::Drained => return,
-        }
-        let site = thread.site();
-        if site.serial != known {
-            // a reload may have moved or removed the address
-            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else {
-                return;
-            };
-            crate::module::Downstream::info(&**conn)
-                .listener
-                .store(found, Ordering::Relaxed);
-            (known, index) = (site.serial, found);
-        }
-        let Some(server) = site
-            .listeners
-            .get(index)
-            .and_then(|l| site.servers.get(l.default_server as usize))
-        else {
-            return;
-        };
-        header_timeout = Duration::from_millis(server.conf.client_header_timeout);
-        let limits = Limits {
-            header_buffer: server.conf.client_header_buffer_size,
-            large: server.conf.large_client_header_buffers,
-            ignore_invalid: server.conf.ignore_invalid_headers,
-            underscores: server.conf.underscores_in_headers,
-            max_headers: server.conf.max_headers,
-            allow_connect: server.conf.allow_connect,
-        };
-        let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
-        let default_location = server.default_location;
-        let mut r = thread.request(&site, conn.clone());
-        r.pipelined = pipelined;
-        drop(site);
-        Stat::Requests.up();
-        state.set(Stat::Reading);
-        r.server = default_server;
-        r.location = default_location;
-        match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
-            Head::Whole => state.set(Stat::Writing),
-            Head::Closed(false) | Head::TimedOut(false) => {
-                thread.recycle(r);
-                return;
-            }
-            Head::Closed(true) => {
-                log_only(&mut r, 400, "client prematurely closed connection");
-                thread.recycle(r);
-                return;
-            }
-            Head::TimedOut(true) => {
-                let reset = r.core().reset_timedout_connection;
-                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
-                thread.recycle(r);
-                if reset {
-                    conn.reset_on_close();
-                }
-                return;
-            }
-            Head::Refused(e) => {
-                Box::pin(refuse(conn, &mut r, &e)).await;
-                let lingering = Linger::of(&r);
-                thread.recycle(r);
-                Box::pin(linger(conn, lingering)).await;
-                return;
-            }
-        }
-        begin(conn, &mut r);
-        *conn.parked.lock() = Some(r);
+    let mut client = Box::new(Client::new(thread, conn, addr));
+    while client.next(conn, None).await == Next::Request {
+        *conn.parked.lock() = Some(client);
         let handle = Handle {
             conn: conn.clone(),
             digest: digest.clone(),
@@ -148,32 +96,183 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             .proxy
             .process_new_http(session, &thread.shutdown)
             .await;
-        let Some(mut r) = conn.parked.lock().take() else {
-            return;
-        };
+        match conn.parked.lock().take() {
+            Some(idle) => client = idle,
+            None => return,
+        }
+    }
+}
 
+impl Client {
+    fn new(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Client {
+        let index = crate::module::Downstream::info(conn)
+            .listener
+            .load(Ordering::Relaxed);
+        let site = thread.site();
+        let server = site
+            .listeners
+            .get(index)
+            .and_then(|l| site.servers.get(l.default_server as usize));
+        let header_timeout = server.map_or(60_000, |s| s.conf.client_header_timeout);
+        Client {
+            thread,
+            addr: addr.clone(),
+            request: None,
+            idle: None,
+            known: 0,
+            index,
+            header_timeout: Duration::from_millis(header_timeout),
+            pipelined: false,
+            state: Gauge::new(Stat::Waiting),
+        }
+    }
+
+    /// Serves the request, and those that follow it closely.
+    pub(super) async fn serve(&mut self, conn: &Arc<Conn>) -> Next {
+        while let Some(mut r) = self.request.take() {
+            phases::serve(&mut r).await;
+            if !self.settle(conn, r).await {
+                return Next::Gone;
+            }
+            match self.next(conn, Some(BUSY)).await {
+                Next::Request => {}
+                next => return next,
+            }
+        }
+        Next::Idle
+    }
+
+    /// Waits for the next request, no longer than `most`, and reads its head.
+    async fn next(&mut self, conn: &Arc<Conn>, most: Option<Duration>) -> Next {
+        // no site is held while nothing is asked for, so that a reload frees the old one
+        match self.wait(conn, most).await {
+            Waited::Readable => {}
+            Waited::Idle => return Next::Idle,
+            Waited::TimedOut | Waited::Drained => return Next::Gone,
+        }
+        let thread = self.thread;
+        let site = thread.site();
+        if site.serial != self.known {
+            // a reload may have moved or removed the address
+            let Some(found) = site.listeners.iter().position(|l| l.addr == self.addr) else {
+                return Next::Gone;
+            };
+            crate::module::Downstream::info(&**conn)
+                .listener
+                .store(found, Ordering::Relaxed);
+            (self.known, self.index) = (site.serial, found);
+        }
+        let listener = site.listeners.get(self.index);
+        let default_server = listener.map_or(0, |l| l.default_server);
+        let Some(server) = site.servers.get(default_server as usize) else {
+            return Next::Gone;
+        };
+        self.header_timeout = Duration::from_millis(server.conf.client_header_timeout);
+        let limits = Limits {
+            header_buffer: server.conf.client_header_buffer_size,
+            large: server.conf.large_client_header_buffers,
+            ignore_invalid: server.conf.ignore_invalid_headers,
+            underscores: server.conf.underscores_in_headers,
+            max_headers: server.conf.max_headers,
+            allow_connect: server.conf.allow_connect,
+        };
+        let default_location = server.default_location;
+        let mut r = thread.request(&site, conn.clone());
+        r.pipelined = self.pipelined;
+        drop(site);
+        Stat::Requests.up();
+        self.state.set(Stat::Reading);
+        r.server = default_server;
+        r.location = default_location;
+        let head = read_head(conn, &mut r, &limits, self.header_timeout).await;
+        match head {
+            Head::Whole => {
+                self.state.set(Stat::Writing);
+                begin(conn, &mut r);
+                self.request = Some(r);
+                return Next::Request;
+            }
+            Head::Closed(false) | Head::TimedOut(false) => {}
+            Head::Closed(true) => {
+                log_only(&mut r, 400, "client prematurely closed connection");
+            }
+            Head::TimedOut(true) => {
+                let reset = r.core().reset_timedout_connection;
+                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+                if reset {
+                    conn.reset_on_close();
+                }
+            }
+            Head::Refused(e) => {
+                Box::pin(refuse(conn, &mut r, &e)).await;
+                let lingering = Linger::of(&r);
+                thread.recycle(r);
+                Box::pin(linger(conn, lingering)).await;
+                return Next::Gone;
+            }
+        }
+        thread.recycle(r);
+        Next::Gone
+    }
+
+    /// Waits for the first byte of a request without holding a buffer for it.
+    ///
+    /// A connection that has had no request yet is not idle: as in nginx it may bring its first one while the process
+    /// drains.
+    async fn wait(&mut self, conn: &Conn, most: Option<Duration>) -> Waited {
+        let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
+        let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
+        if now {
+            return Waited::Readable;
+        }
+        let whole = self.idle.unwrap_or(self.header_timeout);
+        let part = most.map_or(whole, |most| most.min(whole));
+        if self.idle.is_some() {
+            if self.thread.draining.load(Ordering::Relaxed) {
+                // its last response, begun before the drain, said that it may stay
+                return match timeout(PARTING, readable).await {
+                    Ok(_) => Waited::Readable,
+                    Err(_) => Waited::Drained,
+                };
+            }
+            conn.set_idle(true);
+        }
+        let waited = timeout(part, readable).await;
+        conn.set_idle(false);
+        match waited {
+            Ok(_) => Waited::Readable,
+            Err(_) if part < whole => {
+                self.idle = Some(whole - part);
+                Waited::Idle
+            }
+            Err(_) => Waited::TimedOut,
+        }
+    }
+
+    /// Ends a request that has been answered; true if the connection may bring another one.
+    async fn settle(&mut self, conn: &Conn, mut r: Box<Request>) -> bool {
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         let lingering = Linger::of(&r);
-        let timeout = Duration::from_millis(r.core().keepalive_timeout);
+        self.idle = Some(Duration::from_millis(r.core().keepalive_timeout));
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
         r.keepalive = keepalive;
-        thread.recycle(r);
+        self.thread.recycle(r);
         if !conn.body_done() && !Box::pin(discard(conn, &lingering)).await {
             conn.shutdown_write();
-            return;
+            return false;
         }
         if !keepalive {
             Box::pin(linger(conn, lingering)).await;
-            return;
+            return false;
         }
-        pipelined = conn.has_input();
-        if !pipelined {
+        self.pipelined = conn.has_input();
+        if !self.pipelined {
             conn.rest();
         }
-        state.set(Stat::Waiting);
-        idle = Some(timeout);
+        self.state.set(Stat::Waiting);
+        true
     }
 }
 
@@ -185,50 +284,11 @@ fn digest(conn: &Conn) -> SocketDigest {
     d
 }
 
-/// Waits for the first byte of a request without holding a buffer for it.
-///
-/// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
-async fn wait(
-    thread: &'static Thread,
-    conn: &Conn,
-    idle: Option<Duration>,
-    first: Duration,
-) -> Waited {
-    let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
-    let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
-    if now {
-        return Waited::Readable;
-    }
-    if idle.is_some() {
-        if thread.draining.load(Ordering::Relaxed) {
-            // its last response, begun before the drain, said that it may stay
-            return match timeout(PARTING, readable).await {
-                Ok(_) => Waited::Readable,
-                Err(_) => Waited::Drained,
-            };
-        }
-        conn.set_idle(true);
-    }
-    let waited = timeout(idle.unwrap_or(first), readable).await;
-    conn.set_idle(false);
-    if waited.is_ok() {
-        Waited::Readable
-    } else {
-        Waited::TimedOut
-    }
-}
-
-async fn read_head(
-    conn: &Conn,
-    parser: &mut Parser,
-    r: &mut Request,
-    limits: &Limits,
-    limit: Duration,
-) -> Head {
+async fn read_head(conn: &Conn, r: &mut Request, limits: &Limits, limit: Duration) -> Head {
     r.start = Instant::now();
     let (sec, msec) = crate::http::date::time();
     r.start_msec = sec as u64 * 1000 + u64::from(msec);
-    *parser = Parser::default();
+    let mut parser = Parser::default();
     let reading = async {
         loop {
             let ignored = r.log_enabled(Level::Info);
