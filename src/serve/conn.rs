@@ -96,7 +96,8 @@ pub(super) struct Inner {
     wbuf: BytesMut,
     body: BodyIn,
     framing: Framing,
-    trailers: Option<Headers>,
+    /// Boxed: few requests have any.
+    trailers: Option<Box<Headers>>,
     /// Bytes of the present response, head included.
     sent: u64,
     eof: bool,
@@ -383,6 +384,9 @@ impl Inner {
         }
         self.sent += data.len() as u64;
         if self.wbuf.len() + data.len() <= COALESCE {
+            if self.wbuf.capacity() == 0 {
+                self.wbuf = buffers::take();
+            }
             self.wbuf.extend_from_slice(data);
             return;
         }
@@ -467,6 +471,10 @@ impl Downstream for Conn {
             Framing::Tunnel => {
                 inner.body = BodyIn::Raw;
                 inner.close = true;
+                // it may be silent for hours
+                if inner.rbuf.is_empty() {
+                    buffers::give(std::mem::take(&mut inner.rbuf));
+                }
             }
             Framing::Close => inner.close = true,
             _ => {}
@@ -515,6 +523,9 @@ impl Downstream for Conn {
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.lock();
         ready!(inner.poll_send(cx, 0))?;
+        if inner.framing == Framing::Tunnel && inner.wbuf.capacity() > 0 {
+            buffers::give(std::mem::take(&mut inner.wbuf));
+        }
         inner.transport.poll_flush(cx)
     }
 
@@ -636,7 +647,7 @@ impl Downstream for Conn {
                         match decoded {
                             Ok(d) => {
                                 if d.done {
-                                    inner.trailers = decoder.trailers().cloned();
+                                    inner.trailers = decoder.trailers().cloned().map(Box::new);
                                     inner.body = BodyIn::Done;
                                 }
                                 inner.rbuf.advance(d.consumed);
@@ -670,6 +681,9 @@ impl Downstream for Conn {
                     let n = inner.rbuf.len().min(max);
                     out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
                     inner.rbuf.advance(n);
+                    if inner.rbuf.is_empty() {
+                        buffers::give(std::mem::take(&mut inner.rbuf));
+                    }
                     return Poll::Ready(Ok(BodyRead::Data(n)));
                 }
             }
@@ -705,7 +719,7 @@ impl Downstream for Conn {
     }
 
     fn trailers(&self) -> Option<Headers> {
-        self.inner.lock().trailers.clone()
+        self.inner.lock().trailers.as_deref().cloned()
     }
 
     fn tcp_info(&self) -> Option<crate::module::TcpInfo> {

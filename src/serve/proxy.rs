@@ -1,6 +1,5 @@
 //! `ProxyHttp`, in the order in which Pingora calls it.
 
-use super::front::Next;
 use super::pingora_io::Handle;
 use async_trait::async_trait;
 use pingora_core::modules::http::HttpModules;
@@ -35,10 +34,10 @@ impl ProxyHttp for Front {
         let Some(mut client) = conn.parked.lock().take() else {
             return Err(Error::explain(
                 ErrorType::InternalError,
-                "a session without a request",
+                "a session without a client",
             ));
         };
-        if client.serve(&conn).await == Next::Idle {
+        if client.serve(&conn).await {
             *conn.parked.lock() = Some(client);
         }
         Ok(true)
