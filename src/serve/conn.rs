@@ -1,9 +1,10 @@
 //! One client connection of HTTP/1: reads bodies, gathers what is written into few sends.
 
+use super::front::Client;
 use super::{buffers, head_writer};
 use crate::exchange::h1::chunked::{self, Decoder};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::fs::File;
@@ -113,8 +114,8 @@ pub struct Conn {
     pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
-    /// The request that is being handed through Pingora.
-    pub(super) parked: Mutex<Option<Box<Request>>>,
+    /// What is being handed through Pingora.
+    pub(super) parked: Mutex<Option<Box<Client>>>,
 }
 
 /// Small writes are gathered up to this size.
@@ -611,11 +612,21 @@ impl Downstream for Conn {
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                         }
                         let size = (*left).min(max as u64) as usize;
-                        let Inner { transport, .. } = inner;
-                        let n = ready!(read_exactly_into(transport, cx, out, size))?;
+                        // a read that is not filled tells, without another one, that nothing follows the body
+                        let more = usize::from(size as u64 == *left);
+                        let old = out.len();
+                        let Inner {
+                            transport, rbuf, ..
+                        } = inner;
+                        let mut n = ready!(read_exactly_into(transport, cx, out, size + more))?;
                         if n == 0 {
                             inner.eof = true;
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        if n > size {
+                            rbuf.extend_from_slice(out.get(old + size..).unwrap_or_default());
+                            out.truncate(old + size);
+                            n = size;
                         }
                         *left -= n as u64;
                         return Poll::Ready(Ok(BodyRead::Data(n)));

@@ -34,10 +34,40 @@ enum Head {
     TimedOut(bool),
 }
 
-/// Serves the requests of a connection, one after the other.
+/// A connection's side of what it is served, between its requests; Pingora's session is given it for a while.
 ///
-/// Most connections wait most of the time: what this future holds then is what such a connection costs. So there are
-/// boxes around all that is rare, and blocks around what lasts for a request only.
+/// Most connections wait most of the time: what this and the future of [`serve`] hold then is what such a connection
+/// costs. So there are boxes around all that is rare.
+pub(super) struct Client {
+    thread: &'static Thread,
+    addr: ListenAddr,
+    place: Place,
+    /// How long the next request is waited for.
+    limit: Duration,
+    /// It has had no request yet.
+    fresh: bool,
+    pipelined: bool,
+    state: Gauge,
+    /// A request that is served outside of Pingora's session.
+    upgrade: Option<Box<Request>>,
+}
+
+/// What waiting for a request brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// A request, or the end of the connection.
+    Readable,
+    /// Nothing for now.
+    Idle,
+    /// Nothing in all the time that there was.
+    TimedOut,
+}
+
+/// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
+/// and a connection that is idle for longer holds none.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
     let protocol = match h2::known(thread, conn, addr) {
         Ok(known) => known,
@@ -53,77 +83,129 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
         }
         Protocol::Gone => return,
     }
-    let mut place = Place::new(thread, conn);
-    let mut limit = place.header_timeout;
-    let mut fresh = true;
-    let mut pipelined = false;
-    let mut state = Gauge::new(Stat::Waiting);
-    loop {
-        // no site is held while nothing is asked for, so that a reload frees the old one
-        let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
-        if !now {
-            // a connection that has had no request yet may bring its first one while the process drains, as in nginx
-            let parting = !fresh && thread.draining.load(Ordering::Relaxed);
-            conn.set_idle(!fresh && !parting);
-            // its last response, begun before the drain, said that it may stay
-            let limit = if parting { PARTING } else { limit };
-            let waited = timeout(limit, poll_fn(|cx| conn.poll_readable(cx))).await;
-            conn.set_idle(false);
-            if waited.is_err() {
-                return;
+    let mut client = Box::new(Client::new(thread, conn, addr));
+    // no site is held while nothing is asked for, so that a reload frees the old one
+    while client.wait(conn, None).await == Waited::Readable {
+        *conn.parked.lock() = Some(client);
+        let served = {
+            let handle = Handle { conn: conn.clone() };
+            let mut session = ServerSession::new_http1(Box::new(handle));
+            session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
+            thread.proxy.process_new_http(session, &thread.shutdown)
+        };
+        let _ = served.await;
+        match conn.parked.lock().take() {
+            Some(back) => client = back,
+            None => return,
+        }
+        if let Some(r) = client.upgrade.take()
+            && !Box::pin(client.answer(conn, r)).await
+        {
+            return;
+        }
+    }
+}
+
+impl Client {
+    fn new(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Client {
+        let place = Place::new(thread, conn);
+        Client {
+            thread,
+            addr: addr.clone(),
+            limit: place.header_timeout,
+            place,
+            fresh: true,
+            pipelined: false,
+            state: Gauge::new(Stat::Waiting),
+            upgrade: None,
+        }
+    }
+
+    /// Serves the request that is coming in, and those that follow it closely; false at the connection's end.
+    pub(super) async fn serve(&mut self, conn: &Arc<Conn>) -> bool {
+        loop {
+            let Some((mut r, limits)) = self.place.request(self.thread, conn, &self.addr) else {
+                return false;
+            };
+            r.pipelined = self.pipelined;
+            self.state.set(Stat::Reading);
+            match read_head(conn, &mut r, limits, self.place.header_timeout).await {
+                Head::Whole => self.state.set(Stat::Writing),
+                Head::Closed(false) | Head::TimedOut(false) => {
+                    self.thread.recycle(r);
+                    return false;
+                }
+                head => {
+                    Box::pin(no_request(self.thread, conn, r, head)).await;
+                    return false;
+                }
+            }
+            begin(conn, &mut r);
+            if r.head.headers.contains_id(Known::Upgrade) {
+                // it may last for hours: what Pingora holds for a session is more than a tunnel needs
+                self.upgrade = Some(r);
+                return true;
+            }
+            if !self.answer(conn, r).await {
+                return false;
+            }
+            match self.wait(conn, Some(BUSY)).await {
+                Waited::Readable => {}
+                Waited::Idle => return true,
+                Waited::TimedOut => return false,
             }
         }
-        let Some((mut r, limits)) = place.request(thread, conn, addr) else {
-            return;
-        };
-        r.pipelined = pipelined;
-        state.set(Stat::Reading);
-        match read_head(conn, &mut r, limits, place.header_timeout).await {
-            Head::Whole => state.set(Stat::Writing),
-            Head::Closed(false) | Head::TimedOut(false) => return thread.recycle(r),
-            head => return Box::pin(no_request(thread, conn, r, head)).await,
-        }
-        begin(conn, &mut r);
-        let mut r = if r.head.headers.contains_id(Known::Upgrade) {
-            // it may last for hours: what Pingora holds for a request is more than a tunnel needs
-            Box::pin(phases::serve(&mut r)).await;
-            r
-        } else {
-            *conn.parked.lock() = Some(r);
-            let served = {
-                let handle = Handle { conn: conn.clone() };
-                let mut session = ServerSession::new_http1(Box::new(handle));
-                session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
-                thread.proxy.process_new_http(session, &thread.shutdown)
-            };
-            let _ = served.await;
-            let Some(r) = conn.parked.lock().take() else {
-                return;
-            };
-            r
-        };
+    }
 
+    /// Answers a request; whether the connection may bring another one.
+    async fn answer(&mut self, conn: &Arc<Conn>, mut r: Box<Request>) -> bool {
+        phases::serve(&mut r).await;
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
-        limit = Duration::from_millis(r.core().keepalive_timeout);
+        self.limit = Duration::from_millis(r.core().keepalive_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
         r.keepalive = keepalive;
         if !keepalive || !conn.body_done() {
             let lingering = Linger::of(&r);
-            thread.recycle(r);
+            self.thread.recycle(r);
             if !Box::pin(settle(conn, lingering, keepalive)).await {
-                return;
+                return false;
             }
         } else {
-            thread.recycle(r);
+            self.thread.recycle(r);
         }
-        pipelined = conn.has_input();
-        if !pipelined {
+        self.pipelined = conn.has_input();
+        if !self.pipelined {
             conn.rest();
         }
-        state.set(Stat::Waiting);
-        fresh = false;
+        self.state.set(Stat::Waiting);
+        self.fresh = false;
+        true
+    }
+
+    /// Waits for the first byte of a request without holding a buffer for it, no longer than `most`.
+    async fn wait(&mut self, conn: &Conn, most: Option<Duration>) -> Waited {
+        let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
+        if now {
+            return Waited::Readable;
+        }
+        // a connection that has had no request yet may bring its first one while the process drains, as in nginx
+        let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
+        conn.set_idle(!self.fresh && !parting);
+        // its last response, begun before the drain, said that it may stay
+        let whole = if parting { PARTING } else { self.limit };
+        let part = most.map_or(whole, |most| most.min(whole));
+        let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
+        conn.set_idle(false);
+        match waited {
+            Ok(_) => Waited::Readable,
+            Err(_) if part < whole => {
+                self.limit = whole - part;
+                Waited::Idle
+            }
+            Err(_) => Waited::TimedOut,
+        }
     }
 }
 
@@ -192,18 +274,14 @@ impl Place {
 /// Ends a connection on which no whole head has come.
 async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
     match head {
-        Head::Whole => thread.recycle(r),
-        Head::Closed(begun) => {
-            if begun {
-                log_only(&mut r, 400, "client prematurely closed connection");
-            }
+        Head::Whole | Head::Closed(false) | Head::TimedOut(false) => thread.recycle(r),
+        Head::Closed(true) => {
+            log_only(&mut r, 400, "client prematurely closed connection");
             thread.recycle(r);
         }
-        Head::TimedOut(begun) => {
-            let reset = begun && r.core().reset_timedout_connection;
-            if begun {
-                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
-            }
+        Head::TimedOut(true) => {
+            let reset = r.core().reset_timedout_connection;
+            log_only(&mut r, 408, "client timed out (110: Connection timed out)");
             thread.recycle(r);
             if reset {
                 conn.reset_on_close();

@@ -8,6 +8,7 @@ use crate::log::Level;
 use crate::module::{
     ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,
 };
+use crate::tls::nobody::Nobody;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -251,7 +252,13 @@ pub fn run_thread(
         .build()?;
     let (never, shutdown) = watch::channel(false);
     super::certificates::watch(&shared);
-    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
+    let nobody = Nobody::new();
+    let conf = ServerConf {
+        ca_file: nobody.as_ref().map(Nobody::path),
+        ..ServerConf::default()
+    };
+    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Front);
+    drop(nobody);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {
         site: Mutex::new((
