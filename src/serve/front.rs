@@ -46,6 +46,8 @@ pub(super) struct Client {
     limit: Duration,
     /// It has had no request yet.
     fresh: bool,
+    /// Its last request followed the one before closely.
+    busy: bool,
     pipelined: bool,
     state: Gauge,
     /// A request that is served outside of Pingora's session.
@@ -64,8 +66,9 @@ enum Waited {
 }
 
 /// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
-/// and a connection that is idle for longer holds none.
-const BUSY: Duration = Duration::from_millis(100);
+/// and a connection that is idle for longer holds none. Nor does one that has not shown yet that it is busy: most bring
+/// one request and wait.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
@@ -115,6 +118,7 @@ impl Client {
             limit: place.header_timeout,
             place,
             fresh: true,
+            busy: false,
             pipelined: false,
             state: Gauge::new(Stat::Waiting),
             upgrade: None,
@@ -148,6 +152,9 @@ impl Client {
             }
             if !self.answer(conn, r).await {
                 return false;
+            }
+            if !self.busy {
+                return true;
             }
             match self.wait(conn, Some(BUSY)).await {
                 Waited::Readable => {}
@@ -188,8 +195,10 @@ impl Client {
     async fn wait(&mut self, conn: &Conn, most: Option<Duration>) -> Waited {
         let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
         if now {
+            self.busy = !self.fresh;
             return Waited::Readable;
         }
+        let begun = Instant::now();
         // a connection that has had no request yet may bring its first one while the process drains, as in nginx
         let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
         conn.set_idle(!self.fresh && !parting);
@@ -198,6 +207,7 @@ impl Client {
         let part = most.map_or(whole, |most| most.min(whole));
         let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
         conn.set_idle(false);
+        self.busy = !self.fresh && waited.is_ok() && begun.elapsed() < BUSY;
         match waited {
             Ok(_) => Waited::Readable,
             Err(_) if part < whole => {
