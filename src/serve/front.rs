@@ -65,7 +65,7 @@ enum Waited {
 
 /// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
 /// and a connection that is idle for longer holds none.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_millis(100);
 
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
@@ -131,6 +131,10 @@ impl Client {
             self.state.set(Stat::Reading);
             match read_head(conn, &mut r, limits, self.place.header_timeout).await {
                 Head::Whole => self.state.set(Stat::Writing),
+                Head::Closed(false) | Head::TimedOut(false) => {
+                    self.thread.recycle(r);
+                    return false;
+                }
                 head => {
                     Box::pin(no_request(self.thread, conn, r, head)).await;
                     return false;
