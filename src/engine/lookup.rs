@@ -10,7 +10,7 @@ impl Names {
             return found;
         }
         self.patterns
-            .iter()
+            .candidates(host)
             .find(|(p, _)| p.exec(host, r))
             .map(|(_, s)| *s)
     }
@@ -115,7 +115,7 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
         }
     }
     if !no_regex {
-        for (pattern, id) in &tree.patterns {
+        for (pattern, id) in tree.patterns.candidates(uri) {
             if pattern.exec(uri, r) {
                 let here = at(site, *id)?;
                 if !here.nested.is_empty()
@@ -138,9 +138,12 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
     let mut i = end.checked_sub(1);
     if let Some(p) = i.and_then(|i| list.get(i))
         && *p.name == *uri
-        && let Some(id) = p.exact
     {
-        return (Some(Found::At(id)), None);
+        // nobody is sent on to `/name/` from a `/name` that there is
+        return match p.exact {
+            Some(id) => (Some(Found::At(id)), None),
+            None => (None, p.inclusive),
+        };
     }
     let mut prefix = None;
     while let Some(p) = i.and_then(|i| list.get(i)) {
