@@ -29,7 +29,7 @@ pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
     let mut text = format!("{}: {}", module_of(name), decision(r, next));
     let length = match next {
         Next::Respond(Body::File { len, .. }) => Some(*len),
-        Next::Respond(Body::Bytes(bytes)) => Some(bytes.len() as u64),
+        Next::Respond(Body::Bytes(bytes) | Body::Unsized(bytes)) => Some(bytes.len() as u64),
         _ => None,
     };
     if let Some(length) = length {

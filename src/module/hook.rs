@@ -64,6 +64,8 @@ pub enum Body {
     Empty,
     /// In memory.
     Bytes(Bytes),
+    /// The same, without telling how long it is (a list of files).
+    Unsized(Bytes),
     /// Part of a file.
     File {
         /// Opened for reading.

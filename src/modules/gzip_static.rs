@@ -171,6 +171,9 @@ impl Serve {
                 Next::Status(404)
             }
             Kind::File => {
+                let Some(file) = file else {
+                    return Next::Continue;
+                };
                 r.out
                     .headers
                     .set_id(Known::ContentEncoding, self.files.coding);

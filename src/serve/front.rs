@@ -50,7 +50,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     }
     let digest = Arc::new(digest(conn));
     let mut parser = Parser::default();
-    let mut idle: Option<Duration> = None;
+    let mut idle: Option<Idle> = None;
     // the site that `index` was looked up in
     let mut known = 0;
     let mut index = crate::module::Downstream::info(&**conn)
@@ -154,7 +154,10 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
 
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         let lingering = Linger::of(&r);
-        let timeout = Duration::from_millis(r.core().keepalive_timeout);
+        let next = Idle {
+            timeout: Duration::from_millis(r.core().keepalive_timeout),
+            least: Duration::from_millis(r.core().keepalive_min_timeout),
+        };
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
@@ -173,7 +176,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             conn.rest();
         }
         state.set(Stat::Waiting);
-        idle = Some(timeout);
+        idle = Some(next);
     }
 }
 
@@ -185,36 +188,55 @@ fn digest(conn: &Conn) -> SocketDigest {
     d
 }
 
+/// How long a connection waits for its next request.
+#[derive(Clone, Copy)]
+struct Idle {
+    /// `keepalive_timeout`.
+    timeout: Duration,
+    /// `keepalive_min_timeout`: so long it waits while the process drains, too.
+    least: Duration,
+}
+
 /// Waits for the first byte of a request without holding a buffer for it.
 ///
 /// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
-async fn wait(
-    thread: &'static Thread,
-    conn: &Conn,
-    idle: Option<Duration>,
-    first: Duration,
-) -> Waited {
+async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Idle>, first: Duration) -> Waited {
     let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
     let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
     if now {
         return Waited::Readable;
     }
-    if idle.is_some() {
-        if thread.draining.load(Ordering::Relaxed) {
-            // its last response, begun before the drain, said that it may stay
-            return match timeout(PARTING, readable).await {
-                Ok(_) => Waited::Readable,
-                Err(_) => Waited::Drained,
-            };
+    // a part in which the connection is not idle, then the rest
+    let (mut part, mut rest) = match idle {
+        None => (first, None),
+        Some(i) => (
+            i.least.min(i.timeout),
+            Some(i.timeout.saturating_sub(i.least)),
+        ),
+    };
+    let mut draining = false;
+    loop {
+        if idle.is_some() && rest.is_none() {
+            conn.set_idle(!draining);
         }
-        conn.set_idle(true);
-    }
-    let waited = timeout(idle.unwrap_or(first), readable).await;
-    conn.set_idle(false);
-    if waited.is_ok() {
-        Waited::Readable
-    } else {
-        Waited::TimedOut
+        if !part.is_zero() {
+            let waited = timeout(part, readable.as_mut()).await;
+            conn.set_idle(false);
+            if waited.is_ok() {
+                return Waited::Readable;
+            }
+        }
+        match rest.take() {
+            None if draining => return Waited::Drained,
+            None => return Waited::TimedOut,
+            Some(left) => {
+                draining = thread.draining.load(Ordering::Relaxed);
+                // its last response, begun before the drain, said that it may stay
+                let least = idle.map_or(Duration::ZERO, |i| i.least);
+                let parting = PARTING.saturating_sub(least);
+                part = if draining { parting.min(left) } else { left };
+            }
+        }
     }
 }
 
