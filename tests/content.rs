@@ -311,3 +311,67 @@ fn parameters_of_open_file_cache() {
         );
     }
 }
+
+/// The configuration of docs/recipes.md, with origins of our own: a client keeps the variant that he was given.
+#[test]
+fn variants_stay() {
+    let page = include_str!("../docs/recipes.md");
+    let begin = page.find("http {\n").unwrap();
+    let text = &page[begin..begin + page[begin..].find("\n```").unwrap()];
+    let origin = |name: &'static str| {
+        Origin::respond(move |r| {
+            let variant = r.header("x-variant").unwrap_or_default();
+            let body = format!("{name} {variant}");
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .into()
+        })
+    };
+    let (a, b) = (origin("a"), origin("b"));
+    let conf = text
+        .replace(
+            "http {",
+            "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%",
+        )
+        .replace("listen 80;", "listen 127.0.0.1:%%PORT_8080%%;")
+        .replace("10.0.0.1:8080", &a.addr().to_string())
+        .replace("10.0.0.2:8080", &b.addr().to_string())
+        // often enough to meet both
+        .replace("5% b", "50% b");
+    let server = Setup::new(&conf).start(&Couloir::program());
+    let ask = |target: &str, cookies: &str| {
+        client::exchange(
+            server.addr(8080),
+            &format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{cookies}\r\n"),
+        )
+    };
+    let mut seen = [0; 2];
+    for _ in 0..30 {
+        let first = ask("/", "");
+        let drawn = first.text();
+        assert!(drawn == "a a" || drawn == "b b", "{drawn}");
+        seen[usize::from(drawn == "b b")] += 1;
+        let set = |name: &str| {
+            let all = first.headers.iter();
+            let mut cookies = all.filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie"));
+            let cookie = cookies
+                .find(|(_, v)| v.starts_with(&format!("{name}=")))
+                .unwrap();
+            cookie.1.split(';').next().unwrap().to_owned()
+        };
+        let uid = set("uid");
+        // the key alone draws the same again; so does the cookie alone
+        assert_eq!(ask("/", &format!("Cookie: {uid}\r\n")).text(), drawn);
+        assert_eq!(
+            ask("/", &format!("Cookie: {}\r\n", set("variant"))).text(),
+            drawn
+        );
+        assert_eq!(
+            ask("/?variant=b", &format!("Cookie: {uid}\r\n")).text(),
+            "b b"
+        );
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}

@@ -67,8 +67,8 @@ pub fn by_host(l: &Listener, r: &mut Request) -> Option<u32> {
 pub enum Found {
     /// A location, or the server's default one.
     At(LocId),
-    /// `/name` belongs to a location `/name/` that redirects: `301` to this URI.
-    Slash,
+    /// `/name` belongs to this location, `/name/`, that redirects: `301` to its URI.
+    Slash(LocId),
 }
 
 /// The location of `r.uri` in the request's server.
@@ -109,7 +109,7 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
                     no_regex = found.no_regex;
                     best = Some(inner);
                 }
-                Some(Found::Slash) => return Some(Found::Slash),
+                Some(Found::Slash(id)) => return Some(Found::Slash(id)),
                 None => {}
             }
         }
@@ -159,10 +159,10 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
     if list.get(end).is_some_and(|p| p.name.starts_with(uri))
         && let Ok(i) = list.binary_search_by(|p| p.name.iter().cmp(uri.iter().chain(b"/")))
         && let Some(p) = list.get(i)
-        && let Some(l) = p.inclusive.or(p.exact).and_then(|id| at(site, id))
-        && l.auto_redirect
+        && let Some(id) = p.inclusive.or(p.exact)
+        && at(site, id).is_some_and(|l| l.auto_redirect)
     {
-        return (Some(Found::Slash), None);
+        return (Some(Found::Slash(id)), None);
     }
     (None, prefix)
 }

@@ -339,7 +339,8 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
     }
     match lookup::location(r) {
         Found::At(id) => r.location = id,
-        Found::Slash => {
+        Found::Slash(id) => {
+            r.explain(|| tale::to_slash(r, id));
             let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
             crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
             location.push(b'/');
