@@ -59,7 +59,13 @@ async fn post_action(r: &mut Request) {
     {
         r.header_sent = false;
         r.aborted = false;
+        // the action may tell others of the status
+        let status = match r.err_status {
+            0 => r.out.status,
+            error => error,
+        };
         r.out.clear();
+        r.out.status = status;
         r.out.header_only = true;
         r.err_status = 0;
         let to = match action.first() {
