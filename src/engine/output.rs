@@ -103,6 +103,7 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
         Body::Empty => 0,
         Body::Bytes(b) => b.len() as u64,
         Body::File { len, .. } => *len,
+        Body::Unsized(_) => return send_as_is(r, body).await,
     };
     if !(r.is_head() && r.out.content_length.is_some()) {
         r.out.content_length = Some(len);
@@ -130,7 +131,7 @@ pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
             finish(r);
             Ok(())
         }
-        Body::Bytes(b) => write(r, &b, true).await,
+        Body::Bytes(b) | Body::Unsized(b) => write(r, &b, true).await,
         Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
     };
     if let Err(e) = sent {
@@ -258,7 +259,7 @@ fn write_head(r: &mut Request) {
             Framing::Close
         };
     }
-    if r.keepalive && crate::serve::draining() {
+    if r.keepalive && core.keepalive_min_timeout == 0 && crate::serve::draining() {
         r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;

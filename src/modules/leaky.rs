@@ -11,8 +11,9 @@ use std::time::Instant;
 /// Milliseconds of a clock that never goes back.
 pub fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    // not zero: a bucket that was never charged is older than everything
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 60_000
+    // far from zero: a bucket that was never charged has leaked all, whatever its rate
+    const LONG_AGO: u64 = 100 * 24 * 3600 * 1000;
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + LONG_AGO
 }
 
 /// Buckets by key; the one unused for longest makes room for a new one.

@@ -36,7 +36,7 @@ pub struct ConnZone {
 }
 
 /// How many requests are under way, by key; it survives reloads.
-struct Counts {
+pub struct Counts {
     shards: Box<[Mutex<Shard>]>,
     hasher: foldhash::fast::RandomState,
     key_text: String,
@@ -221,15 +221,20 @@ impl Handler for Limiter {
     }
 }
 
+/// Whether a request may enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entered {
+pub enum Entered {
+    /// It is counted.
     Yes,
+    /// As many as may are under way.
     Full,
+    /// The zone has no room for another key.
     NoMemory,
 }
 
 impl Counts {
-    fn new(size: u64, key_text: String) -> Counts {
+    /// A zone of so many bytes; large ones are divided so that threads do not wait for each other.
+    pub fn new(size: u64, key_text: String) -> Counts {
         let n = if size >= 1 << 20 { 16 } else { 1 };
         let limit = zones::usable(size) / n;
         let shards = (0..n)
@@ -248,7 +253,8 @@ impl Counts {
         }
     }
 
-    fn enter(&self, key: &[u8], max: u32) -> Entered {
+    /// Counts a request, unless `max` of its key are under way.
+    pub fn enter(&self, key: &[u8], max: u32) -> Entered {
         let Some(shard) = self.shard(key) else {
             return Entered::NoMemory;
         };
@@ -269,7 +275,8 @@ impl Counts {
         Entered::Yes
     }
 
-    fn leave(&self, key: &Key) {
+    /// A request has ended.
+    pub fn leave(&self, key: &[u8]) {
         let Some(shard) = self.shard(key) else { return };
         let mut shard = shard.lock();
         if let Some(n) = shard.counts.get_mut(key) {

@@ -27,7 +27,7 @@ pub mod headers;
 pub mod headers_more;
 pub mod health_check;
 pub mod index;
-mod leaky;
+pub mod leaky;
 pub mod limit_conn;
 pub mod limit_req;
 pub mod map;
