@@ -1,0 +1,166 @@
+//! What TLS reads from and writes to: a socket, with few system calls for the many small pieces of a handshake.
+//!
+//! OpenSSL reads each record of a handshake in two pieces, and sends each session ticket by itself. Here a handshake
+//! takes whatever has come, and what it sends leaves when it waits for the client. What it sends at its end leaves with
+//! the answer, where the request has come already.
+
+use super::socket::Socket;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A socket below TLS.
+pub(super) struct Wire {
+    socket: Socket,
+    /// While a handshake is made, and as long as something of it is left.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// The handshake is over.
+    done: bool,
+    /// Taken from the socket, and given to TLS as far as `given`.
+    come: Vec<u8>,
+    given: usize,
+    /// Written by TLS, and sent as far as `sent`.
+    out: Vec<u8>,
+    sent: usize,
+}
+
+/// The most that is taken from a socket beyond what TLS asks for.
+const AHEAD: usize = 4096;
+/// The most that is held back.
+const LARGEST: usize = 16 * 1024;
+
+impl Wire {
+    /// Below a connection that begins with its handshake.
+    pub fn new(socket: Socket) -> Wire {
+        Wire {
+            socket,
+            held: Some(Box::default()),
+        }
+    }
+
+    /// The handshake is over: nothing further is held back.
+    pub fn finish(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.done = true;
+        }
+        self.forget();
+    }
+
+    /// Sends what the socket takes now of what was held back; the rest leaves with what follows.
+    pub fn push(&mut self, cx: &mut Context<'_>) {
+        let _ = self.poll_out(cx);
+    }
+
+    /// Sends what was held back.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(held) = &mut self.held else {
+            return Poll::Ready(Ok(()));
+        };
+        while let Some(rest) = held.out.get(held.sent..).filter(|r| !r.is_empty()) {
+            match ready!(Pin::new(&mut self.socket).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => held.sent += n,
+            }
+        }
+        held.out.clear();
+        held.sent = 0;
+        self.forget();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets go of memory that nothing needs any more.
+    fn forget(&mut self) {
+        let empty = |h: &Held| h.done && h.given == h.come.len() && h.out.is_empty();
+        if self.held.as_deref().is_some_and(empty) {
+            self.held = None;
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Some(held) = &mut this.held else {
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
+        };
+        if held.give(buf) {
+            this.forget();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_out(cx))?;
+        let Some(held) = this.held.as_mut().filter(|_| buf.remaining() < AHEAD) else {
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
+        };
+        let mut spare = [MaybeUninit::uninit(); AHEAD];
+        let mut spare = ReadBuf::uninit(&mut spare);
+        ready!(Pin::new(&mut this.socket).poll_read(cx, &mut spare))?;
+        let (now, later) = spare
+            .filled()
+            .split_at(spare.filled().len().min(buf.remaining()));
+        buf.put_slice(now);
+        held.come.clear();
+        held.given = 0;
+        held.come.extend_from_slice(later);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Held {
+    /// Gives what has been taken already; false where there is nothing.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let rest = self.come.get(self.given..).unwrap_or_default();
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(rest.get(..n).unwrap_or_default());
+        self.given += n;
+        n > 0
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this
+            .held
+            .as_ref()
+            .is_some_and(|h| h.out.len() + buf.len() > LARGEST)
+        {
+            ready!(this.poll_out(cx))?;
+        }
+        let Some(held) = this.held.as_mut().filter(|h| !h.done || !h.out.is_empty()) else {
+            return Pin::new(&mut this.socket).poll_write(cx, buf);
+        };
+        held.out.extend_from_slice(buf);
+        if held.done
+            && let Poll::Ready(Err(e)) = this.poll_out(cx)
+        {
+            return Poll::Ready(Err(e));
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.held {
+            Some(held) if held.done => self.poll_out(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Leaves the socket open: what follows close_notify is the business of whoever closes the connection.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_out(cx)
+    }
+}
