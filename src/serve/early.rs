@@ -1,5 +1,6 @@
 //! Early data of TLS 1.3 (RFC 8446 section 2.3): a request may be read, and answered, before the handshake is over.
 
+use super::conn::AnyStream;
 use super::wire::Wire;
 use crate::tls::ffi;
 use openssl::ssl;
@@ -90,6 +91,8 @@ impl Early {
 fn into_io(e: ssl::Error) -> io::Error {
     e.into_io_error().unwrap_or_else(io::Error::other)
 }
+
+impl AnyStream for Early {}
 
 impl AsyncRead for Early {
     fn poll_read(

@@ -88,7 +88,7 @@ pub(super) async fn handshake(
         Ok(Begun::Nothing) => Pin::new(&mut stream).accept().await.map(|()| None),
         Err(e) => Err(e),
     };
-    stream.get_mut().finish();
+    stream.get_mut().hold(false);
     let outcome = std::mem::take(&mut *outcome.lock());
     for text in &outcome.errors {
         log.write(Level::Error, format_args!("{text}"));
@@ -126,6 +126,12 @@ pub(super) async fn handshake(
         None => Box::new(stream),
     };
     Some(Transport::Other(stream, fd))
+}
+
+impl AnyStream for SslStream<Wire> {
+    fn hold(&mut self, on: bool) {
+        self.get_mut().hold(on);
+    }
 }
 
 /// Sends what was held back, as far as the socket takes it.

@@ -2,7 +2,7 @@
 //!
 //! OpenSSL reads each record of a handshake in two pieces, and sends each session ticket by itself. Here a handshake
 //! takes whatever has come, and what it sends leaves when it waits for the client. What it sends at its end leaves with
-//! the answer, where the request has come already.
+//! the answer, where the request has come already; so does the end of a connection with the last answer.
 
 use super::socket::Socket;
 use std::io;
@@ -14,13 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A socket below TLS.
 pub(super) struct Wire {
     socket: Socket,
-    /// While a handshake is made, and as long as something of it is left.
+    /// While something is held back or has been taken early.
     held: Option<Box<Held>>,
 }
 
 #[derive(Default)]
 struct Held {
-    /// The handshake is over.
+    /// Whether what is written may leave at once.
     done: bool,
     /// Taken from the socket, and given to TLS as far as `given`.
     come: Vec<u8>,
@@ -44,12 +44,14 @@ impl Wire {
         }
     }
 
-    /// The handshake is over: nothing further is held back.
-    pub fn finish(&mut self) {
-        if let Some(held) = &mut self.held {
+    /// Holds back what is written from now on; or nothing further, so that what was held back leaves with what follows.
+    pub fn hold(&mut self, on: bool) {
+        if on {
+            self.held.get_or_insert_default().done = false;
+        } else if let Some(held) = &mut self.held {
             held.done = true;
+            self.forget();
         }
-        self.forget();
     }
 
     /// Sends what the socket takes now of what was held back; the rest leaves with what follows.

@@ -74,6 +74,8 @@ unsafe extern "C" {
     fn SSL_get_options(ssl: *const sys::SSL) -> u64;
     fn SSL_set_options(ssl: *mut sys::SSL, options: u64) -> u64;
     fn SSL_clear_options(ssl: *mut sys::SSL, options: u64) -> u64;
+    fn SSL_CTX_compress_certs(ctx: *mut sys::SSL_CTX, algorithm: c_int) -> c_int;
+    fn SSL_CTX_clear_options(ctx: *mut sys::SSL_CTX, options: u64) -> u64;
     fn SSL_CTX_get_num_tickets(ctx: *const sys::SSL_CTX) -> size_t;
     fn SSL_set_num_tickets(ssl: *mut sys::SSL, n: size_t) -> c_int;
     fn SSL_CTX_sess_get_new_cb(
@@ -148,6 +150,19 @@ pub fn set_record_size(ctx: &mut SslContextBuilder, size: usize) {
             ptr::null_mut(),
         )
     };
+}
+
+/// `ssl_certificate_compression`: compresses the context's certificates, once, with each algorithm that OpenSSL was
+/// built with (RFC 8879). False where there is none.
+pub fn compress_certificates(ctx: &mut SslContextBuilder) -> bool {
+    // SAFETY: plain calls; 0 stands for every algorithm.
+    unsafe {
+        let done = SSL_CTX_compress_certs(ctx.as_ptr(), 0) == 1;
+        if done {
+            SSL_CTX_clear_options(ctx.as_ptr(), super::context::NO_TX_COMPRESSION);
+        }
+        done
+    }
 }
 
 /// `ssl_session_timeout`, seconds.
