@@ -18,8 +18,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// A stream that is neither plain TCP nor a UNIX-domain socket: TLS.
 pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Holds back what is written until this is ended, or until the stream is shut down.
-    fn hold(&mut self, _on: bool) {}
+    /// Holds back what is written until this is ended, or until the stream is shut down; false where it cannot.
+    fn hold(&mut self, _on: bool) -> bool {
+        false
+    }
 }
 
 /// What carries a connection.
@@ -442,7 +444,9 @@ impl Inner {
         let Transport::Other(s, _) = &mut self.transport else {
             return;
         };
-        s.hold(true);
+        if !s.hold(true) {
+            return;
+        }
         let written = self.poll_send(cx, 0);
         if let Transport::Other(s, _) = &mut self.transport {
             if matches!(written, Poll::Ready(Ok(()))) {

@@ -129,8 +129,9 @@ pub(super) async fn handshake(
 }
 
 impl AnyStream for SslStream<Wire> {
-    fn hold(&mut self, on: bool) {
+    fn hold(&mut self, on: bool) -> bool {
         self.get_mut().hold(on);
+        true
     }
 }
 

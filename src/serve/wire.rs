@@ -166,3 +166,115 @@ impl AsyncWrite for Wire {
         self.poll_out(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test);
+    }
+
+    fn pair() -> (Wire, UnixStream) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (Wire::new(Socket::Unix(a)), b)
+    }
+
+    /// What the peer can read now.
+    fn come(peer: &UnixStream) -> Vec<u8> {
+        let mut buf = vec![0; 64 * 1024];
+        match peer.try_read(&mut buf) {
+            Ok(n) => buf.truncate(n),
+            Err(_) => buf.clear(),
+        }
+        buf
+    }
+
+    #[test]
+    fn what_a_handshake_sends_leaves_when_it_waits() {
+        run(async {
+            let (mut wire, mut peer) = pair();
+            peer.writable().await.unwrap();
+            wire.write_all(b"one").await.unwrap();
+            wire.flush().await.unwrap();
+            wire.write_all(b"two").await.unwrap();
+            wire.flush().await.unwrap();
+            assert_eq!(come(&peer), b"");
+            let mut buf = [0; 2];
+            let waits = poll_fn(|cx| {
+                let mut buf = ReadBuf::new(&mut buf);
+                Poll::Ready(Pin::new(&mut wire).poll_read(cx, &mut buf).is_pending())
+            });
+            assert!(waits.await);
+            peer.readable().await.unwrap();
+            assert_eq!(come(&peer), b"onetwo");
+            // pieces of one read, then the end
+            peer.write_all(b"hello").await.unwrap();
+            drop(peer);
+            for piece in ["he", "ll"] {
+                wire.read_exact(&mut buf).await.unwrap();
+                assert_eq!(buf, piece.as_bytes());
+            }
+            assert_eq!(wire.read(&mut buf).await.unwrap(), 1);
+            assert_eq!(wire.read(&mut buf).await.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_handshake_leaves_with_what_follows() {
+        run(async {
+            let (mut wire, mut peer) = pair();
+            peer.write_all(b"finished, request").await.unwrap();
+            let mut buf = [0; 9];
+            wire.read_exact(&mut buf).await.unwrap();
+            wire.write_all(b"tickets ").await.unwrap();
+            wire.hold(false);
+            let mut request = [0; 64];
+            assert_eq!(wire.read(&mut request).await.unwrap(), 8);
+            assert_eq!(come(&peer), b"", "the request had come already");
+            wire.write_all(b"answer").await.unwrap();
+            peer.readable().await.unwrap();
+            assert_eq!(come(&peer), b"tickets answer");
+            assert!(wire.held.is_none());
+            wire.hold(true);
+            wire.write_all(b"last").await.unwrap();
+            wire.write_all(b" bye").await.unwrap();
+            wire.hold(false);
+            wire.flush().await.unwrap();
+            peer.readable().await.unwrap();
+            assert_eq!(come(&peer), b"last bye");
+            assert!(wire.held.is_none());
+        });
+    }
+
+    #[test]
+    fn a_peer_that_reads_slowly_gets_everything_in_order() {
+        run(async {
+            let (mut wire, mut peer) = pair();
+            let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+            let expected = sent.clone();
+            let writer = async move {
+                for (i, piece) in sent.chunks(9_000).enumerate() {
+                    wire.hold(i % 3 == 0);
+                    wire.write_all(piece).await.unwrap();
+                }
+                wire.hold(false);
+                wire.flush().await.unwrap();
+                assert!(wire.held.is_none());
+            };
+            let reader = async {
+                let mut got = Vec::new();
+                peer.read_to_end(&mut got).await.unwrap();
+                assert!(got == expected);
+            };
+            futures_util::future::join(writer, reader).await;
+        });
+    }
+}
