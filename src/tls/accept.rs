@@ -86,7 +86,7 @@ pub fn install(ctx: &mut SslContextBuilder) {
             .map_or(HTTP11, |h| h.protocols());
         select_next_proto(server, client).ok_or(AlpnError::ALERT_FATAL)
     });
-    ffi::set_session_age_callback(ctx);
+    ffi::set_progress_callback(ctx);
 }
 
 /// `http/1.1` and its elders, for ALPN.
@@ -168,6 +168,13 @@ pub(super) fn certificates(ssl: &mut SslRef) -> bool {
         a.hooks = Some(hooks);
     }
     found
+}
+
+/// The handshake is over: a connection that stays does not hold the configuration that it began with.
+pub(super) fn over(ssl: &mut SslRef) {
+    if let Some(a) = state(ssl) {
+        a.hooks = None;
+    }
 }
 
 /// The keys of the context that the connection began with.

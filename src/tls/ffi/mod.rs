@@ -243,14 +243,21 @@ pub fn set_certificate_callback(ctx: &mut SslContextBuilder) {
     unsafe { SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), ptr::null_mut()) };
 }
 
-/// Keeps a TLS 1.3 session from living on by being resumed: its age counts from the first handshake.
-pub fn set_session_age_callback(ctx: &mut SslContextBuilder) {
+/// Keeps a TLS 1.3 session from living on by being resumed: its age counts from the first handshake. Lets go of what
+/// only the handshake needs once it is over.
+pub fn set_progress_callback(ctx: &mut SslContextBuilder) {
     // SSL_CB_ACCEPT_LOOP
     const LOOP: c_int = 0x2001;
+    // SSL_CB_HANDSHAKE_DONE
+    const DONE: c_int = 0x20;
     const TLS13: c_int = 0x304;
     unsafe extern "C" fn call(ssl: *const sys::SSL, place: c_int, _: c_int) {
         // SAFETY: OpenSSL passes the connection that it is working on; its session is alive with it.
         unsafe {
+            if place & DONE != 0 {
+                accept::over(SslRef::from_ptr_mut(ssl.cast_mut()));
+                return;
+            }
             if place & LOOP != LOOP || SSL_version(ssl) != TLS13 {
                 return;
             }
