@@ -3,6 +3,7 @@
 //! Another module adds an endpoint of its own with [`add_endpoint`] from one of its directives.
 
 mod body;
+mod certificates;
 mod peers;
 mod servers;
 mod status;
@@ -172,6 +173,7 @@ fn api(c: &mut ApiConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let request_id = b.known_var("request_id");
     status::add(b);
     add_endpoint(b, peers::Upstreams);
+    add_endpoint(b, certificates::Expiry);
     let endpoints = match &b.shared::<Table>().done {
         Some(done) => done.clone(),
         None => {
