@@ -27,7 +27,7 @@ fn cached(origin: &Origin, path: &str, location: &str) -> Server {
 
 fn setup(origin: &Origin, folder: &str, path: &str, location: &str) -> Setup {
     Setup::new(&format!(
-        "%%TEST_GLOBALS%% worker_processes 2; events {{ worker_connections 4096; }}
+        "%%TEST_GLOBALS%% worker_processes 2; worker_rlimit_nofile 8192; events {{ worker_connections 4096; }}
          http {{ %%TEST_GLOBALS_HTTP%%
              proxy_cache_path {folder} levels=1:2 keys_zone=z:1m {path};
              map $request_method $purge {{ default 0; PURGE 1; }}

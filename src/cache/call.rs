@@ -2,6 +2,7 @@
 
 use super::file::Meta;
 use super::key::Digest;
+use super::live::Live;
 use super::rules::Freshness;
 use super::settings::{CachePath, Settings};
 use super::store::{Fill, Object};
@@ -96,6 +97,11 @@ impl Entry {
             self.owner = owner;
         }
         begun
+    }
+
+    /// Lets others read what this update brings.
+    pub fn publish(&self, live: &Arc<Live>) {
+        self.zone.index.publish(self.digest, self.owner, live);
     }
 
     /// Lets another one end the update.

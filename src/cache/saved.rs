@@ -6,16 +6,13 @@ use super::key::Digest;
 /// The first bytes; the last one is the version of the format.
 const MAGIC: [u8; 8] = *b"clrindx\x01";
 
-/// Length of an entry without its names, bytes.
-const ENTRY: usize = 16 + 8 + 4 + 2 + 1;
-
 /// An entry with its key and tags, where names are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<'b> {
     /// What the table knows.
     pub saved: Saved,
     /// Key and tags.
-    pub names: Option<(Vec<u8>, Vec<u8>)>,
+    pub names: Option<(&'b [u8], &'b [u8])>,
 }
 
 /// Writes entries.
@@ -44,7 +41,7 @@ pub fn write<'a>(
 }
 
 /// Reads entries; `None` where the file is broken, or has no names and `named` asks for them.
-pub fn read(bytes: &[u8], named: bool) -> Option<Vec<Entry>> {
+pub fn read(bytes: &[u8], named: bool) -> Option<impl Iterator<Item = Entry<'_>>> {
     let (body, sum) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
         return None;
@@ -54,32 +51,28 @@ pub fn read(bytes: &[u8], named: bool) -> Option<Vec<Entry>> {
     if named && !has_names {
         return None;
     }
-    let mut out = Vec::with_capacity(rest.len() / ENTRY);
-    while !rest.is_empty() {
-        let mut take = |n: usize| -> Option<&[u8]> {
-            let (part, tail) = rest.split_at_checked(n)?;
-            rest = tail;
-            Some(part)
-        };
-        let saved = Saved {
-            key: Digest(take(16)?.try_into().ok()?),
-            expire: i64::from_le_bytes(take(8)?.try_into().ok()?),
-            blocks: u32::from_le_bytes(take(4)?.try_into().ok()?),
-            uses: u16::from_le_bytes(take(2)?.try_into().ok()?),
-            stale: take(1)? != [0],
-        };
-        let mut text = || -> Option<Vec<u8>> {
-            let len = u32::from_le_bytes(take(4)?.try_into().ok()?);
-            Some(take(len as usize)?.to_vec())
-        };
-        let names = if has_names {
-            Some((text()?, text()?))
-        } else {
-            None
-        };
-        out.push(Entry { saved, names });
-    }
-    Some(out)
+    Some(std::iter::from_fn(move || entry(&mut rest, has_names)))
+}
+
+fn entry<'b>(rest: &mut &'b [u8], has_names: bool) -> Option<Entry<'b>> {
+    let mut take = |n: usize| rest.split_off(..n);
+    let saved = Saved {
+        key: Digest(take(16)?.try_into().ok()?),
+        expire: i64::from_le_bytes(take(8)?.try_into().ok()?),
+        blocks: u32::from_le_bytes(take(4)?.try_into().ok()?),
+        uses: u16::from_le_bytes(take(2)?.try_into().ok()?),
+        stale: take(1)? != [0],
+    };
+    let mut text = || {
+        let len = u32::from_le_bytes(take(4)?.try_into().ok()?);
+        take(len as usize)
+    };
+    let names = if has_names {
+        Some((text()?, text()?))
+    } else {
+        None
+    };
+    Some(Entry { saved, names })
 }
 
 #[cfg(test)]
@@ -101,13 +94,13 @@ mod tests {
         for named in [false, true] {
             let list = (0..9).map(|n| (sample(n), &b"key"[..], b"a b".to_vec()));
             let bytes = write(named, list);
-            let got = read(&bytes, named).unwrap();
+            let got: Vec<Entry<'_>> = read(&bytes, named).unwrap().collect();
             assert_eq!(got.len(), 9);
             assert_eq!(got[3].saved, sample(3));
             assert_eq!(got[3].names.is_some(), named);
             assert_eq!(read(&bytes, true).is_some(), named);
             for cut in 0..bytes.len() {
-                assert_eq!(read(&bytes[..cut], false), None);
+                assert!(read(&bytes[..cut], false).is_none());
             }
         }
     }
@@ -120,7 +113,7 @@ mod tests {
             bytes.extend_from_slice(&body);
             let sum = crc32fast::hash(&bytes);
             bytes.extend_from_slice(&sum.to_le_bytes());
-            let _ = read(&bytes, named);
+            let _ = read(&bytes, named).map(Iterator::count);
         }
     }
 }

@@ -81,6 +81,9 @@ pub const DEFAULT_MEMORY: usize = 16 << 20;
 /// What an object in memory takes at least, bytes; also the unit of its weight.
 const UNIT: usize = 256;
 
+/// How many objects a request evicts at most to make room for one.
+const EVICTED_AT_ONCE: usize = 256;
+
 /// What a zone counts.
 #[derive(Default)]
 pub struct Counts {
@@ -195,7 +198,10 @@ impl Zone {
     pub fn blocks(&self, file: &std::fs::Metadata) -> u32 {
         use std::os::unix::fs::MetadataExt;
         let block = self.block.load(Ordering::Relaxed);
-        u32::try_from((file.blocks() * 512).div_ceil(block)).unwrap_or(u32::MAX)
+        // some file systems allocate later, some far ahead
+        let allocated = file.blocks().saturating_mul(512);
+        let bytes = allocated.clamp(file.len(), file.len().saturating_add(8 * block));
+        u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX)
     }
 
     /// The size of a block, bytes.
@@ -279,11 +285,28 @@ impl Zone {
     /// Wakes the manager where more is stored than it should be.
     pub(super) fn check_size(&self) {
         let max = self.params.load().max_size;
-        let slack = (max / 200).max(16 * self.block());
-        if self.size() > max.saturating_add(slack)
+        if self.size() > max.saturating_add(max / 200)
             && let Some(t) = &*self.manager.lock()
         {
             t.unpark();
+        }
+    }
+
+    /// Makes room for an object of so many blocks where the manager does not keep up with what is stored.
+    pub(super) fn make_space(&self, blocks: u32) {
+        let max = self.params.load().max_size / self.block();
+        let most = max.saturating_add(max / 128);
+        if u64::from(blocks) > max {
+            return;
+        }
+        for _ in 0..EVICTED_AT_ONCE {
+            if self.index.blocks().saturating_add(blocks.into()) <= most {
+                return;
+            }
+            match self.index.evict(None) {
+                Some(e) => self.evicted(&e),
+                None => return,
+            }
         }
     }
 

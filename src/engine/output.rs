@@ -69,6 +69,12 @@ impl Output {
         }
     }
 
+    /// The same where nothing else is done with the body: what lies before the range need not be written.
+    pub fn only_range(&self) -> Option<(u64, u64)> {
+        self.range()
+            .filter(|_| self.stages.is_empty() && matches!(self.around, [None, None]))
+    }
+
     /// Says where in the whole body the bytes stand that come next.
     pub fn set_offset(&mut self, offset: u64) {
         self.offset = offset;
@@ -579,10 +585,25 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     {
         return read_file(r, file, offset, len).await;
     }
-    let (mut at, mut left) = match r.output.cut {
+    let (at, left) = match r.output.cut {
         Some(Cut::Single(a, b)) => (offset + a, b - a),
         _ => (offset, len),
     };
+    write_file(r, file, at, left).await?;
+    finish(r);
+    Ok(())
+}
+
+/// Sends bytes of a file as they are: past filters and ranges.
+///
+/// # Errors
+/// As [`write`].
+pub async fn write_file(
+    r: &mut Request,
+    file: &std::fs::File,
+    mut at: u64,
+    mut left: u64,
+) -> io::Result<()> {
     while left > 0 {
         let mut portion = left;
         if r.limit_rate > 0 && !r.subrequest {
@@ -603,7 +624,6 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
         left = left.saturating_sub(n);
         r.body_sent += n;
     }
-    finish(r);
     Ok(())
 }
 

@@ -244,8 +244,10 @@ async fn transfer(
             };
             cache::tee(r, data, done);
         }
+        let spooled = spool_limit(a, r);
         if backlog.is_empty()
-            && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
+            && (!buffered || spooled == 0 || r.down.queued() <= memory_limit(r, memory))
+            && !(r.limit_rate > 0 && cache::filling(r))
         {
             let buf = std::mem::take(&mut conn.rbuf);
             let data = match direct {
@@ -257,7 +259,7 @@ async fn transfer(
             } else if buffered
                 && r.limit_rate == 0
                 && r.output.is_plain()
-                && conf.max_temp_file_size > 0
+                && spooled > 0
             {
                 // the client's socket takes what it takes; the rest waits in memory or the file
                 r.down.write(data);
@@ -353,6 +355,23 @@ async fn transfer(
     }
 }
 
+/// How much of a response waits in a temporary file for a slow client, bytes. What is stored is read to its end all the
+/// same: others wait for it.
+fn spool_limit(a: &Attempt<'_>, r: &Request) -> u64 {
+    match cache::filling(r) {
+        true => u64::MAX,
+        false => a.pass.conf.max_temp_file_size,
+    }
+}
+
+/// How much of it waits in memory: what is stored must not be held up by a write that waits for the client.
+fn memory_limit(r: &Request, memory: usize) -> usize {
+    match cache::filling(r) && !r.output.is_plain() {
+        true => memory.min(32 * 1024),
+        false => memory,
+    }
+}
+
 /// `proxy_limit_rate`: waits until so many bytes may have been read.
 async fn pace(rate: u64, received: u64, begun: std::time::Instant) {
     let due = Duration::from_millis(received.saturating_mul(1000) / rate.max(1));
@@ -377,7 +396,12 @@ impl Backlog {
 
     /// Hands the next piece on.
     async fn step(&mut self, r: &mut Request) -> io::Result<()> {
-        let mut buf = vec![0; 32 * 1024];
+        // a limited client is waited for, though not for long
+        let piece = match r.limit_rate {
+            0 => 32 * 1024,
+            rate => rate.clamp(1024, 32 * 1024) as usize,
+        };
+        let mut buf = vec![0; piece];
         let n = self.spool.read_at(&mut buf, self.read)?;
         self.read += n as u64;
         if self.is_empty() {
@@ -411,6 +435,7 @@ async fn more(
 ) -> Result<usize, Broken> {
     use tokio::io::AsyncReadExt;
     let conf = &a.pass.conf;
+    let spooled = spool_limit(a, r);
     let failed = |f: Failure| {
         if f.client_gone {
             Broken::Client(io::ErrorKind::ConnectionAborted.into())
@@ -427,9 +452,7 @@ async fn more(
         received(r, n);
     }
     match now {
-        Poll::Ready(Ok(n))
-            if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() =>
-        {
+        Poll::Ready(Ok(n)) if backlog.spool.len() < spooled || backlog.is_empty() => {
             return Ok(n);
         }
         Poll::Ready(Ok(n)) => {
@@ -455,7 +478,7 @@ async fn more(
     let down = r.down.clone();
     let read_limit = Duration::from_millis(conf.read_timeout);
     let mut buf = std::mem::take(&mut conn.rbuf);
-    let full = !backlog.is_empty() && backlog.spool.len() >= conf.max_temp_file_size;
+    let full = !backlog.is_empty() && backlog.spool.len() >= spooled;
     let queued = r.down.queued();
     let either = poll_fn(|cx| {
         if !full && let Poll::Ready(n) = std::pin::pin!(conn.read_buf(&mut buf)).poll(cx) {

@@ -43,9 +43,17 @@ pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
     } else {
         None
     };
-    if call.fill.is_none() {
-        call.cacheable = false;
-        call.release();
+    match (&mut call.fill, &call.entry) {
+        (Some(fill), Some(entry)) if call.settings.lock_stream && has_body(r) => {
+            if call.settings.lock && entry.is_updating() {
+                entry.publish(&fill.share());
+            }
+        }
+        (Some(_), _) => {}
+        (None, _) => {
+            call.cacheable = false;
+            call.release();
+        }
     }
     r.upstream.cache = Some(call);
 }
@@ -118,6 +126,11 @@ fn start(r: &Request, call: &mut Call, pass: &Pass) -> Option<Fill> {
         head.clone(),
         pass.conf.temp_path.clone(),
     ))
+}
+
+/// Whether what comes is the whole response: the answer to HEAD is not.
+fn has_body(r: &Request) -> bool {
+    !r.is_head() || r.upstream.convert_head
 }
 
 /// Whether the answer is being stored: it is read to its end even where the client has gone.

@@ -2,7 +2,7 @@
 
 use super::now;
 use crate::cache::index::{Found, Saved};
-use crate::cache::{CachePath, Call, Digest, Entry, Object, ReadError, Status, reason};
+use crate::cache::{CachePath, Call, Digest, Entry, Live, Object, ReadError, Status, reason};
 use crate::log::Level;
 use crate::module::{Request, next};
 use std::future::poll_fn;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Verdict {
     /// Serve this object.
     Serve(Arc<Object>, Status),
+    /// Serve what another request is storing, while it comes.
+    Join(Arc<Live>),
     /// Serve this old object; a background request, which ends the update, asks the origin.
     Background(Arc<Object>),
     /// Answer with this status, as the last time.
@@ -61,6 +63,14 @@ pub(super) async fn find(r: &mut Request, call: &mut Call, watch: bool) -> Verdi
         }
         if !call.settings.lock {
             return Verdict::Fetch(Status::Miss);
+        }
+        match join(r, call) {
+            Look::Verdict(v) => return v,
+            Look::Again => {
+                again = false;
+                continue;
+            }
+            Look::Miss => {}
         }
         let age = call.settings.lock_age;
         let Some(entry) = &mut call.entry else {
@@ -249,6 +259,37 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
     Look::Verdict(Verdict::Fetch(Status::Expired))
 }
 
+/// What another request is storing under this key, if it may be read meanwhile (`proxy_cache_lock_stream`).
+fn join(r: &Request, call: &mut Call) -> Look {
+    let Some(live) = joinable(call) else {
+        return Look::Miss;
+    };
+    let meta = &live.meta;
+    if !meta.vary.is_empty() {
+        let variant = Digest::of_variant(call.main, &meta.vary, &r.head.headers);
+        if variant != meta.variant {
+            if call.secondary {
+                return Look::Miss;
+            }
+            call.entry = None;
+            call.secondary = true;
+            call.digest = variant;
+            return Look::Again;
+        }
+    }
+    Look::Verdict(Verdict::Join(live))
+}
+
+fn joinable(call: &Call) -> Option<Arc<Live>> {
+    if !call.settings.lock_stream {
+        return None;
+    }
+    let live = call.zone().index.live(call.digest)?;
+    let age = Duration::from_millis(call.settings.lock_age);
+    let fits = live.meta.key == call.key && live.meta.valid >= now() && live.is_lively(age);
+    fits.then_some(live)
+}
+
 /// Waiting for another request that fetches the same (`proxy_cache_lock`).
 struct Wait {
     until: Option<u64>,
@@ -256,26 +297,26 @@ struct Wait {
 }
 
 impl Wait {
-    /// Waits until that one has ended or may be overtaken; false where the client went away.
+    /// Waits until that one has ended, may be read or may be overtaken; false where the client went away.
     async fn run(&mut self, r: &mut Request, call: &Call, watch: bool) -> bool {
         let zone = call.zone();
         let until = *self
             .until
             .get_or_insert_with(|| millis().saturating_add(call.settings.lock_timeout));
-        let Some((notify, overtaken)) = zone.index.updating(call.digest) else {
+        let Some(update) = zone.index.updating(call.digest) else {
             return true;
         };
-        let mut ended = std::pin::pin!(notify.notified());
-        ended.as_mut().enable();
-        // it may have ended before this one was on the list
-        if zone.index.updating(call.digest).is_none() {
+        let mut changed = std::pin::pin!(update.waiters.notified());
+        changed.as_mut().enable();
+        // it may have ended, or begun to be read, before this one was on the list
+        if zone.index.updating(call.digest).is_none() || joinable(call).is_some() {
             return true;
         }
-        let left = until.min(overtaken).saturating_sub(millis());
+        let left = until.min(update.until).saturating_sub(millis());
         let down = r.down.clone();
         tokio::select! {
             biased;
-            () = ended => {}
+            () = changed => {}
             () = tokio::time::sleep(Duration::from_millis(left)) => {
                 if millis() >= until {
                     self.over = true;
