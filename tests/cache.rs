@@ -73,10 +73,12 @@ fn ok(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// Bytes that tell where they belong, other ones for another seed.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    (0..len.div_ceil(8) as u64)
-        .flat_map(|i| (i.wrapping_mul(0x9e37_79b9) ^ seed).to_le_bytes())
-        .take(len)
-        .collect()
+    let mut bytes = Vec::with_capacity(len + 8);
+    for i in 0..len.div_ceil(8) as u64 {
+        bytes.extend_from_slice(&(i.wrapping_mul(0x9e37_79b9) ^ seed).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// The files of stored objects below a folder.

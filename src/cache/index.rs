@@ -197,20 +197,28 @@ impl Index {
         self.with(key, |node| node.end_update(owner));
     }
 
+    /// As [`Index::begin_update`] of an object that was not stored when it was looked for, or whose file was of no use
+    /// (`seen`, its generation); `None` where it has been stored meanwhile.
+    pub fn begin_fetch(
+        &self,
+        key: Digest,
+        owner: u64,
+        now: u64,
+        until: u64,
+        seen: u64,
+    ) -> Option<bool> {
+        self.with(key, |node| {
+            let stored = node.exists && node.generation != seen;
+            (!stored).then(|| node.begin_update(owner, Some(now), until))
+        })
+        .unwrap_or(Some(true))
+    }
+
     /// Begins an update; false where another one is under way. `until` is when that one may be overtaken, milliseconds;
     /// `now` the time, or `None` where it is waited for without limit.
     pub fn begin_update(&self, key: Digest, owner: u64, now: Option<u64>, until: u64) -> bool {
-        self.with(key, |node| {
-            let under_way = node.updating().map(|u| u.lock_until);
-            let free = under_way.is_none_or(|until| now.is_some_and(|now| until <= now));
-            if free {
-                let rare = node.rare();
-                rare.updating = owner;
-                rare.lock_until = until;
-            }
-            free
-        })
-        .unwrap_or(true)
+        self.with(key, |node| node.begin_update(owner, now, until))
+            .unwrap_or(true)
     }
 
     /// The update that is under way.

@@ -88,6 +88,18 @@ impl Node {
         self.rare.as_deref().filter(|r| r.updating != 0)
     }
 
+    /// Begins an update unless one is under way that may not be overtaken yet.
+    pub fn begin_update(&mut self, owner: u64, now: Option<u64>, until: u64) -> bool {
+        let under_way = self.updating().map(|u| u.lock_until);
+        let free = under_way.is_none_or(|until| now.is_some_and(|now| until <= now));
+        if free {
+            let rare = self.rare();
+            rare.updating = owner;
+            rare.lock_until = until;
+        }
+        free
+    }
+
     pub fn end_update(&mut self, owner: u64) {
         if let Some(rare) = &mut self.rare
             && owner != 0

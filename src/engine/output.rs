@@ -500,25 +500,37 @@ pub(super) async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// How many bytes `limit_rate` lets through now, or how long to wait until it does.
+///
+/// # Errors
+/// How long to wait.
+pub fn portion(r: &Request) -> Result<u64, Duration> {
+    if r.limit_rate == 0 {
+        return Ok(u64::MAX);
+    }
+    let elapsed = r.start.elapsed().as_millis() as u64;
+    let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
+    let sent = r.body_sent + r.head_size;
+    let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
+    if limit > sent {
+        return Ok(limit - sent);
+    }
+    let delay = (sent - limit) * 1000 / r.limit_rate + 1;
+    Err(Duration::from_millis(delay))
+}
+
 /// How many bytes `limit_rate` lets through now; waits while it is none, unless the client goes away.
 async fn allowance(r: &mut Request) -> io::Result<u64> {
     loop {
-        let elapsed = r.start.elapsed().as_millis() as u64;
-        let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
-        let sent = r.body_sent + r.head_size;
-        let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
-        if limit > sent {
-            return Ok(limit - sent);
-        }
-        let delay = (sent - limit) * 1000 / r.limit_rate + 1;
+        let delay = match portion(r) {
+            Ok(n) => return Ok(n),
+            Err(delay) => delay,
+        };
         flush(r).await?;
         let down = r.down.clone();
-        if tokio::time::timeout(
-            Duration::from_millis(delay),
-            poll_fn(|cx| down.poll_closed(cx)),
-        )
-        .await
-        .is_ok()
+        if tokio::time::timeout(delay, poll_fn(|cx| down.poll_closed(cx)))
+            .await
+            .is_ok()
         {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }

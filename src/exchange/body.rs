@@ -396,12 +396,8 @@ impl Backlog {
 
     /// Hands the next piece on.
     async fn step(&mut self, r: &mut Request) -> io::Result<()> {
-        // a limited client is waited for, though not for long
-        let piece = match r.limit_rate {
-            0 => 32 * 1024,
-            rate => rate.clamp(1024, 32 * 1024) as usize,
-        };
-        let mut buf = vec![0; piece];
+        let portion = output::portion(r).unwrap_or(u64::MAX).min(32 * 1024);
+        let mut buf = vec![0; portion as usize];
         let n = self.spool.read_at(&mut buf, self.read)?;
         self.read += n as u64;
         if self.is_empty() {
@@ -411,7 +407,14 @@ impl Backlog {
         if r.out.header_only {
             return Ok(());
         }
-        output::write(r, buf.get(..n).unwrap_or_default(), false).await
+        let data = buf.get(..n).unwrap_or_default();
+        if cache::filling(r) && r.output.is_plain() {
+            // nobody waits here for the client: others wait for what is stored
+            r.down.write(data);
+            r.body_sent += n as u64;
+            return Ok(());
+        }
+        output::write(r, data, false).await
     }
 
     /// Hands everything on.
@@ -480,19 +483,28 @@ async fn more(
     let mut buf = std::mem::take(&mut conn.rbuf);
     let full = !backlog.is_empty() && backlog.spool.len() >= spooled;
     let queued = r.down.queued();
+    let pause = match cache::filling(r) {
+        true => output::portion(r).err(),
+        false => None,
+    };
     let either = poll_fn(|cx| {
         if !full && let Poll::Ready(n) = std::pin::pin!(conn.read_buf(&mut buf)).poll(cx) {
             return Poll::Ready(Either::Read(n));
         }
         match down.poll_flush(cx) {
+            Poll::Ready(Ok(())) if pause.is_some() => Poll::Pending,
             Poll::Ready(x) => Poll::Ready(Either::Sent(x)),
             Poll::Pending if down.queued() < queued => Poll::Ready(Either::Sent(Ok(()))),
             Poll::Pending => Poll::Pending,
         }
     });
-    let result = tokio::time::timeout(read_limit, either).await;
+    let result = tokio::time::timeout(pause.unwrap_or(read_limit), either).await;
     conn.rbuf = buf;
     match result {
+        // the rate lets the client have more
+        Err(_) if pause.is_some() => {
+            Box::pin(more(a, r, conn, backlog, buffered, memory)).await
+        }
         Ok(Either::Read(Ok(n))) => {
             received(r, n);
             Ok(n)
@@ -503,7 +515,7 @@ async fn more(
         }
         Ok(Either::Sent(Err(e))) => Err(Broken::Client(e)),
         Ok(Either::Sent(Ok(()))) => {
-            if !backlog.is_empty() && r.down.queued() <= memory {
+            if !backlog.is_empty() && r.down.queued() <= memory && pause.is_none() {
                 Box::pin(backlog.step(r)).await.map_err(Broken::Client)?;
             }
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await

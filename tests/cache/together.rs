@@ -230,7 +230,7 @@ fn the_first_client_may_leave() {
 /// Whoever fetches a response for others does not hold them up, however slow its own client is.
 #[test]
 fn a_slow_first_client_holds_up_nobody() {
-    let body = pattern(9, 12_000_000);
+    let body = pattern(9, 8_000_000);
     for slow in ["X-Slow: 0", "X-Slow: 1k", "Accept-Encoding: gzip"] {
         let sent = body.clone();
         let origin = Origin::respond(move |_| ok("Content-Type: text/css\r\n", &sent));
@@ -252,7 +252,7 @@ fn a_slow_first_client_holds_up_nobody() {
 
 #[test]
 fn a_slow_follower_holds_up_nobody() {
-    let body = pattern(10, 12_000_000);
+    let body = pattern(10, 8_000_000);
     let (steps, gates) = in_pieces("", &body, &[10, body.len()]);
     let origin = Origin::script(vec![steps]);
     let server = cached(&origin, "", LOCK);

@@ -76,8 +76,13 @@ pub(super) async fn find(r: &mut Request, call: &mut Call, watch: bool) -> Verdi
         let Some(entry) = &mut call.entry else {
             return Verdict::Fetch(Status::Miss);
         };
-        if entry.begin_update(Some((millis(), age))) {
-            return Verdict::Fetch(Status::Miss);
+        match entry.begin_fetch(millis(), age, call.seen) {
+            Some(true) => return Verdict::Fetch(Status::Miss),
+            Some(false) => {}
+            None => {
+                again = true;
+                continue;
+            }
         }
         if wait.over || call.settings.lock_timeout == 0 {
             call.cacheable = false;
@@ -96,6 +101,7 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
     let zone = &path.zone;
     let now = now();
     call.entry = None;
+    call.seen = 0;
     let min_uses = call.settings.min_uses;
     let enter = || {
         zone.index.enter(
@@ -129,6 +135,7 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
             return Look::Verdict(Verdict::Error(status));
         }
         Found::Cached { generation, stale } => {
+            call.seen = generation;
             return match read(r, call, generation) {
                 Ok(Some(object)) => judge(r, call, object, stale, now),
                 Ok(None) => Look::Miss,
@@ -245,7 +252,7 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
     let while_updating = r.upstream.background.is_none()
         && (call.settings.use_stale & next::UPDATING != 0
             || valid.saturating_add(meta.updating) >= now);
-    let first = call.entry.as_mut().is_some_and(|e| e.begin_update(None));
+    let first = call.entry.as_mut().is_some_and(|e| e.begin_update());
     if while_updating && !first {
         return Look::Verdict(Verdict::Serve(object, Status::Updating));
     }

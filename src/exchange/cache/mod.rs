@@ -109,6 +109,7 @@ pub(super) async fn open(
         secondary: false,
         cacheable: true,
         entry: None,
+        seen: 0,
         old: None,
         fresh: Default::default(),
         stale_error: false,
