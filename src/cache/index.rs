@@ -95,6 +95,11 @@ impl Index {
         self.len() == 0
     }
 
+    /// Whether an object is known.
+    pub fn is_known(&self, key: Digest) -> bool {
+        self.shard(key).lock().find(key).is_some()
+    }
+
     /// Blocks that the objects take on disk.
     pub fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)

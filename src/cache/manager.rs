@@ -138,12 +138,16 @@ impl Zone {
     }
 
     fn save_table(&self) -> io::Result<()> {
+        let list = self.index.saved();
         let names = self.names.lock();
-        let list = self.index.saved().into_iter().map(|s| {
-            let (key, tags) = names.get(s.key).unwrap_or_default();
-            (s, key, tags.join(&b' '))
-        });
-        let bytes = saved::write(names.is_enabled(), list);
+        let mut table = saved::Writer::new(names.is_enabled(), list.len());
+        list.iter().for_each(|object| table.object(object));
+        for (digest, key) in names.iter() {
+            let tags: Vec<&[u8]> = names.tags(digest).map(|t| &**t).collect();
+            table.names((digest, key, &tags.join(&b' ')));
+        }
+        drop(names);
+        let bytes = table.finish();
         let temp = self.root.join(format!("{TABLE}.new"));
         std::fs::write(&temp, bytes)?;
         place(&temp, &self.root.join(TABLE))
@@ -160,17 +164,19 @@ impl Zone {
             return false;
         }
         let params = self.params();
-        let Some(entries) = saved::read(&bytes, params.named) else {
+        let Some(mut table) = saved::Table::read(&bytes, params.named) else {
             return false;
         };
-        let mut names = self.names.lock();
-        for e in entries {
-            if !self.index.add(e.saved, params.keys) {
-                break;
+        while let Some(object) = table.object() {
+            if !self.index.add(object, params.keys) {
+                // there is room for fewer than before: the loader drops the rest
+                return false;
             }
-            if let Some((key, tags)) = e.names {
-                names.insert(e.saved.key, key, tags);
-            }
+        }
+        if params.named {
+            let known = std::iter::from_fn(|| table.names());
+            let known = known.filter(|(digest, ..)| self.index.is_known(*digest));
+            self.names.lock().fill(known);
         }
         true
     }

@@ -203,6 +203,9 @@ impl Fill {
     ) -> Fill {
         let mut bytes = Vec::with_capacity(1024 + meta.key.len());
         file::write(&meta, &head, 0, &mut bytes);
+        if let Some(len) = head.content_length.filter(|n| *n <= SMALL as u64) {
+            bytes.reserve_exact(len as usize);
+        }
         Fill {
             zone,
             digest,
@@ -305,6 +308,8 @@ impl Fill {
             .lock()
             .insert(self.digest, &self.meta.key, &self.meta.tags);
         if small && self.zone.fits_memory(bytes.len() as u64) {
+            // it stays in memory as it is
+            bytes.shrink_to_fit();
             let object = Object {
                 meta: std::mem::take(&mut self.meta),
                 head: std::mem::take(&mut self.head),

@@ -406,6 +406,7 @@ pub fn path(
     };
     params.keys = keys(size);
     crate::modules::api::add_endpoint(b, super::cache_api::Caches);
+    crate::modules::metrics::add_source(b, super::cache_api::Caches);
     let at = caches(b, prefix);
     if let Some(d) = at.declared.iter().find(|d| d.root == root) {
         let place = d.at.place();
