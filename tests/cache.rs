@@ -2,12 +2,18 @@
 
 mod common;
 
+#[path = "cache/api.rs"]
+mod api;
 #[path = "cache/basics.rs"]
 mod basics;
 #[path = "cache/broken.rs"]
 mod broken;
 #[path = "cache/conf.rs"]
 mod conf;
+#[path = "cache/disk.rs"]
+mod disk;
+#[path = "cache/poison.rs"]
+mod poison;
 #[path = "cache/purge.rs"]
 mod purge;
 #[path = "cache/restart.rs"]

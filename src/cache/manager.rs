@@ -241,7 +241,7 @@ impl Zone {
     }
 
     /// Bytes free in the folder's file system.
-    fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         nix::sys::statvfs::statvfs(&self.root).map_or(u64::MAX, |fs| {
             fs.blocks_available().saturating_mul(fs.fragment_size())
         })

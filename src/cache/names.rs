@@ -19,7 +19,11 @@ impl Name {
     }
 
     fn digest(&self) -> Digest {
-        self.0.first_chunk().copied().map(Digest).unwrap_or_default()
+        self.0
+            .first_chunk()
+            .copied()
+            .map(Digest)
+            .unwrap_or_default()
     }
 
     fn key(&self) -> &[u8] {
@@ -230,7 +234,10 @@ mod tests {
         let mut again = Names::default();
         again.enable(true);
         again.fill(list.iter().map(|(d, k)| (*d, &k[..], &b"t"[..])));
-        assert_eq!(again.iter().map(|(d, _)| d).collect::<Vec<_>>(), [d(3), d(4), d(1)]);
+        assert_eq!(
+            again.iter().map(|(d, _)| d).collect::<Vec<_>>(),
+            [d(3), d(4), d(1)]
+        );
         assert_eq!(sorted(again.with_tag(b"t")), [d(1), d(3), d(4)]);
         again.remove(d(3));
         assert_eq!(again.with_prefix(b"/a"), []);

@@ -284,8 +284,10 @@ impl Zone {
 
     /// Wakes the manager where more is stored than it should be.
     pub(super) fn check_size(&self) {
-        let max = self.params.load().max_size;
-        if self.size() > max.saturating_add(max / 200)
+        let params = self.params.load();
+        let max = params.max_size;
+        let large = self.size() > max.saturating_add(max / 200);
+        if (large || params.min_free > 0 && self.free() <= params.min_free)
             && let Some(t) = &*self.manager.lock()
         {
             t.unpark();

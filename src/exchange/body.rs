@@ -256,11 +256,7 @@ async fn transfer(
             };
             let sent = if r.out.header_only {
                 Ok(())
-            } else if buffered
-                && r.limit_rate == 0
-                && r.output.is_plain()
-                && spooled > 0
-            {
+            } else if buffered && r.limit_rate == 0 && r.output.is_plain() && spooled > 0 {
                 // the client's socket takes what it takes; the rest waits in memory or the file
                 r.down.write(data);
                 r.body_sent += data.len() as u64;
@@ -502,9 +498,7 @@ async fn more(
     conn.rbuf = buf;
     match result {
         // the rate lets the client have more
-        Err(_) if pause.is_some() => {
-            Box::pin(more(a, r, conn, backlog, buffered, memory)).await
-        }
+        Err(_) if pause.is_some() => Box::pin(more(a, r, conn, backlog, buffered, memory)).await,
         Ok(Either::Read(Ok(n))) => {
             received(r, n);
             Ok(n)

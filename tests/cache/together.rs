@@ -76,8 +76,7 @@ fn who_has_waited_long_enough_asks_too() {
     assert_eq!(status(&get(&server, "/x")), "HIT");
 }
 
-const LOCK: &str =
-    "proxy_cache_lock on; proxy_cache_lock_timeout 1h; proxy_cache_lock_age 1h;";
+const LOCK: &str = "proxy_cache_lock on; proxy_cache_lock_timeout 1h; proxy_cache_lock_age 1h;";
 
 /// An answer that comes in pieces, each after its gate has been opened.
 fn in_pieces(headers: &str, body: &[u8], ends: &[usize]) -> (Vec<Step>, Vec<Gate>) {
@@ -269,10 +268,7 @@ fn a_slow_follower_holds_up_nobody() {
 fn other_variants_are_not_followed() {
     let (steps, gates) = in_pieces("Vary: X-V\r\n", b"is 1", &[2, 4]);
     let other = ok("Vary: X-V\r\n", "is 2");
-    let origin = Origin::script(vec![
-        steps,
-        vec![Step::Read, Step::Send(other)],
-    ]);
+    let origin = Origin::script(vec![steps, vec![Step::Read, Step::Send(other)]]);
     let server = cached(&origin, "", LOCK);
     let mut one = first(&server, "X-V: 1\r\n");
     let mut same = begin(&server, "X-V: 1\r\n");

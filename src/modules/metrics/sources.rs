@@ -26,8 +26,11 @@ impl Source for Process {
 
     fn write(&self, site: &Site, out: &mut Text) {
         let version = ("version", env!("CARGO_PKG_VERSION"));
-        out.gauge("couloir_build_info", "The versions of Couloir and of nginx whose configuration it understands.")
-            .add(&[version, ("nginx", NGINX_VERSION)], 1);
+        out.gauge(
+            "couloir_build_info",
+            "The versions of Couloir and of nginx whose configuration it understands.",
+        )
+        .add(&[version, ("nginx", NGINX_VERSION)], 1);
         out.gauge(
             "couloir_config_generation",
             "The number of the configuration in force.",
@@ -38,8 +41,11 @@ impl Source for Process {
             "When the configuration in force was read.",
         )
         .add(&[], self.0);
-        out.counter("couloir_connections_accepted_total", "Connections accepted.")
-            .add(&[], Stat::Accepted.get());
+        out.counter(
+            "couloir_connections_accepted_total",
+            "Connections accepted.",
+        )
+        .add(&[], Stat::Accepted.get());
         out.counter(
             "couloir_connections_handled_total",
             "Connections served, which are all unless a limit was met.",
@@ -133,11 +139,8 @@ fn write_peer(out: &mut Text, group: &str, peer: &Peer, now: u64) {
         "Bytes received from the peer.",
     )
     .add(&labels, stats.received);
-    out.counter(
-        "couloir_upstream_peer_fails_total",
-        "Attempts that failed.",
-    )
-    .add(&labels, stats.fails);
+    out.counter("couloir_upstream_peer_fails_total", "Attempts that failed.")
+        .add(&labels, stats.fails);
     out.counter(
         "couloir_upstream_peer_unavailable_total",
         "How often max_fails took the peer out of use.",

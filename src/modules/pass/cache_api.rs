@@ -98,12 +98,36 @@ fn write_metrics(path: &CachePath, out: &mut Text) {
     let counts = &zone.counts;
     let labels = [("zone", &*path.name)];
     let gauges = [
-        ("couloir_cache_size_bytes", "Bytes of stored responses on disk.", zone.size()),
-        ("couloir_cache_objects", "Stored responses.", zone.index.len() as u64),
-        ("couloir_cache_max_objects", "How many responses keys_zone has room for.", params.keys as u64),
-        ("couloir_cache_memory_max_bytes", "How much of them may be kept in memory.", params.memory as u64),
-        ("couloir_cache_serving", "Whether the folder can be used.", zone.is_serving().into()),
-        ("couloir_cache_loading", "Whether the folder is still being looked through.", zone.is_cold().into()),
+        (
+            "couloir_cache_size_bytes",
+            "Bytes of stored responses on disk.",
+            zone.size(),
+        ),
+        (
+            "couloir_cache_objects",
+            "Stored responses.",
+            zone.index.len() as u64,
+        ),
+        (
+            "couloir_cache_max_objects",
+            "How many responses keys_zone has room for.",
+            params.keys as u64,
+        ),
+        (
+            "couloir_cache_memory_max_bytes",
+            "How much of them may be kept in memory.",
+            params.memory as u64,
+        ),
+        (
+            "couloir_cache_serving",
+            "Whether the folder can be used.",
+            zone.is_serving().into(),
+        ),
+        (
+            "couloir_cache_loading",
+            "Whether the folder is still being looked through.",
+            zone.is_cold().into(),
+        ),
     ];
     for (name, help, value) in gauges {
         out.gauge(name, help).add(&labels, value);
