@@ -286,7 +286,7 @@ impl Zone {
     pub(super) fn check_size(&self) {
         let params = self.params.load();
         let max = params.max_size;
-        let large = self.size() > max.saturating_add(max / 200);
+        let large = self.size() > max.saturating_add(self.slack(max));
         if (large || params.min_free > 0 && self.free() <= params.min_free)
             && let Some(t) = &*self.manager.lock()
         {
@@ -294,11 +294,19 @@ impl Zone {
         }
     }
 
+    /// How many bytes more than `max` may be stored for a moment. Very small sizes are kept in the manager's own time.
+    pub(super) fn slack(&self, max: u64) -> u64 {
+        match max / 200 {
+            half if half < self.block() => 16 * self.block(),
+            half => half,
+        }
+    }
+
     /// Makes room for an object of so many blocks where the manager does not keep up with what is stored.
     pub(super) fn make_space(&self, blocks: u32) {
         let max = self.params.load().max_size / self.block();
         let most = max.saturating_add(max / 128);
-        if u64::from(blocks) > max {
+        if max < 200 || u64::from(blocks) > max {
             return;
         }
         for _ in 0..EVICTED_AT_ONCE {

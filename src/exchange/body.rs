@@ -57,7 +57,7 @@ pub(super) async fn pass_on(
         buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
-    cache::begin(r, a.pass);
+    cache::begin(r, a.pass, !framing.may_close());
     // a body that neither the client nor the cache wants is not read
     if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
         // an application may have ended the request already

@@ -30,7 +30,9 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
 }
 
 /// Begins to store the answer, whose head is on its way to the client, where it may be stored.
-pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
+///
+/// `delimited` is whether its end is told: others may follow it then, for they can see whether it broke off.
+pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass, delimited: bool) {
     if pass.conf.store.is_some() {
         r.upstream.copy = Copy::begin(r, pass);
     }
@@ -43,14 +45,18 @@ pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
     } else {
         None
     };
-    match (&mut call.fill, &call.entry) {
-        (Some(fill), Some(entry)) if call.settings.lock_stream && has_body(r) => {
-            if call.settings.lock && entry.is_updating() {
+    match &mut call.fill {
+        Some(fill) => {
+            let followed = call.settings.lock && call.settings.lock_stream;
+            if followed
+                && delimited
+                && has_body(r)
+                && let Some(entry) = call.entry.as_ref().filter(|e| e.is_updating())
+            {
                 entry.publish(&fill.share());
             }
         }
-        (Some(_), _) => {}
-        (None, _) => {
+        None => {
             call.cacheable = false;
             call.release();
         }
