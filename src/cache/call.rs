@@ -80,6 +80,11 @@ impl Entry {
         self.digest
     }
 
+    /// The number of the update that this request does; 0 where it does none.
+    pub fn owner(&self) -> u64 {
+        self.owner
+    }
+
     /// Whether this request updates the object.
     pub fn is_updating(&self) -> bool {
         self.owner != 0

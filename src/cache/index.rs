@@ -57,6 +57,8 @@ pub struct Updating {
     pub waiters: Arc<Notify>,
     /// When it may be overtaken, milliseconds.
     pub until: u64,
+    /// Who does it.
+    pub owner: u64,
     /// What it has brought so far, where others may read that.
     pub live: Option<Arc<Live>>,
 }
@@ -234,6 +236,7 @@ impl Index {
             Some(Updating {
                 waiters: rare.waiters.get_or_insert_default().clone(),
                 until: rare.lock_until,
+                owner: rare.updating,
                 live: rare.live.clone(),
             })
         })?
@@ -305,6 +308,11 @@ impl Index {
             node.exists
         })
         .unwrap_or(false)
+    }
+
+    /// Whether an object was purged softly.
+    pub fn is_stale(&self, key: Digest) -> bool {
+        self.with(key, |node| node.stale).unwrap_or(false)
     }
 
     /// Ends what [`Index::expire`] began: the object was found unchanged.

@@ -363,6 +363,7 @@ impl Loader {
                 && let Ok(o) = store::read(&entry.path(), 0)
             {
                 zone.names.lock().insert(key, &o.meta.key, &o.meta.tags);
+                zone.survives_purges(key, &o.meta);
             }
         } else if is_leftover(name)
             && info
@@ -388,6 +389,7 @@ impl Loader {
             return;
         };
         zone.cold.store(false, Ordering::Relaxed);
+        zone.purges.lock().clear();
         process_log().write(
             Level::Notice,
             None,

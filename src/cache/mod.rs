@@ -10,6 +10,7 @@ mod live;
 mod manager;
 mod names;
 mod pingora;
+mod purged;
 pub mod rfc9111;
 pub mod rules;
 mod saved;

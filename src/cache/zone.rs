@@ -1,8 +1,11 @@
 //! A cache zone: its folder, its table, its share of memory, and what is counted. It outlives configurations.
 
+use super::file::Meta;
+use super::index::Saved;
 use super::index::{Evicted, Index};
 use super::key::Digest;
 use super::names::Names;
+use super::purged::{Purges, What};
 use super::store::Object;
 use crate::log::{Level, process_log};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -118,6 +121,8 @@ pub struct Zone {
     /// Whether there may be files that the table does not know yet.
     pub(super) cold: AtomicBool,
     pub(super) serving: AtomicBool,
+    /// Purges that the loader has to know of.
+    pub(super) purges: Mutex<Purges>,
     pub(super) watermark: AtomicUsize,
     pub(super) lock: Mutex<Option<nix::fcntl::Flock<std::fs::File>>>,
     pub(super) manager: Mutex<Option<Thread>>,
@@ -140,6 +145,7 @@ impl Zone {
             memory: ArcSwapOption::empty(),
             cold: AtomicBool::new(true),
             serving: AtomicBool::new(false),
+            purges: Mutex::default(),
             watermark: AtomicUsize::new(usize::MAX),
             lock: Mutex::new(None),
             manager: Mutex::new(None),
@@ -329,8 +335,12 @@ impl Zone {
 
     /// Purges every variant of a key; how many objects there were. With `soft` they stay, as ones whose time is over.
     pub fn purge_key(&self, key: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Key(key.to_vec()), soft);
         let mut list = self.names.lock().with_key(key);
         let main = Digest::of(key);
+        if self.is_cold() && !self.index.is_known(main) {
+            self.find(main, key);
+        }
         // names are not known of what the loader has not seen yet
         if !list.contains(&main) {
             list.push(main);
@@ -340,12 +350,14 @@ impl Zone {
 
     /// Purges objects whose keys begin so.
     pub fn purge_prefix(&self, prefix: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Prefix(prefix.to_vec()), soft);
         let list = self.names.lock().with_prefix(prefix);
         self.purge(&list, soft)
     }
 
     /// Purges objects that have one of these tags.
     pub fn purge_tags(&self, tags: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Tags(tags.to_vec()), soft);
         let names = self.names.lock();
         let mut list: Vec<Digest> = super::names::split(tags)
             .flat_map(|tag| names.with_tag(tag))
@@ -354,6 +366,47 @@ impl Zone {
         list.sort_unstable();
         list.dedup();
         self.purge(&list, soft)
+    }
+
+    fn note_purge(&self, what: impl FnOnce() -> What, soft: bool) {
+        if self.is_cold() {
+            let now = crate::http::date::now().sec;
+            self.purges.lock().note(what(), soft, now);
+        }
+    }
+
+    /// Tells the table of an object that the loader has not come to yet.
+    fn find(&self, digest: Digest, key: &[u8]) {
+        if let Ok(object) = self.read(digest, key, 0) {
+            let blocks = object.body.len().div_ceil(self.block()) + 1;
+            let saved = Saved {
+                key: digest,
+                expire: crate::http::date::now().sec + self.params().inactive,
+                blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+                uses: 1,
+                stale: false,
+            };
+            self.index.add(saved, usize::MAX);
+        }
+    }
+
+    /// Purges an object that was found on disk if that was asked for before it was found; false where it is gone.
+    pub fn survives_purges(&self, digest: Digest, meta: &Meta) -> bool {
+        let purged = match self.is_cold() {
+            true => self.purges.lock().soft(meta),
+            false => None,
+        };
+        match purged {
+            Some(false) => {
+                self.remove(digest);
+                false
+            }
+            Some(true) => {
+                self.index.expire(digest);
+                true
+            }
+            None => true,
+        }
     }
 
     fn purge(&self, list: &[Digest], soft: bool) -> usize {

@@ -119,8 +119,8 @@ fn a_thousand_clients_follow_one_response() {
     let _ = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most.min(16_384), most));
     // held in memory, in the file, and whole
-    let body = pattern(6, 200_000);
-    let ends = [30_000, 150_000, body.len()];
+    let body = pattern(6, 140_000);
+    let ends = [20_000, 132_000, body.len()];
     let (steps, gates) = in_pieces("", &body, &ends);
     let origin = Origin::script(vec![steps]);
     let server = cached(&origin, "", LOCK);
@@ -128,7 +128,7 @@ fn a_thousand_clients_follow_one_response() {
     let mut counts = std::collections::BTreeMap::new();
     for client in &mut clients {
         let head = client.response_head().unwrap();
-        assert_eq!(head.header("Content-Length"), Some("200000"));
+        assert_eq!(head.header("Content-Length"), Some("140000"));
         *counts.entry(status(&head).to_owned()).or_insert(0) += 1;
     }
     assert_eq!((counts["MISS"], counts["HIT"]), (1, CLIENTS - 1));
@@ -229,7 +229,7 @@ fn the_first_client_may_leave() {
 /// Whoever fetches a response for others does not hold them up, however slow its own client is.
 #[test]
 fn a_slow_first_client_holds_up_nobody() {
-    let body = pattern(9, 8_000_000);
+    let body = pattern(9, 6_000_000);
     for slow in ["X-Slow: 0", "X-Slow: 1k", "Accept-Encoding: gzip"] {
         let sent = body.clone();
         let origin = Origin::respond(move |_| ok("Content-Type: text/css\r\n", &sent));
@@ -251,7 +251,7 @@ fn a_slow_first_client_holds_up_nobody() {
 
 #[test]
 fn a_slow_follower_holds_up_nobody() {
-    let body = pattern(10, 8_000_000);
+    let body = pattern(10, 6_000_000);
     let (steps, gates) = in_pieces("", &body, &[10, body.len()]);
     let origin = Origin::script(vec![steps]);
     let server = cached(&origin, "", LOCK);

@@ -161,7 +161,11 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
                     },
                     usize::MAX,
                 );
-                return judge(r, call, object, false, now);
+                if !zone.survives_purges(call.digest, &object.meta) {
+                    return Look::Miss;
+                }
+                let purged = zone.index.is_stale(call.digest);
+                return judge(r, call, object, purged, now);
             }
             Ok(None) => {}
             Err(()) => return uncached(call),
