@@ -44,6 +44,8 @@ pub(super) struct Client {
     place: Place,
     /// How long the next request is waited for.
     limit: Duration,
+    /// How long it is waited for while the process drains, too (`keepalive_min_timeout`).
+    least: Duration,
     /// It has had no request yet.
     fresh: bool,
     /// Its last request followed the one before closely.
@@ -116,6 +118,7 @@ impl Client {
             thread,
             addr: addr.clone(),
             limit: place.header_timeout,
+            least: Duration::ZERO,
             place,
             fresh: true,
             busy: false,
@@ -169,6 +172,7 @@ impl Client {
         phases::serve(&mut r).await;
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         self.limit = Duration::from_millis(r.core().keepalive_timeout);
+        self.least = Duration::from_millis(r.core().keepalive_min_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
@@ -199,22 +203,34 @@ impl Client {
             return Waited::Readable;
         }
         let begun = Instant::now();
-        // a connection that has had no request yet may bring its first one while the process drains, as in nginx
-        let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
-        conn.set_idle(!self.fresh && !parting);
-        // its last response, begun before the drain, said that it may stay
-        let whole = if parting { PARTING } else { self.limit };
-        let part = most.map_or(whole, |most| most.min(whole));
-        let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
-        conn.set_idle(false);
-        self.busy = !self.fresh && waited.is_ok() && begun.elapsed() < BUSY;
-        match waited {
-            Ok(_) => Waited::Readable,
-            Err(_) if part < whole => {
-                self.limit = whole - part;
-                Waited::Idle
+        let mut most = most.unwrap_or(Duration::MAX);
+        loop {
+            // a connection that has had no request yet may bring its first one while the process drains, as in nginx
+            let kept = self.fresh || !self.least.is_zero();
+            let parting = !kept && self.thread.draining.load(Ordering::Relaxed);
+            conn.set_idle(!kept && !parting);
+            let whole = match () {
+                () if !self.least.is_zero() => self.least.min(self.limit),
+                // its last response, begun before the drain, said that it may stay
+                () if parting => PARTING.min(self.limit),
+                () => self.limit,
+            };
+            let part = most.min(whole);
+            let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
+            conn.set_idle(false);
+            if waited.is_ok() {
+                self.busy = !self.fresh && begun.elapsed() < BUSY;
+                return Waited::Readable;
             }
-            Err(_) => Waited::TimedOut,
+            self.limit = self.limit.saturating_sub(part);
+            self.least = self.least.saturating_sub(part);
+            most = most.saturating_sub(part);
+            if self.limit.is_zero() || (parting && part == whole) {
+                return Waited::TimedOut;
+            }
+            if most.is_zero() {
+                return Waited::Idle;
+            }
         }
     }
 }
