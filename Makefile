@@ -4,6 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get
 RUN := target/quickstart
 BIN := target/release-fast/couloir
+CLIENTS := target/clients
 
 # what `couloir -V` says
 export COULOIR_RUSTC := $(shell rustc --version 2>/dev/null)
@@ -61,6 +62,14 @@ test-deps: build-deps
 	ls /usr/sbin/php-fpm* >/dev/null 2>&1 || missing="$$missing php-fpm"; \
 	[ -x /usr/bin/memcached ] || missing="$$missing memcached"; \
 	ls /usr/lib/uwsgi/plugins/python3*_plugin.so >/dev/null 2>&1 || missing="$$missing uwsgi-core uwsgi-plugin-python3"; \
+	python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$$missing python3-venv"; \
 	$(install)
+	@$(MAKE) --no-print-directory $(CLIENTS)/installed
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+# clients from PyPI that some tests run
+$(CLIENTS)/installed: tests/clients/requirements.txt
+	python3 -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

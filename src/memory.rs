@@ -95,6 +95,14 @@ impl Retired {
 
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Has the system give memory in pages of the usual size, to this process and to those it becomes.
+///
+/// The allocator asks for huge ones, each of which is 2 MiB however little of it is used: a worker would start with
+/// twice as much memory as it needs, and a master with thrice as much.
+pub fn forgo_huge_pages() {
+    let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
 /// Returns free memory to the system.
 #[allow(unsafe_code)]
 fn collect() {

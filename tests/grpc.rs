@@ -1,6 +1,8 @@
 //! HTTP/2 towards origins: gRPC and `proxy_http_version 2`, with the `h2` crate as the origin and as the client.
 
 mod common;
+#[path = "grpc/web.rs"]
+mod web;
 
 use bytes::Bytes;
 use common::client;
@@ -62,11 +64,17 @@ async fn answer(
     resets: Arc<AtomicUsize>,
 ) {
     let path = request.uri().path().to_owned();
-    let te = request.headers().get("te").cloned();
+    let asked = request.headers().clone();
     let mut body = request.into_body();
     let mut head = Response::builder().header("content-type", "application/grpc");
-    if let Some(te) = te {
-        head = head.header("x-te", te);
+    for (name, shown) in [
+        ("te", "x-te"),
+        ("content-type", "x-type"),
+        ("content-length", "x-length"),
+    ] {
+        if let Some(value) = asked.get(name) {
+            head = head.header(shown, value);
+        }
     }
     let head = head.body(()).unwrap();
     match path.as_str() {
@@ -231,6 +239,21 @@ fn unary_calls_keep_their_trailers_and_connections() {
         assert!(body.is_empty());
     });
     assert_eq!(origin.connections.load(Ordering::Relaxed), 1);
+}
+
+/// An empty frame behind the head would make it a broken call for grpcio.
+#[test]
+fn an_error_in_the_head_alone_ends_with_it() {
+    let origin = Origin::start();
+    let server = server(&origin);
+    run(async {
+        for path in ["/only", "/hang"] {
+            let mut send = connect(&server).await.ready().await.unwrap();
+            let (response, _) = send.send_request(call(path), true).unwrap();
+            let response = response.await.unwrap();
+            assert!(response.body().is_end_stream(), "{path}: {response:?}");
+        }
+    });
 }
 
 #[test]

@@ -8,9 +8,9 @@ use crate::module::{BodyLength, BodyRead, Codec, Request};
 use crate::upstream::UpConn;
 use bytes::BytesMut;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -48,17 +48,19 @@ async fn with_body(
         .filter(|b| b.len() + head.len() <= 64 * 1024)
     {
         // one send for a small request
-        let frame = Frame::of(a);
-        let mut both = Vec::with_capacity(head.len() + body.len() + 32);
-        both.extend_from_slice(head);
-        match frame {
-            Frame::Records => frame.put(body, &mut both),
-            _ => both.extend_from_slice(body),
-        }
-        if frame == Frame::Records {
+        if Frame::of(a) == Frame::Records {
+            let mut both = Vec::with_capacity(head.len() + body.len() + 32);
+            both.extend_from_slice(head);
+            Frame::Records.put(body, &mut both);
             fastcgi::stdin_end(&mut both);
+            write(a, r, conn, &both).await?
+        } else {
+            let spool = std::mem::take(&mut r.body.spool);
+            let body = spool.memory().unwrap_or_default();
+            let early = write_pair(a, r, conn, head, body).await;
+            r.body.spool = spool;
+            early?
         }
-        write(a, r, conn, &both).await?
     } else {
         write(a, r, conn, head).await? || spooled(a, r, conn).await?
     };
@@ -278,14 +280,25 @@ async fn write(
     conn: &mut UpConn,
     data: &[u8],
 ) -> Result<bool, Failure> {
-    let mut rest = data;
+    write_pair(a, r, conn, data, &[]).await
+}
+
+/// The same for two pieces that leave together.
+async fn write_pair(
+    a: &mut Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    first: &[u8],
+    second: &[u8],
+) -> Result<bool, Failure> {
+    let mut rest = Pair(first, second);
     let limit = Duration::from_millis(a.pass.conf.send_timeout);
     while !rest.is_empty() {
-        let now = poll_fn(|cx| Poll::Ready(Pin::new(&mut *conn).poll_write(cx, rest))).await;
+        let now = poll_fn(|cx| Poll::Ready(rest.poll_write(conn, cx))).await;
         let step = match now {
             Poll::Ready(Ok(n)) => Ok(Step::Wrote(n)),
             Poll::Ready(Err(e)) => Err(e),
-            Poll::Pending => match tokio::time::timeout(limit, both(conn, rest)).await {
+            Poll::Pending => match tokio::time::timeout(limit, both(conn, &rest)).await {
                 Ok(s) => s,
                 Err(_) => {
                     r.upstream.fails("send_timeout");
@@ -311,7 +324,7 @@ async fn write(
                 if let Some(s) = r.upstream.states.last_mut() {
                     s.bytes_sent += n as u64;
                 }
-                rest = rest.get(n..).unwrap_or_default();
+                rest.advance(n);
             }
             Ok(Step::Answered) => return Ok(true),
             Err(e) => {
@@ -328,15 +341,38 @@ async fn write(
     Ok(false)
 }
 
+/// What is still to be sent: two pieces, of which the second may be empty.
+struct Pair<'a>(&'a [u8], &'a [u8]);
+
+impl Pair<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty() && self.1.is_empty()
+    }
+
+    fn poll_write(&self, conn: &mut UpConn, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let conn = Pin::new(conn);
+        match self {
+            Pair(one, []) | Pair([], one) => conn.poll_write(cx, one),
+            Pair(a, b) => conn.poll_write_vectored(cx, &[IoSlice::new(a), IoSlice::new(b)]),
+        }
+    }
+
+    fn advance(&mut self, n: usize) {
+        let second = n.saturating_sub(self.0.len());
+        self.0 = self.0.get(n..).unwrap_or_default();
+        self.1 = self.1.get(second..).unwrap_or_default();
+    }
+}
+
 enum Step {
     Wrote(usize),
     Answered,
 }
 
 /// Writes, or notices that the origin answers before it has everything.
-async fn both(conn: &mut UpConn, data: &[u8]) -> io::Result<Step> {
+async fn both(conn: &mut UpConn, data: &Pair<'_>) -> io::Result<Step> {
     poll_fn(|cx| {
-        if let Poll::Ready(w) = Pin::new(&mut *conn).poll_write(cx, data) {
+        if let Poll::Ready(w) = data.poll_write(conn, cx) {
             return Poll::Ready(w.map(Step::Wrote));
         }
         let mut some = [0u8; 4096];

@@ -58,15 +58,18 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     loop {
         let turn = poll_fn(|cx| {
             let mut moved = false;
-            // client to origin
+            // client to origin; who is silent holds no buffer
             if to_origin.is_empty() && !client_ended {
+                if to_origin.capacity() == 0 {
+                    to_origin = buffers::take();
+                }
                 match down.poll_body(cx, &mut to_origin, 16 * 1024) {
                     Poll::Ready(Ok(BodyRead::Data(_))) => moved = true,
                     Poll::Ready(_) => {
                         client_ended = true;
                         moved = true;
                     }
-                    Poll::Pending => {}
+                    Poll::Pending => buffers::give(std::mem::take(&mut to_origin)),
                 }
             }
             while !to_origin.is_empty() {
@@ -85,7 +88,9 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
             }
             // origin to client
             if !origin_ended && down.poll_ready(cx).is_ready() {
-                up.reserve(16 * 1024);
+                if up.capacity() == 0 {
+                    up = buffers::take();
+                }
                 match std::pin::pin!(conn.read_buf(&mut up)).poll(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {
                         down.write(&up);
@@ -97,7 +102,7 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
                         origin_ended = true;
                         moved = true;
                     }
-                    Poll::Pending => {}
+                    Poll::Pending => buffers::give(std::mem::take(&mut up)),
                 }
             }
             let flushed = match down.poll_flush(cx) {

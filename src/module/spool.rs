@@ -1,6 +1,7 @@
 //! A body kept in memory up to a limit and in a temporary file beyond it.
 
 use super::TempPath;
+use bytes::BytesMut;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -8,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Memory that is kept for the next use.
+const KEPT: usize = 64 * 1024;
+
 /// Bytes written at the end and read from the front: memory first, then a file.
 #[derive(Default, Debug)]
 pub struct Spool {
-    memory: Vec<u8>,
+    memory: BytesMut,
     file: Option<Arc<File>>,
     /// Length of the part in the file, which follows nothing: once there is a file, all is in it.
     file_len: u64,
@@ -37,6 +41,11 @@ impl Spool {
     /// The bytes, where all are in memory.
     pub fn memory(&self) -> Option<&[u8]> {
         self.file.is_none().then_some(&self.memory)
+    }
+
+    /// The memory, to be appended to, while there are fewer than `limit` bytes and no file.
+    pub fn memory_mut(&mut self, limit: usize) -> Option<&mut BytesMut> {
+        (self.file.is_none() && self.memory.len() < limit).then_some(&mut self.memory)
     }
 
     /// The file, where there is one; it then holds everything.
@@ -91,7 +100,7 @@ impl Spool {
         file.write_all_at(&self.memory, 0)
             .map_err(|e| named(&e, "pwrite()", self.path.as_deref()))?;
         self.file_len = self.memory.len() as u64;
-        self.memory = Vec::new();
+        self.memory = BytesMut::new();
         self.file = Some(Arc::new(file));
         Ok(())
     }
@@ -123,8 +132,10 @@ impl Spool {
     /// Forgets everything and keeps a little memory.
     pub fn clear(&mut self) {
         self.remove();
+        if self.memory.capacity() > KEPT {
+            self.memory = BytesMut::new();
+        }
         self.memory.clear();
-        self.memory.shrink_to(64 * 1024);
         self.file = None;
         self.file_len = 0;
     }

@@ -19,6 +19,7 @@ pub mod explain;
 pub mod fastcgi;
 pub mod geo;
 pub mod grpc;
+pub mod grpc_web;
 pub mod gunzip;
 pub mod gzip;
 pub mod gzip_static;
@@ -94,6 +95,8 @@ pub fn builtin() -> Registry {
     // response heads, in nginx's order
     r.add::<slice::Slice>();
     r.add::<headers::HeadersModule>();
+    // behind `add_trailer`, before what compresses
+    r.add::<grpc_web::GrpcWeb>();
     r.add::<userid::UserId>();
     r.add::<gunzip::Gunzip>();
     r.add::<addition::Addition>();

@@ -1,9 +1,10 @@
 //! One client connection of HTTP/1: reads bodies, gathers what is written into few sends.
 
+use super::front::Client;
 use super::{buffers, head_writer};
 use crate::exchange::h1::chunked::{self, Decoder};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead};
+use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::fs::File;
@@ -95,7 +96,8 @@ pub(super) struct Inner {
     wbuf: BytesMut,
     body: BodyIn,
     framing: Framing,
-    trailers: Option<Headers>,
+    /// Boxed: few requests have any.
+    trailers: Option<Box<Headers>>,
     /// Bytes of the present response, head included.
     sent: u64,
     eof: bool,
@@ -112,8 +114,8 @@ pub struct Conn {
     pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
-    /// The request that is being handed through Pingora.
-    pub(super) parked: Mutex<Option<Box<Request>>>,
+    /// What is being handed through Pingora.
+    pub(super) parked: Mutex<Option<Box<Client>>>,
 }
 
 /// Small writes are gathered up to this size.
@@ -382,6 +384,9 @@ impl Inner {
         }
         self.sent += data.len() as u64;
         if self.wbuf.len() + data.len() <= COALESCE {
+            if self.wbuf.capacity() == 0 {
+                self.wbuf = buffers::take();
+            }
             self.wbuf.extend_from_slice(data);
             return;
         }
@@ -466,6 +471,10 @@ impl Downstream for Conn {
             Framing::Tunnel => {
                 inner.body = BodyIn::Raw;
                 inner.close = true;
+                // it may be silent for hours
+                if inner.rbuf.is_empty() {
+                    buffers::give(std::mem::take(&mut inner.rbuf));
+                }
             }
             Framing::Close => inner.close = true,
             _ => {}
@@ -514,6 +523,9 @@ impl Downstream for Conn {
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.lock();
         ready!(inner.poll_send(cx, 0))?;
+        if inner.framing == Framing::Tunnel && inner.wbuf.capacity() > 0 {
+            buffers::give(std::mem::take(&mut inner.wbuf));
+        }
         inner.transport.poll_flush(cx)
     }
 
@@ -600,11 +612,21 @@ impl Downstream for Conn {
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                         }
                         let size = (*left).min(max as u64) as usize;
-                        let Inner { transport, .. } = inner;
-                        let n = ready!(read_exactly_into(transport, cx, out, size))?;
+                        // a read that is not filled tells, without another one, that nothing follows the body
+                        let more = usize::from(size as u64 == *left);
+                        let old = out.len();
+                        let Inner {
+                            transport, rbuf, ..
+                        } = inner;
+                        let mut n = ready!(read_exactly_into(transport, cx, out, size + more))?;
                         if n == 0 {
                             inner.eof = true;
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        if n > size {
+                            rbuf.extend_from_slice(out.get(old + size..).unwrap_or_default());
+                            out.truncate(old + size);
+                            n = size;
                         }
                         *left -= n as u64;
                         return Poll::Ready(Ok(BodyRead::Data(n)));
@@ -625,7 +647,7 @@ impl Downstream for Conn {
                         match decoded {
                             Ok(d) => {
                                 if d.done {
-                                    inner.trailers = decoder.trailers().cloned();
+                                    inner.trailers = decoder.trailers().cloned().map(Box::new);
                                     inner.body = BodyIn::Done;
                                 }
                                 inner.rbuf.advance(d.consumed);
@@ -659,6 +681,9 @@ impl Downstream for Conn {
                     let n = inner.rbuf.len().min(max);
                     out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
                     inner.rbuf.advance(n);
+                    if inner.rbuf.is_empty() {
+                        buffers::give(std::mem::take(&mut inner.rbuf));
+                    }
                     return Poll::Ready(Ok(BodyRead::Data(n)));
                 }
             }
@@ -694,7 +719,7 @@ impl Downstream for Conn {
     }
 
     fn trailers(&self) -> Option<Headers> {
-        self.inner.lock().trailers.clone()
+        self.inner.lock().trailers.as_deref().cloned()
     }
 
     fn tcp_info(&self) -> Option<crate::module::TcpInfo> {

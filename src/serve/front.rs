@@ -6,91 +6,271 @@ use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
 use crate::engine::phases;
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
+use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::socket::SocketAddr as L4Addr;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// What Pingora reads in place of the head that we have read: framing and headers stay with us.
 const HANDED_OVER: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// How waiting for a request ended.
-enum Waited {
-    Readable,
-    TimedOut,
-    Drained,
-}
-
 /// How reading a head ended.
 enum Head {
     Whole,
-    Refused(HeadError),
+    // boxed: it is rare, and a connection that waits would carry the room for it
+    Refused(Box<HeadError>),
     /// The client went away; true if a part of a head had come.
     Closed(bool),
     /// The deadline passed; true if a part of a head had come.
     TimedOut(bool),
 }
 
+/// A connection's side of what it is served, between its requests; Pingora's session is given it for a while.
+///
+/// Most connections wait most of the time: what this and the future of [`serve`] hold then is what such a connection
+/// costs. So there are boxes around all that is rare.
+pub(super) struct Client {
+    thread: &'static Thread,
+    addr: ListenAddr,
+    place: Place,
+    /// How long the next request is waited for.
+    limit: Duration,
+    /// How much of that even while the process drains (`keepalive_min_timeout`).
+    least: Duration,
+    /// It has had no request yet.
+    fresh: bool,
+    pipelined: bool,
+    state: Gauge,
+    /// A request that is served outside of Pingora's session.
+    upgrade: Option<Box<Request>>,
+}
+
+/// What waiting for a request brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// A request, or the end of the connection.
+    Readable,
+    /// Nothing for now.
+    Idle,
+    /// Nothing in all the time that there was.
+    TimedOut,
+}
+
+/// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
+/// and a connection that is idle for longer holds none.
+const BUSY: Duration = Duration::from_secs(1);
+
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
-    match h2::protocol(thread, conn, addr).await {
+    let protocol = match h2::known(thread, conn, addr) {
+        Ok(known) => known,
+        Err(limit) => Box::pin(h2::sniffed(conn, limit)).await,
+    };
+    match protocol {
         Protocol::Http1 => {}
-        Protocol::Http2 => return h2::serve(thread, conn, addr).await,
+        Protocol::Http2 => {
+            if let Some(served) = h2::serve(thread, conn, addr) {
+                served.await;
+            }
+            return;
+        }
         Protocol::Gone => return,
     }
-    let digest = Arc::new(digest(conn));
-    let mut parser = Parser::default();
-    let mut idle: Option<Idle> = None;
-    // the site that `index` was looked up in
-    let mut known = 0;
-    let mut index = crate::module::Downstream::info(&**conn)
-        .listener
-        .load(Ordering::Relaxed);
-    let mut header_timeout = {
+    let mut client = Box::new(Client::new(thread, conn, addr));
+    // no site is held while nothing is asked for, so that a reload frees the old one
+    while client.wait(conn, None).await == Waited::Readable {
+        *conn.parked.lock() = Some(client);
+        let served = {
+            let handle = Handle { conn: conn.clone() };
+            let mut session = ServerSession::new_http1(Box::new(handle));
+            session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
+            thread.proxy.process_new_http(session, &thread.shutdown)
+        };
+        let _ = served.await;
+        match conn.parked.lock().take() {
+            Some(back) => client = back,
+            None => return,
+        }
+        if let Some(r) = client.upgrade.take()
+            && !Box::pin(client.answer(conn, r)).await
+        {
+            return;
+        }
+    }
+}
+
+impl Client {
+    fn new(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Client {
+        let place = Place::new(thread, conn);
+        Client {
+            thread,
+            addr: addr.clone(),
+            limit: place.header_timeout,
+            least: Duration::ZERO,
+            place,
+            fresh: true,
+            pipelined: false,
+            state: Gauge::new(Stat::Waiting),
+            upgrade: None,
+        }
+    }
+
+    /// Serves the request that is coming in, and those that follow it closely; false at the connection's end.
+    pub(super) async fn serve(&mut self, conn: &Arc<Conn>) -> bool {
+        loop {
+            let Some((mut r, limits)) = self.place.request(self.thread, conn, &self.addr) else {
+                return false;
+            };
+            r.pipelined = self.pipelined;
+            self.state.set(Stat::Reading);
+            match read_head(conn, &mut r, limits, self.place.header_timeout).await {
+                Head::Whole => self.state.set(Stat::Writing),
+                head => {
+                    Box::pin(no_request(self.thread, conn, r, head)).await;
+                    return false;
+                }
+            }
+            begin(conn, &mut r);
+            if r.head.headers.contains_id(Known::Upgrade) {
+                // it may last for hours: what Pingora holds for a session is more than a tunnel needs
+                self.upgrade = Some(r);
+                return true;
+            }
+            if !self.answer(conn, r).await {
+                return false;
+            }
+            match self.wait(conn, Some(BUSY)).await {
+                Waited::Readable => {}
+                Waited::Idle => return true,
+                Waited::TimedOut => return false,
+            }
+        }
+    }
+
+    /// Answers a request; whether the connection may bring another one.
+    async fn answer(&mut self, conn: &Arc<Conn>, mut r: Box<Request>) -> bool {
+        phases::serve(&mut r).await;
+        let keepalive = r.keepalive && !r.aborted && !conn.must_close();
+        self.limit = Duration::from_millis(r.core().keepalive_timeout);
+        self.least = Duration::from_millis(r.core().keepalive_min_timeout).min(self.limit);
+        if r.aborted && r.core().reset_timedout_connection && r.timed_out {
+            conn.reset_on_close();
+        }
+        r.keepalive = keepalive;
+        if !keepalive || !conn.body_done() {
+            let lingering = Linger::of(&r);
+            self.thread.recycle(r);
+            if !Box::pin(settle(conn, lingering, keepalive)).await {
+                return false;
+            }
+        } else {
+            self.thread.recycle(r);
+        }
+        self.pipelined = conn.has_input();
+        if !self.pipelined {
+            conn.rest();
+        }
+        self.state.set(Stat::Waiting);
+        self.fresh = false;
+        true
+    }
+
+    /// Waits for the first byte of a request without holding a buffer for it, no longer than `most`.
+    async fn wait(&mut self, conn: &Conn, most: Option<Duration>) -> Waited {
+        let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
+        if now {
+            return Waited::Readable;
+        }
+        let mut most = most.unwrap_or(Duration::MAX);
+        loop {
+            // a connection that has had no request yet may bring its first one while the process drains, as in nginx
+            let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
+            let kept = !self.least.is_zero();
+            conn.set_idle(!self.fresh && !parting && !kept);
+            // its last response, begun before the drain, said that it may stay
+            let whole = match (kept, parting) {
+                (true, _) => self.least,
+                (false, true) => PARTING,
+                (false, false) => self.limit,
+            };
+            let part = most.min(whole);
+            let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
+            conn.set_idle(false);
+            if waited.is_ok() {
+                return Waited::Readable;
+            }
+            if kept {
+                self.least -= part;
+                self.limit = self.limit.saturating_sub(part);
+            } else {
+                self.limit = whole - part;
+            }
+            most -= part;
+            if part < whole {
+                return Waited::Idle;
+            }
+            if !kept || self.limit.is_zero() {
+                return Waited::TimedOut;
+            }
+        }
+    }
+}
+
+/// Where in the site a connection's address stands.
+struct Place {
+    /// The site in which it was looked up; 0 is none.
+    site: u64,
+    index: usize,
+    /// `client_header_timeout` of its default server.
+    header_timeout: Duration,
+}
+
+impl Place {
+    fn new(thread: &'static Thread, conn: &Conn) -> Place {
         let site = thread.site();
+        let index = crate::module::Downstream::info(conn)
+            .listener
+            .load(Ordering::Relaxed);
         let server = site
             .listeners
             .get(index)
             .and_then(|l| site.servers.get(l.default_server as usize));
-        Duration::from_millis(server.map_or(60_000, |s| s.conf.client_header_timeout))
-    };
-    let mut pipelined = false;
-    let mut state = Gauge::new(Stat::Waiting);
-    loop {
-        // no site is held while nothing is asked for, so that a reload frees the old one
-        match wait(thread, conn, idle, header_timeout).await {
-            Waited::Readable => {}
-            Waited::TimedOut | Waited::Drained => return,
+        let timeout = server.map_or(60_000, |s| s.conf.client_header_timeout);
+        Place {
+            site: 0,
+            index,
+            header_timeout: Duration::from_millis(timeout),
         }
+    }
+
+    /// A request of the site in force, and what its head may be; `None` where the address is no longer configured.
+    fn request(
+        &mut self,
+        thread: &'static Thread,
+        conn: &Arc<Conn>,
+        addr: &ListenAddr,
+    ) -> Option<(Box<Request>, Limits)> {
         let site = thread.site();
-        if site.serial != known {
+        if site.serial != self.site {
             // a reload may have moved or removed the address
-            let Some(found) = site.listeners.iter().position(|l| l.addr == *addr) else {
-                return;
-            };
+            let found = site.listeners.iter().position(|l| l.addr == *addr)?;
             crate::module::Downstream::info(&**conn)
                 .listener
                 .store(found, Ordering::Relaxed);
-            (known, index) = (site.serial, found);
+            (self.site, self.index) = (site.serial, found);
         }
-        let Some(server) = site
-            .listeners
-            .get(index)
-            .and_then(|l| site.servers.get(l.default_server as usize))
-        else {
-            return;
-        };
-        header_timeout = Duration::from_millis(server.conf.client_header_timeout);
+        let listener = site.listeners.get(self.index)?;
+        let server = site.servers.get(listener.default_server as usize)?;
+        self.header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
             header_buffer: server.conf.client_header_buffer_size,
             large: server.conf.large_client_header_buffers,
@@ -99,201 +279,134 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             max_headers: server.conf.max_headers,
             allow_connect: server.conf.allow_connect,
         };
-        let default_server = site.listeners.get(index).map_or(0, |l| l.default_server);
-        let default_location = server.default_location;
         let mut r = thread.request(&site, conn.clone());
-        r.pipelined = pipelined;
-        drop(site);
         Stat::Requests.up();
-        state.set(Stat::Reading);
-        r.server = default_server;
-        r.location = default_location;
-        match read_head(conn, &mut parser, &mut r, &limits, header_timeout).await {
-            Head::Whole => state.set(Stat::Writing),
-            Head::Closed(false) | Head::TimedOut(false) => {
-                thread.recycle(r);
-                return;
-            }
-            Head::Closed(true) => {
-                log_only(&mut r, 400, "client prematurely closed connection");
-                thread.recycle(r);
-                return;
-            }
-            Head::TimedOut(true) => {
-                let reset = r.core().reset_timedout_connection;
-                log_only(&mut r, 408, "client timed out (110: Connection timed out)");
-                thread.recycle(r);
-                if reset {
-                    conn.reset_on_close();
-                }
-                return;
-            }
-            Head::Refused(e) => {
-                Box::pin(refuse(conn, &mut r, &e)).await;
-                let lingering = Linger::of(&r);
-                thread.recycle(r);
-                Box::pin(linger(conn, lingering)).await;
-                return;
-            }
-        }
-        begin(conn, &mut r);
-        *conn.parked.lock() = Some(r);
-        let handle = Handle {
-            conn: conn.clone(),
-            digest: digest.clone(),
-        };
-        let mut session = ServerSession::new_http1(Box::new(handle));
-        session.set_pipelined_prefix(thread.prefix(HANDED_OVER));
-        let _ = thread
-            .proxy
-            .process_new_http(session, &thread.shutdown)
-            .await;
-        let Some(mut r) = conn.parked.lock().take() else {
-            return;
-        };
-
-        let keepalive = r.keepalive && !r.aborted && !conn.must_close();
-        let lingering = Linger::of(&r);
-        let next = Idle {
-            timeout: Duration::from_millis(r.core().keepalive_timeout),
-            least: Duration::from_millis(r.core().keepalive_min_timeout),
-        };
-        if r.aborted && r.core().reset_timedout_connection && r.timed_out {
-            conn.reset_on_close();
-        }
-        r.keepalive = keepalive;
-        thread.recycle(r);
-        if !conn.body_done() && !Box::pin(discard(conn, &lingering)).await {
-            conn.shutdown_write();
-            return;
-        }
-        if !keepalive {
-            Box::pin(linger(conn, lingering)).await;
-            return;
-        }
-        pipelined = conn.has_input();
-        if !pipelined {
-            conn.rest();
-        }
-        state.set(Stat::Waiting);
-        idle = Some(next);
+        r.server = listener.default_server;
+        r.location = server.default_location;
+        Some((r, limits))
     }
 }
 
-fn digest(conn: &Conn) -> SocketDigest {
-    let d = SocketDigest::from_raw_fd(conn.fd());
-    let info = crate::module::Downstream::info(conn);
-    let _ = d.peer_addr.set(info.remote.addr.map(L4Addr::Inet));
-    let _ = d.local_addr.set(info.local.addr.map(L4Addr::Inet));
-    d
-}
-
-/// How long a connection waits for its next request.
-#[derive(Clone, Copy)]
-struct Idle {
-    /// `keepalive_timeout`.
-    timeout: Duration,
-    /// `keepalive_min_timeout`: so long it waits while the process drains, too.
-    least: Duration,
-}
-
-/// Waits for the first byte of a request without holding a buffer for it.
-///
-/// A connection that has had no request yet is not `idle`: as in nginx it may bring its first one while the process drains.
-async fn wait(thread: &'static Thread, conn: &Conn, idle: Option<Idle>, first: Duration) -> Waited {
-    let mut readable = pin!(poll_fn(|cx| conn.poll_readable(cx)));
-    let now = poll_fn(|cx| Poll::Ready(readable.as_mut().poll(cx).is_ready())).await;
-    if now {
-        return Waited::Readable;
-    }
-    // a part in which the connection is not idle, then the rest
-    let (mut part, mut rest) = match idle {
-        None => (first, None),
-        Some(i) => (
-            i.least.min(i.timeout),
-            Some(i.timeout.saturating_sub(i.least)),
-        ),
-    };
-    let mut draining = false;
-    loop {
-        if idle.is_some() && rest.is_none() {
-            conn.set_idle(!draining);
+/// Ends a connection on which no whole head has come.
+async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
+    match head {
+        Head::Whole | Head::Closed(false) | Head::TimedOut(false) => thread.recycle(r),
+        Head::Closed(true) => {
+            log_only(&mut r, 400, "client prematurely closed connection");
+            thread.recycle(r);
         }
-        if !part.is_zero() {
-            let waited = timeout(part, readable.as_mut()).await;
-            conn.set_idle(false);
-            if waited.is_ok() {
-                return Waited::Readable;
+        Head::TimedOut(true) => {
+            let reset = r.core().reset_timedout_connection;
+            log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+            thread.recycle(r);
+            if reset {
+                conn.reset_on_close();
             }
         }
-        match rest.take() {
-            None if draining => return Waited::Drained,
-            None => return Waited::TimedOut,
-            Some(left) => {
-                draining = thread.draining.load(Ordering::Relaxed);
-                // its last response, begun before the drain, said that it may stay
-                let least = idle.map_or(Duration::ZERO, |i| i.least);
-                let parting = PARTING.saturating_sub(least);
-                part = if draining { parting.min(left) } else { left };
-            }
+        Head::Refused(e) => {
+            refuse(conn, &mut r, &e).await;
+            let lingering = Linger::of(&r);
+            thread.recycle(r);
+            linger(conn, lingering).await;
         }
     }
 }
 
-async fn read_head(
+/// Ends a request whose body was not read, or with which the connection ends; whether another one may follow.
+async fn settle(conn: &Conn, lingering: Linger, keepalive: bool) -> bool {
+    if !conn.body_done() && !discard(conn, &lingering).await {
+        conn.shutdown_write();
+        return false;
+    }
+    if !keepalive {
+        linger(conn, lingering).await;
+    }
+    keepalive
+}
+
+/// Reads a head. Most are there at once: only those that are not pay for a timer, and for the room to wait in.
+fn read_head<'a>(
+    conn: &'a Conn,
+    r: &'a mut Request,
+    limits: Limits,
+    limit: Duration,
+) -> impl Future<Output = Head> + 'a {
+    r.start = Instant::now();
+    let (sec, msec) = crate::http::date::time();
+    r.start_msec = sec as u64 * 1000 + u64::from(msec);
+    let mut request = Some(r);
+    let mut rest: Option<Pin<Box<dyn Future<Output = Head> + Send + 'a>>> = None;
+    poll_fn(move |cx| {
+        if let Some(r) = request.take() {
+            let mut parser = Parser::default();
+            let head = parse_head(conn, &mut parser, r, &limits, cx);
+            if head.is_ready() {
+                return head;
+            }
+            rest = Some(Box::pin(rest_of_head(conn, parser, r, limits, limit)));
+        }
+        match &mut rest {
+            Some(rest) => rest.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    })
+}
+
+async fn rest_of_head(
+    conn: &Conn,
+    mut parser: Parser,
+    r: &mut Request,
+    limits: Limits,
+    limit: Duration,
+) -> Head {
+    let reading = poll_fn(|cx| parse_head(conn, &mut parser, r, &limits, cx));
+    match timeout(limit, reading).await {
+        Ok(head) => head,
+        Err(_) => Head::TimedOut(conn.has_input()),
+    }
+}
+
+/// Parses what has come of a head, and reads more.
+fn parse_head(
     conn: &Conn,
     parser: &mut Parser,
     r: &mut Request,
     limits: &Limits,
-    limit: Duration,
-) -> Head {
-    r.start = Instant::now();
-    let (sec, msec) = crate::http::date::time();
-    r.start_msec = sec as u64 * 1000 + u64::from(msec);
-    *parser = Parser::default();
-    let reading = async {
-        loop {
-            let ignored = r.log_enabled(Level::Info);
-            let mut dropped = Vec::new();
-            let progress = conn.with_read(|buf| {
-                let progress = parser.parse(buf, limits, &mut r.head);
-                let used = match progress {
-                    Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
-                    _ => 0,
+    cx: &mut Context<'_>,
+) -> Poll<Head> {
+    loop {
+        let ignored = r.log_enabled(Level::Info);
+        let mut dropped = Vec::new();
+        let progress = conn.with_read(|buf| {
+            let progress = parser.parse(buf, limits, &mut r.head);
+            let used = match progress {
+                Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
+                _ => 0,
+            };
+            if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
+                let text = |x: &std::ops::Range<usize>| {
+                    String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
                 };
-                if ignored
-                    && matches!(progress, Progress::Done { .. })
-                    && !r.head.ignored.is_empty()
-                {
-                    let text = |x: &std::ops::Range<usize>| {
-                        String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
-                    };
-                    dropped = r.head.ignored.iter().map(text).collect();
-                }
-                (used, progress)
-            });
-            for line in dropped {
-                r.error(Level::Info, format_args!("client sent invalid header line: \"{line}\" while reading client request headers"));
+                dropped = r.head.ignored.iter().map(text).collect();
             }
-            match progress {
-                Progress::Done { .. } => return Head::Whole,
-                Progress::Bad(e) => return Head::Refused(e),
-                Progress::Blank { .. } | Progress::Need => {}
-            }
-            match poll_fn(|cx| conn.poll_fill(cx)).await {
-                Ok(0) | Err(_) => return Head::Closed(conn.has_input()),
-                Ok(_) => {}
-            }
+            (used, progress)
+        });
+        for line in dropped {
+            r.error(
+                Level::Info,
+                format_args!(
+                    "client sent invalid header line: \"{line}\" while reading client request headers"
+                ),
+            );
         }
-    };
-    // most heads are there at once: only those that are not pay for a timer
-    let mut reading = pin!(reading);
-    if let Poll::Ready(head) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
-        return head;
-    }
-    match timeout(limit, reading).await {
-        Ok(head) => head,
-        Err(_) => Head::TimedOut(conn.has_input()),
+        match progress {
+            Progress::Done { .. } => return Poll::Ready(Head::Whole),
+            Progress::Bad(e) => return Poll::Ready(Head::Refused(Box::new(e))),
+            Progress::Blank { .. } | Progress::Need => {}
+        }
+        if !matches!(ready!(conn.poll_fill(cx)), Ok(1..)) {
+            return Poll::Ready(Head::Closed(conn.has_input()));
+        }
     }
 }
 

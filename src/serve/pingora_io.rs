@@ -18,8 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Handle {
     /// The connection.
     pub conn: Arc<Conn>,
-    /// Its addresses, filled in so that no system call is made for them.
-    pub digest: Arc<SocketDigest>,
 }
 
 impl fmt::Debug for Handle {
@@ -92,7 +90,8 @@ impl GetProxyDigest for Handle {
 
 impl GetSocketDigest for Handle {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.digest.clone())
+        // what Pingora would log is ours to log, and connections that wait carry nothing for it
+        None
     }
 
     fn set_socket_digest(&mut self, _digest: SocketDigest) {}

@@ -1,14 +1,14 @@
 //! `ProxyHttp`, in the order in which Pingora calls it.
 
 use super::pingora_io::Handle;
-use crate::engine::phases;
 use async_trait::async_trait;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::{ProxyHttp, Session};
 
-/// The proxy that Pingora drives: the whole request is served in `request_filter`.
+/// The proxy that Pingora drives: requests are served in `request_filter`, those of a client that follow each other
+/// closely in one call.
 pub struct Front;
 
 #[async_trait]
@@ -31,14 +31,15 @@ impl ProxyHttp for Front {
                 "a session without a connection of ours",
             ));
         };
-        let Some(mut request) = conn.parked.lock().take() else {
+        let Some(mut client) = conn.parked.lock().take() else {
             return Err(Error::explain(
                 ErrorType::InternalError,
-                "a session without a request",
+                "a session without a client",
             ));
         };
-        phases::serve(&mut request).await;
-        *conn.parked.lock() = Some(request);
+        if client.serve(&conn).await {
+            *conn.parked.lock() = Some(client);
+        }
         Ok(true)
     }
 

@@ -8,6 +8,7 @@ use crate::log::Level;
 use crate::module::{
     ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,
 };
+use crate::tls::nobody::Nobody;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -251,7 +252,13 @@ pub fn run_thread(
         .build()?;
     let (never, shutdown) = watch::channel(false);
     super::certificates::watch(&shared);
-    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Front);
+    let nobody = Nobody::new();
+    let conf = ServerConf {
+        ca_file: nobody.as_ref().map(Nobody::path),
+        ..ServerConf::default()
+    };
+    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Front);
+    drop(nobody);
     // threads live as long as the process: leaking their state once makes it reachable without counting
     let thread: &'static Thread = Box::leak(Box::new(Thread {
         site: Mutex::new((
@@ -431,26 +438,40 @@ fn open(
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let mut counted = Counted::new(thread, info.serial);
-    // the site is held for the opening alone
-    let opens = listener.tls.is_some() || listener.proxy_protocol;
-    let site = opens.then_some(site);
-    tokio::spawn(async move {
-        let transport = match site {
-            // boxed, so that plain connections do not carry the room for a handshake
-            Some(site) => match Box::pin(opening::open(&site, index, transport, &info)).await {
-                Some(t) => t,
-                None => return,
-            },
-            None => transport,
-        };
+    let counted = Counted::new(thread, info.serial);
+    if listener.tls.is_none() && !listener.proxy_protocol {
         let conn = Arc::new(Conn::new(transport, info));
-        counted.register(&conn, &addr);
+        tokio::spawn(run(thread, conn, addr, counted));
+        return;
+    }
+    tokio::spawn(async move {
+        // the site is held for the opening alone
+        let opened = opening::open(&site, index, transport, &info).await;
+        drop(site);
+        if let Some(transport) = opened {
+            let conn = Arc::new(Conn::new(transport, info));
+            // in a task of its own: this one has room for a handshake
+            tokio::spawn(run(thread, conn, addr, counted));
+        }
+    });
+}
+
+/// Serves a connection that has been opened, to its end.
+///
+/// Not an `async fn`: that would hold its parameters twice.
+fn run(
+    thread: &'static Thread,
+    conn: Arc<Conn>,
+    addr: ListenAddr,
+    counted: Counted,
+) -> impl Future<Output = ()> {
+    counted.register(&conn, &addr);
+    async move {
         front::serve(thread, &conn, &addr).await;
         conn.goodbye().await;
         drop(conn);
         drop(counted);
-    });
+    }
 }
 
 fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
@@ -493,7 +514,7 @@ impl Counted {
     }
 
     /// Makes the connection known to a drain.
-    fn register(&mut self, conn: &Arc<Conn>, addr: &ListenAddr) {
+    fn register(&self, conn: &Arc<Conn>, addr: &ListenAddr) {
         let entry = (self.epoch, addr.clone(), Arc::downgrade(conn));
         self.thread.open.lock().insert(self.serial, entry);
     }

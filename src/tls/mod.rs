@@ -6,6 +6,7 @@ pub mod context;
 pub mod error;
 pub mod ffi;
 pub mod load;
+pub mod nobody;
 pub mod ocsp;
 pub mod session;
 pub mod stapling;

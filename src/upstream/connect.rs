@@ -5,6 +5,7 @@ use super::group::Group;
 use super::peer::Peer;
 use crate::tls::client::{Client, Hello};
 use crate::tls::error::{describe, is_common};
+use crate::tls::nobody::Nobody;
 use bytes::BytesMut;
 use nix::sys::socket::{setsockopt, sockopt};
 use openssl::ssl::{self, SslRef};
@@ -37,8 +38,11 @@ pub struct Connector {
 impl Connector {
     /// For a worker with `threads` threads.
     pub fn new(threads: u32) -> Self {
+        let nobody = Nobody::new();
+        let mut options = ConnectorOptions::new(SHARED_IDLE);
+        options.ca_file = nobody.as_ref().map(Nobody::path);
         Self {
-            transport: TransportConnector::new(Some(ConnectorOptions::new(SHARED_IDLE))),
+            transport: TransportConnector::new(Some(options)),
             threads: threads.max(1),
         }
     }

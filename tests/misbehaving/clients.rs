@@ -276,6 +276,55 @@ fn chunks(client: &mut Client) -> Vec<u8> {
 }
 
 #[test]
+fn pipelines_behind_a_long_body() {
+    let origin = Origin::echo(&[]);
+    let server = proxy(&origin, "");
+    let body = pattern(20_000);
+    let mut all = format!(
+        "POST /one HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    all.extend_from_slice(&body);
+    all.extend_from_slice(get("/two").as_bytes());
+    let mut client = Client::connect(server.addr(8080));
+    client.send(&all).unwrap();
+    assert_eq!(client.response("POST").unwrap().status, 200);
+    assert_eq!(client.response("GET").unwrap().status, 200);
+    let requests = origin.wait_for_requests(2);
+    assert_eq!(requests[0].body(), body);
+    assert_eq!(requests[1].target(), "/two");
+}
+
+#[test]
+fn pauses_between_requests() {
+    let origin = Origin::echo(&[]);
+    let server = proxy(&origin, "keepalive_timeout 3s;");
+    let mut client = Client::connect(server.addr(8080));
+    // longer than requests share a session, shorter than the connection is kept
+    for pause in [0, 1300, 0] {
+        client
+            .stream()
+            .set_read_timeout(Some(Duration::from_millis(pause.max(1))))
+            .unwrap();
+        assert!(client.stream().read(&mut [0]).is_err(), "closed too early");
+        client
+            .stream()
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        client.send(get("/")).unwrap();
+        assert_eq!(client.response("GET").unwrap().status, 200);
+    }
+    let begun = Instant::now();
+    assert_eq!(client.read_to_close().unwrap(), b"");
+    assert!(
+        begun.elapsed() > Duration::from_millis(2500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
 fn pipelines() {
     let origin = Origin::respond(|request| ok(&request.target()).into_bytes());
     let server = proxy(&origin, "");

@@ -126,8 +126,11 @@ pub(super) async fn pass_on(
     connector: &Connector,
     mut x: Box<Exchange>,
 ) -> Outcome {
-    if a.pass.conf.pass_trailers && !x.stream.is_ended() {
-        r.out.expect_trailers = true;
+    if !x.stream.is_ended() {
+        r.out.expect_trailers = a.pass.conf.pass_trailers;
+    } else if r.out.content_length.is_none() && !r.is_head() && !matches!(r.out.status, 204 | 304) {
+        // nothing follows, which the client is told in the head, too
+        r.out.content_length = Some(0);
     }
     if let Err(status) = output::start(r) {
         return Outcome::Status(status);

@@ -8,6 +8,9 @@ use bytes::BytesMut;
 use std::future::poll_fn;
 use std::time::Duration;
 
+/// How much of a body is read at once.
+const PIECE: usize = 16 * 1024;
+
 impl Request {
     /// Whether the client sends a body.
     pub fn has_body(&self) -> bool {
@@ -71,10 +74,28 @@ impl Request {
         if in_file != BodyInFile::Off {
             self.spill_body(&core, in_file == BodyInFile::On)?;
         }
+        // what fits the memory is read into it, and the rest passes through `chunk`
+        let expected = self.head.content_length.unwrap_or_default();
+        if let Some(memory) = self.body.spool.memory_mut(limit) {
+            // the byte more is what a read asks for to know that nothing follows
+            memory.reserve(expected.min(limit as u64).min(PIECE as u64) as usize + 1);
+        }
         let mut chunk = BytesMut::new();
         loop {
             chunk.clear();
-            match self.read_chunk(&mut chunk, 16 * 1024).await {
+            let read = match self.body.spool.memory_mut(limit).map(std::mem::take) {
+                Some(mut memory) => {
+                    let room = (limit - memory.len()).min(PIECE);
+                    let read = self.read_chunk(&mut memory, room).await;
+                    if let Some(place) = self.body.spool.memory_mut(limit) {
+                        *place = memory;
+                    }
+                    read
+                }
+                None => self.read_chunk(&mut chunk, PIECE).await,
+            };
+            match read {
+                Ok(BodyRead::Data(_)) if chunk.is_empty() => {}
                 Ok(BodyRead::Data(_)) => {
                     let had_file = self.body.spool.file().is_some();
                     if let Err(e) =

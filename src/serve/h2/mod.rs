@@ -14,6 +14,7 @@ use super::thread::Thread;
 use crate::http::h2::PREFACE;
 use crate::module::{Downstream, ListenAddr, Listener, Server, Site};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -29,26 +30,35 @@ pub(super) enum Protocol {
     Gone,
 }
 
-/// Finds out what a client speaks: by ALPN with TLS, else by its first bytes, as soon as they differ.
-pub(super) async fn protocol(thread: &'static Thread, conn: &Conn, addr: &ListenAddr) -> Protocol {
+/// What a client speaks, where that is known before it says anything: by ALPN, or because only one is spoken.
+///
+/// # Errors
+/// It is to be found out by [`sniffed`] within that time.
+pub(super) fn known(
+    thread: &'static Thread,
+    conn: &Conn,
+    addr: &ListenAddr,
+) -> Result<Protocol, Duration> {
     if let Some(tls) = conn.info().tls.get() {
-        return if tls.alpn.as_deref() == Some(b"h2") {
+        return Ok(if tls.alpn.as_deref() == Some(b"h2") {
             Protocol::Http2
         } else {
             Protocol::Http1
-        };
+        });
     }
-    let header_timeout = {
-        let site = thread.site();
-        let Some((_, l, server)) = listener(&site, addr) else {
-            return Protocol::Http1;
-        };
-        // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
-        if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
-            return Protocol::Http1;
-        }
-        Duration::from_millis(server.conf.client_header_timeout)
+    let site = thread.site();
+    let Some((_, l, server)) = listener(&site, addr) else {
+        return Ok(Protocol::Http1);
     };
+    // without a handshake on a TLS port it is a mistake, which HTTP/1 answers
+    if l.tls.is_some() || (!l.http2 && !server.conf.http2.enable) {
+        return Ok(Protocol::Http1);
+    }
+    Err(Duration::from_millis(server.conf.client_header_timeout))
+}
+
+/// Finds out what a client speaks by its first bytes, as soon as they differ.
+pub(super) async fn sniffed(conn: &Conn, header_timeout: Duration) -> Protocol {
     let mut deadline = std::pin::pin!(sleep(header_timeout));
     loop {
         match conn.with_read(|buf| (0, sniff(buf))) {
@@ -92,12 +102,16 @@ fn listener<'s>(site: &'s Site, addr: &ListenAddr) -> Option<(usize, &'s Listene
     Some((index, l, site.servers.get(l.default_server as usize)?))
 }
 
-/// Serves a connection whose client speaks HTTP/2, until it ends.
-pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
-    if let Some(c) = connection::Connection::new(thread, conn, addr) {
-        // boxed: connections of HTTP/1 do not carry the room for it
-        Box::pin(c.serve()).await;
-    }
+/// Serves a connection whose client speaks HTTP/2, until it ends; `None` where its address is no longer configured.
+///
+/// Boxed, and no `async` function: connections of HTTP/1 do not carry the room for it.
+pub(super) fn serve(
+    thread: &'static Thread,
+    conn: &Arc<Conn>,
+    addr: &ListenAddr,
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let connection = connection::Connection::new(thread, conn, addr)?;
+    Some(Box::pin(connection.serve()))
 }
 
 #[cfg(test)]

@@ -440,7 +440,13 @@ impl Downstream for Stream {
         } else if head.status == 101 {
             return;
         }
-        let end = !interim && framing == Framing::None || tunnel && !inner.tunnel;
+        // clients of gRPC take an empty frame behind the head for one that broke off
+        let empty = match framing {
+            Framing::None => true,
+            Framing::Length(0) => !head.expect_trailers,
+            _ => false,
+        };
+        let end = !interim && empty || tunnel && !inner.tunnel;
         let out = &mut *self.link.lock();
         if out.dead {
             return;
