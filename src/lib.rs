@@ -58,6 +58,7 @@ pub fn main_with(
     add: impl for<'r> FnOnce(&'r mut module::Registry) -> &'r mut module::Registry,
 ) -> ExitCode {
     memory::forgo_huge_pages();
+    memory::serve_openssl();
     let mut registry = modules::builtin();
     add(&mut registry);
     let args: Vec<_> = std::env::args_os().skip(1).collect();

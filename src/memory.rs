@@ -1,8 +1,11 @@
-//! Memory of configurations: gathered apart from what serves, and given back to the system when nobody needs it.
+//! Memory: that of configurations is gathered apart from what serves, and given back to the system when nobody needs it;
+//! OpenSSL shares the allocator.
 
-use libmimalloc_sys as _;
+use libc::{c_char, c_int, c_void};
+use libmimalloc_sys as mi;
 use parking_lot::{Condvar, Mutex};
 use std::any::Any;
+use std::ptr;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -111,6 +114,66 @@ fn collect() {
     }
     // SAFETY: it has no preconditions and takes no memory of ours; without blocks of mimalloc's it does nothing
     unsafe { mi_collect(true) }
+}
+
+/// Has OpenSSL take its memory from mimalloc: a handshake makes hundreds of small objects, and connections that wait
+/// fill pages together with the rest of what they hold. Only before OpenSSL's first allocation; later it does nothing.
+#[allow(unsafe_code)]
+pub fn serve_openssl() {
+    unsafe extern "C" {
+        fn CRYPTO_set_mem_functions(malloc: Malloc, realloc: Realloc, free: Free) -> c_int;
+        fn mi_is_in_heap_region(p: *const c_void) -> bool;
+    }
+    type Malloc = unsafe extern "C" fn(usize, *const c_char, c_int) -> *mut c_void;
+    type Realloc = unsafe extern "C" fn(*mut c_void, usize, *const c_char, c_int) -> *mut c_void;
+    type Free = unsafe extern "C" fn(*mut c_void, *const c_char, c_int);
+    /// What a connection is to OpenSSL: three objects of such sizes, of which mimalloc's classes would waste a fifth
+    /// for as long as the connection waits. They come from the C library.
+    const LONG_LIVED: std::ops::Range<usize> = 4097..8192;
+    unsafe extern "C" fn malloc(size: usize, _: *const c_char, _: c_int) -> *mut c_void {
+        // SAFETY: no preconditions
+        unsafe {
+            match size {
+                0 => ptr::null_mut(),
+                n if LONG_LIVED.contains(&n) => libc::malloc(n),
+                n => mi::mi_malloc(n),
+            }
+        }
+    }
+    unsafe extern "C" fn realloc(
+        p: *mut c_void,
+        size: usize,
+        file: *const c_char,
+        line: c_int,
+    ) -> *mut c_void {
+        // SAFETY: OpenSSL hands back what it got here, or null; a size of 0 frees, as in OpenSSL's own
+        unsafe {
+            if p.is_null() {
+                return malloc(size, file, line);
+            }
+            if size == 0 {
+                free(p, file, line);
+                return ptr::null_mut();
+            }
+            if mi_is_in_heap_region(p) {
+                mi::mi_realloc(p, size)
+            } else {
+                libc::realloc(p, size)
+            }
+        }
+    }
+    unsafe extern "C" fn free(p: *mut c_void, _: *const c_char, _: c_int) {
+        // SAFETY: OpenSSL hands back what it got here, or null; who gave it is known by the address
+        unsafe {
+            if p.is_null() || mi_is_in_heap_region(p) {
+                mi::mi_free(p);
+            } else {
+                libc::free(p);
+            }
+        }
+    }
+    // SAFETY: the functions have the types and the meaning that OpenSSL asks for, and live for ever
+    unsafe { CRYPTO_set_mem_functions(malloc, realloc, free) };
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 mod common;
 
+use common::client;
 use common::proc::{Couloir, Server};
-use common::tls::{Hello, get, pair, request, start, with_pairs};
+use common::tls::{Hello, authority, get, issued, pair, request, start, with_pairs};
 use common::{DEADLINE, wait_for};
 use openssl::ssl::SslVersion;
 use std::io::{Read, Write};
@@ -94,6 +95,40 @@ fn certificates_that_end_soon_are_told_of_once() {
     assert!(line.contains("[warn]"), "{line}");
     let days = ["2", "3"].map(|n| format!(" expires in {n} days, at "));
     assert!(days.iter().any(|d| line.contains(d)), "{line}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn the_api_tells_until_when_certificates_are_good() {
+    let conf = WATCHED.replace(
+        "ssl_certificate_watch 50ms;",
+        "ssl_certificate_watch 50ms; server { listen 127.0.0.1:%%PORT_8080%%; location /api { api; } }",
+    );
+    let server = start(&conf, &["one", "two"]);
+    let expiry = || {
+        let answer = client::get(server.addr(8080), "/api/9/ssl_certificate_expiry", "h");
+        assert_eq!(answer.status, 200);
+        serde_json::from_str::<serde_json::Value>(&answer.text()).unwrap()
+    };
+    let name = |file: &str| server.dir().join(file).display().to_string();
+    let days = |of: &serde_json::Value| of["seconds_left"].as_i64().unwrap() as f64 / 86_400.0;
+    let told = expiry();
+    assert_eq!(told.as_object().unwrap().len(), 2, "{told}");
+    let one = &told[name("one.crt")];
+    assert!((2.9..=3.0).contains(&days(one)), "{told}");
+    let at = one["timestamp"].as_i64().unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!((at - 3 * 86_400 - now.as_secs() as i64).abs() < 600);
+    // one that is replaced counts at once
+    let (cert, key) = issued("fresh", None, (0, 30));
+    replace(&server, "one.key", key.private_key_to_pem_pkcs8().unwrap());
+    replace(&server, "one.crt", cert.to_pem().unwrap());
+    let longer = wait_for(DEADLINE, || {
+        (days(&expiry()[name("one.crt")]) > 29.0).then_some(())
+    });
+    assert!(longer.is_some(), "{}", expiry());
     assert!(server.stop().success());
 }
 
@@ -217,4 +252,145 @@ fn a_key_that_does_not_fit_is_told_of_with_its_place() {
             && line.ends_with(":6"),
         "{line}"
     );
+}
+
+#[test]
+fn a_client_without_a_shared_cipher_gets_an_alert_and_disturbs_nobody() {
+    let conf = "%%TEST_GLOBALS%% events { } error_log %%TESTDIR%%/info.log info; http { %%TEST_GLOBALS_HTTP%%
+        server { listen 127.0.0.1:%%PORT_8443%% ssl; ssl_certificate one.crt; ssl_certificate_key one.key;
+            ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256; return 200 ok; } }";
+    let server = start(conf, &["one"]);
+    let addr = server.addr(8443);
+    let hello = |ciphers| Hello {
+        version: Some(SslVersion::TLS1_2),
+        ciphers: Some(ciphers),
+        ..Hello::default()
+    };
+    // half of a hello: another connection, which goes on when the other one has been refused
+    let mut slow = TcpStream::connect_timeout(&addr, DEADLINE).unwrap();
+    slow.write_all(&[0x16, 3, 1]).unwrap();
+    let refused = request(addr, hello("ECDHE-ECDSA-CHACHA20-POLY1305"), "h", "/");
+    let alert = refused.err().unwrap();
+    assert!(alert.contains("handshake failure"), "{alert}");
+    let log = server.wait_for_text("info.log", "no shared cipher");
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|l| l.contains("SSL handshaking") && !l.contains("client closed connection"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(
+        lines[0].contains("[info]")
+            && lines[0].contains(
+                "SSL_do_handshake() failed (SSL: error:0A0000C1:SSL routines::no shared cipher)"
+            )
+            && lines[0].contains(" while SSL handshaking, client: 127.0.0.1, server: "),
+        "{log}"
+    );
+    let fine = request(addr, hello("ECDHE-ECDSA-AES128-GCM-SHA256"), "h", "/").unwrap();
+    assert!(fine.text.ends_with("ok"), "{}", fine.text);
+    slow.set_read_timeout(Some(DEADLINE)).unwrap();
+    slow.write_all(&[0, 5, 9, 0, 0, 1, 0]).unwrap();
+    let mut got = Vec::new();
+    let _ = slow.read_to_end(&mut got);
+    assert!(got.starts_with(&[0x15, 3]), "{got:x?}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_client_certificate_that_has_expired_is_495() {
+    let conf = "%%TEST_GLOBALS%% events { } error_log %%TESTDIR%%/info.log info; http { %%TEST_GLOBALS_HTTP%%
+        ssl_certificate one.crt; ssl_certificate_key one.key; ssl_client_certificate ca.crt; ssl_verify_client on;
+        server { listen 127.0.0.1:%%PORT_8443%% ssl; return 200 ok; }
+        server { listen 127.0.0.1:%%PORT_8444%% ssl; error_page 495 =200 /why;
+            location / { return 200 ok; } location /why { return 200 '$ssl_client_verify'; } } }";
+    let ca = authority("ca");
+    let server = with_pairs(conf, &["one"])
+        .file("ca.crt", ca.0.to_pem().unwrap(), None)
+        .start(&Couloir::program());
+    let ask = |port, certificate| {
+        let hello = Hello {
+            certificate: Some(certificate),
+            ..Hello::default()
+        };
+        request(server.addr(port), hello, "h", "/").unwrap().text
+    };
+    let expired = issued("client", Some(&ca), (-3, -1));
+    let page = ask(8443, &expired);
+    assert!(
+        page.starts_with("HTTP/1.1 400 ") && page.contains("The SSL certificate error"),
+        "{page}"
+    );
+    let why = ask(8444, &expired);
+    assert!(why.ends_with("FAILED:certificate has expired"), "{why}");
+    let log = server.wait_for_text("info.log", "certificate verify error");
+    let line = log
+        .lines()
+        .find(|l| l.contains("certificate verify error"))
+        .unwrap();
+    assert!(
+        line.contains("[info]")
+            && line.contains("client SSL certificate verify error: (10:certificate has expired)")
+            && line.contains("client: 127.0.0.1"),
+        "{line}"
+    );
+    assert!(ask(8443, &issued("client", Some(&ca), (0, 1))).ends_with("ok"));
+    assert!(server.stop().success());
+}
+
+/// As in nginx with an OpenSSL that has no compression.
+#[test]
+fn compressed_certificates_need_an_openssl_that_has_compression() {
+    let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
+        server { listen 127.0.0.1:%%PORT_8443%% ssl; ssl_certificate one.crt; ssl_certificate_key one.key;
+            ssl_certificate_compression on; return 200 ok; } }";
+    let (status, text) = with_pairs(conf, &["one"]).test(&Couloir::program());
+    assert!(status.success(), "{text}");
+    assert!(
+        text.contains("[warn] SSL_CTX_compress_certs() failed, ignored"),
+        "{text}"
+    );
+}
+
+/// Where no session is kept, no ticket is sent that would stand for one; `$ssl_session_id` has one all the same.
+#[test]
+fn tickets_are_sent_where_they_are_good_for_something() {
+    let server = |more: &str, answer: &str| {
+        format!("server {{ listen 127.0.0.1:%%PORT_{more} return 200 '{answer}'; }}")
+    };
+    let conf = |answer: &str| {
+        let servers = [
+            "8443%% ssl; ssl_session_tickets off;",
+            "8444%% ssl; ssl_session_tickets off; ssl_session_cache off;",
+            "8445%% ssl; ssl_session_tickets off; ssl_session_cache shared:tls:1m;",
+            "8446%% ssl;",
+        ]
+        .map(|s| server(s, answer));
+        format!(
+            "%%TEST_GLOBALS%% events {{ }} http {{ %%TEST_GLOBALS_HTTP%% ssl_certificate one.crt; ssl_certificate_key one.key; {} }}",
+            servers.concat()
+        )
+    };
+    let mut server = start(&conf("ok"), &["one"]);
+    let ask = |server: &Server, port| {
+        let hello = Hello {
+            version: Some(SslVersion::TLS1_3),
+            ..Hello::default()
+        };
+        request(server.addr(port), hello, "h", "/").unwrap()
+    };
+    for (port, ticket) in [(8443, false), (8444, false), (8445, true), (8446, true)] {
+        let answer = ask(&server, port);
+        assert!(answer.text.ends_with("ok"), "{}", answer.text);
+        assert_eq!(answer.session.is_some(), ticket, "{port}");
+    }
+    server.write_conf(&conf("id=$ssl_session_id"));
+    server.reload();
+    // a handshake that was made before the reload has none yet
+    let id = wait_for(DEADLINE, || {
+        let text = ask(&server, 8443).text;
+        let (_, id) = text.split_once("id=")?;
+        Some(id.len()).filter(|n| *n > 0)
+    });
+    assert_eq!(id, Some(64));
+    assert!(server.stop().success());
 }

@@ -248,3 +248,13 @@ fn mistakes_are_told_with_their_place() {
         assert!(text.contains(expected), "{directives}: {text}");
     }
 }
+
+#[test]
+fn the_hybrid_key_exchange_is_negotiated_with_an_origin() {
+    let server = front(
+        "location / { proxy_pass https://127.0.0.1:%%PORT_8443%%; }",
+        "return 200 '$ssl_curve';",
+    );
+    assert_eq!(text(server.addr(8080), "/"), "X25519MLKEM768");
+    assert!(server.stop().success());
+}

@@ -1,11 +1,12 @@
 //! Leaky buckets by key, in bounded memory: the state of a `limit_req_zone`.
 
+use super::tally::Tally;
 use super::zones;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Milliseconds of a clock that never goes back.
@@ -24,6 +25,8 @@ pub struct Zone {
     pub size: u64,
     /// The key that it is filled by, as written.
     pub key_text: String,
+    /// What became of requests.
+    pub tally: Arc<Tally>,
 }
 
 /// What looking at a bucket says; excesses are thousandths of a request.
@@ -49,6 +52,7 @@ impl Zone {
             hasher: foldhash::fast::RandomState::default(),
             size,
             key_text: key_text.to_owned(),
+            tally: Arc::default(),
         }
     }
 

@@ -33,6 +33,7 @@ pub mod limit_req;
 pub mod map;
 mod media_types;
 pub mod memcached;
+pub mod metrics;
 pub mod mirror;
 pub mod pass;
 mod password;
@@ -52,6 +53,7 @@ pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
 pub mod sub_filter;
+mod tally;
 pub mod try_files;
 pub mod upstream;
 pub mod userid;
@@ -121,6 +123,7 @@ pub fn builtin() -> Registry {
     r.add::<empty_gif::EmptyGif>();
     r.add::<stub_status::StubStatus>();
     r.add::<api::Api>();
+    r.add::<metrics::Metrics>();
     // before content
     r.add::<mirror::Mirror>();
     r.add::<try_files::TryFiles>();

@@ -18,8 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A stream that is neither plain TCP nor a UNIX-domain socket: TLS.
-pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> AnyStream for T {}
+pub trait AnyStream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Holds back what is written until this is ended, or until the stream is shut down; false where it cannot.
+    fn hold(&mut self, _on: bool) -> bool {
+        false
+    }
+}
 
 /// What carries a connection.
 pub enum Transport {
@@ -105,6 +109,10 @@ pub(super) struct Inner {
     close: bool,
     /// Whether a TLS session has been ended.
     shut: bool,
+    /// Whether the present response says that it is the last one.
+    last: bool,
+    /// Whether the present response is whole.
+    ended: bool,
 }
 
 /// A connection of HTTP/1. Shared by the loop that reads heads, Pingora's session and the request.
@@ -145,6 +153,8 @@ impl Conn {
                 error: None,
                 close: false,
                 shut: false,
+                last: false,
+                ended: false,
             }),
             idle: AtomicBool::new(false),
             parked: Mutex::new(None),
@@ -261,6 +271,8 @@ impl Conn {
         inner.trailers = None;
         inner.sent = 0;
         inner.framing = Framing::None;
+        inner.last = false;
+        inner.ended = false;
     }
 
     /// Whether the request's body has been read to its end.
@@ -428,6 +440,30 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Has the end of a TLS session leave with the last piece of the last response.
+    fn send_last(&mut self, cx: &mut Context<'_>) {
+        if self.shut || self.error.is_some() || self.wbuf.len() > COALESCE {
+            return;
+        }
+        let Transport::Other(s, _) = &mut self.transport else {
+            return;
+        };
+        if !s.hold(true) {
+            return;
+        }
+        let written = self.poll_send(cx, 0);
+        if let Transport::Other(s, _) = &mut self.transport {
+            if matches!(written, Poll::Ready(Ok(()))) {
+                // whoever flushes waits for what the socket does not take now
+                self.shut = true;
+                let _ = Pin::new(&mut **s).poll_shutdown(cx);
+            }
+            s.hold(false);
+        }
+    }
+}
+
 /// Reads up to `size` bytes into the spare room of `buf`.
 fn read_into(
     t: &mut Transport,
@@ -466,6 +502,7 @@ impl Downstream for Conn {
         inner.sent += (inner.wbuf.len() - old) as u64;
         if head.status >= 200 || head.status == 101 {
             inner.framing = framing;
+            inner.last = !head.keepalive && !head.upgrade && framing != Framing::Tunnel;
         }
         match framing {
             Framing::Tunnel => {
@@ -499,6 +536,7 @@ impl Downstream for Conn {
 
     fn finish(&self, trailers: Option<&Headers>) {
         let inner = &mut *self.inner.lock();
+        inner.ended = true;
         if inner.framing == Framing::Chunked {
             match trailers.filter(|t| !t.is_empty()) {
                 Some(t) => {
@@ -522,6 +560,9 @@ impl Downstream for Conn {
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.lock();
+        if inner.last && inner.ended {
+            inner.send_last(cx);
+        }
         ready!(inner.poll_send(cx, 0))?;
         if inner.framing == Framing::Tunnel && inner.wbuf.capacity() > 0 {
             buffers::give(std::mem::take(&mut inner.wbuf));

@@ -1,6 +1,7 @@
 //! Early data of TLS 1.3 (RFC 8446 section 2.3): a request may be read, and answered, before the handshake is over.
 
-use super::socket::Socket;
+use super::conn::AnyStream;
+use super::wire::Wire;
 use crate::tls::ffi;
 use openssl::ssl;
 use pingora::tls::tokio_ssl::SslStream;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A TLS stream whose first bytes may be early data.
 pub(super) struct Early {
-    stream: SslStream<Socket>,
+    stream: SslStream<Wire>,
     /// The byte by which early data was found.
     first: Option<u8>,
     /// Early data may follow.
@@ -36,7 +37,7 @@ pub(super) enum Begun {
 ///
 /// # Errors
 /// OpenSSL's.
-pub(super) async fn begin(stream: &mut SslStream<Socket>) -> Result<Begun, ssl::Error> {
+pub(super) async fn begin(stream: &mut SslStream<Wire>) -> Result<Begun, ssl::Error> {
     let mut byte = [0];
     let n = Pin::new(stream).read_early_data(&mut byte).await?;
     Ok(if n == 0 {
@@ -48,7 +49,7 @@ pub(super) async fn begin(stream: &mut SslStream<Socket>) -> Result<Begun, ssl::
 
 impl Early {
     /// A stream on which `first` has come.
-    pub fn new(stream: SslStream<Socket>, first: u8, pending: Arc<AtomicBool>) -> Early {
+    pub fn new(stream: SslStream<Wire>, first: u8, pending: Arc<AtomicBool>) -> Early {
         pending.store(true, Ordering::Relaxed);
         Early {
             stream,
@@ -90,6 +91,8 @@ impl Early {
 fn into_io(e: ssl::Error) -> io::Error {
     e.into_io_error().unwrap_or_else(io::Error::other)
 }
+
+impl AnyStream for Early {}
 
 impl AsyncRead for Early {
     fn poll_read(

@@ -44,7 +44,7 @@ pub(super) struct Client {
     place: Place,
     /// How long the next request is waited for.
     limit: Duration,
-    /// How much of that even while the process drains (`keepalive_min_timeout`).
+    /// How long it is waited for while the process drains, too (`keepalive_min_timeout`).
     least: Duration,
     /// It has had no request yet.
     fresh: bool,
@@ -67,7 +67,7 @@ enum Waited {
 
 /// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
 /// and a connection that is idle for longer holds none.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_millis(100);
 
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
@@ -134,6 +134,10 @@ impl Client {
             self.state.set(Stat::Reading);
             match read_head(conn, &mut r, limits, self.place.header_timeout).await {
                 Head::Whole => self.state.set(Stat::Writing),
+                Head::Closed(false) | Head::TimedOut(false) => {
+                    self.thread.recycle(r);
+                    return false;
+                }
                 head => {
                     Box::pin(no_request(self.thread, conn, r, head)).await;
                     return false;
@@ -161,7 +165,7 @@ impl Client {
         phases::serve(&mut r).await;
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         self.limit = Duration::from_millis(r.core().keepalive_timeout);
-        self.least = Duration::from_millis(r.core().keepalive_min_timeout).min(self.limit);
+        self.least = Duration::from_millis(r.core().keepalive_min_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
@@ -193,14 +197,14 @@ impl Client {
         let mut most = most.unwrap_or(Duration::MAX);
         loop {
             // a connection that has had no request yet may bring its first one while the process drains, as in nginx
-            let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
-            let kept = !self.least.is_zero();
-            conn.set_idle(!self.fresh && !parting && !kept);
-            // its last response, begun before the drain, said that it may stay
-            let whole = match (kept, parting) {
-                (true, _) => self.least,
-                (false, true) => PARTING,
-                (false, false) => self.limit,
+            let kept = self.fresh || !self.least.is_zero();
+            let parting = !kept && self.thread.draining.load(Ordering::Relaxed);
+            conn.set_idle(!kept && !parting);
+            let whole = match () {
+                () if !self.least.is_zero() => self.least.min(self.limit),
+                // its last response, begun before the drain, said that it may stay
+                () if parting => PARTING.min(self.limit),
+                () => self.limit,
             };
             let part = most.min(whole);
             let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
@@ -208,18 +212,14 @@ impl Client {
             if waited.is_ok() {
                 return Waited::Readable;
             }
-            if kept {
-                self.least -= part;
-                self.limit = self.limit.saturating_sub(part);
-            } else {
-                self.limit = whole - part;
-            }
-            most -= part;
-            if part < whole {
-                return Waited::Idle;
-            }
-            if !kept || self.limit.is_zero() {
+            self.limit = self.limit.saturating_sub(part);
+            self.least = self.least.saturating_sub(part);
+            most = most.saturating_sub(part);
+            if self.limit.is_zero() || (parting && part == whole) {
                 return Waited::TimedOut;
+            }
+            if most.is_zero() {
+                return Waited::Idle;
             }
         }
     }

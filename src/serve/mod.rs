@@ -16,6 +16,7 @@ mod socket;
 mod tcp_info;
 mod thread;
 mod tls;
+mod wire;
 
 pub use background::background_site;
 pub use conn::{AnyStream, Conn, Transport};

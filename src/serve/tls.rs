@@ -4,6 +4,7 @@ use super::conn::{AnyStream, Transport};
 use super::early::{self, Begun, Early};
 use super::opening::Log;
 use super::socket::Socket;
+use super::wire::Wire;
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
 use crate::module::{ConnInfo, Nobody, Remote, Request, SiteRef, TlsInfo, TlsServer};
@@ -12,11 +13,13 @@ use crate::tls::{error, ffi};
 use openssl::ssl::{self, ErrorCode, NameType, SslRef};
 use parking_lot::Mutex;
 use pingora::tls::tokio_ssl::SslStream;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Instant;
 
 /// Makes the handshake of a new connection, and keeps in `info` what it settled.
@@ -64,7 +67,7 @@ pub(super) async fn handshake(
         Box::new(hooks),
         tls.default.tickets.clone(),
     );
-    let stream = begun.and_then(|ssl| SslStream::new(ssl, socket));
+    let stream = begun.and_then(|ssl| SslStream::new(ssl, Wire::new(socket)));
     let mut stream = match stream {
         Ok(s) => s,
         Err(e) => {
@@ -85,6 +88,7 @@ pub(super) async fn handshake(
         Ok(Begun::Nothing) => Pin::new(&mut stream).accept().await.map(|()| None),
         Err(e) => Err(e),
     };
+    stream.get_mut().hold(false);
     let outcome = std::mem::take(&mut *outcome.lock());
     for text in &outcome.errors {
         log.write(Level::Error, format_args!("{text}"));
@@ -92,13 +96,20 @@ pub(super) async fn handshake(
     let first = match done {
         Ok(first) => first,
         Err(e) => {
+            // the alert
+            push(&mut stream).await;
             failed(&e, &outcome, log);
             return None;
         }
     };
+    if first.is_some() {
+        // the client waits for our half of the handshake, whatever becomes of its early request
+        push(&mut stream).await;
+    }
     let mut settled = describe(stream.ssl(), site, outcome.chosen_by);
     let owner = site.servers.get(outcome.owner as usize);
     if let Some(ocsp) = owner.and_then(|s| s.tls.as_ref()?.ocsp.clone()) {
+        push(&mut stream).await;
         let location = owner.and_then(|s| site.locations.get(s.default_location as usize));
         let resolver = location.and_then(|l| l.core.resolver.as_ref());
         if let Some(doubt) = ocsp.validate(stream.ssl(), resolver).await {
@@ -115,6 +126,22 @@ pub(super) async fn handshake(
         None => Box::new(stream),
     };
     Some(Transport::Other(stream, fd))
+}
+
+impl AnyStream for SslStream<Wire> {
+    fn hold(&mut self, on: bool) -> bool {
+        self.get_mut().hold(on);
+        true
+    }
+}
+
+/// Sends what was held back, as far as the socket takes it.
+async fn push(stream: &mut SslStream<Wire>) {
+    poll_fn(|cx| {
+        stream.get_mut().push(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Logs a handshake that failed, at nginx's levels.
@@ -256,6 +283,10 @@ impl Hooks for Http {
         let http2 = chosen.is_some_and(|s| s.conf.http2.enable)
             || self.site.listeners.get(self.index).is_some_and(|l| l.http2);
         if http2 { H2 } else { HTTP11 }
+    }
+
+    fn wants_id(&self) -> bool {
+        self.site.var_names.contains_key("ssl_session_id")
     }
 }
 

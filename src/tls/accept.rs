@@ -19,6 +19,8 @@ pub trait Hooks: Send + Sync + 'static {
     fn certificates(&mut self, ssl: &mut SslRef) -> bool;
     /// The protocols to choose from by ALPN, each behind its length.
     fn protocols(&self) -> &'static [u8];
+    /// Whether anything asks for the id of the session, which one of TLS 1.3 has by its ticket.
+    fn wants_id(&self) -> bool;
 }
 
 /// What [`Hooks::choose`] says.
@@ -37,6 +39,8 @@ pub struct Accepting {
     tickets: Option<Tickets>,
     aged: bool,
     decided: bool,
+    /// Tickets that stand for a session kept here would stand for nothing.
+    forgets: bool,
 }
 
 fn index() -> Option<Index<Ssl, Accepting>> {
@@ -56,6 +60,7 @@ pub fn begin(
 ) -> Result<Ssl, ErrorStack> {
     let index = index().ok_or_else(ErrorStack::get)?;
     let mut ssl = Ssl::new(ctx)?;
+    let forgets = !hooks.wants_id() && ffi::keeps_no_sessions(ctx);
     ssl.set_ex_data(
         index,
         Accepting {
@@ -63,6 +68,7 @@ pub fn begin(
             tickets,
             aged: false,
             decided: false,
+            forgets,
         },
     );
     ssl.set_accept_state();
@@ -80,7 +86,7 @@ pub fn install(ctx: &mut SslContextBuilder) {
             .map_or(HTTP11, |h| h.protocols());
         select_next_proto(server, client).ok_or(AlpnError::ALERT_FATAL)
     });
-    ffi::set_session_age_callback(ctx);
+    ffi::set_progress_callback(ctx);
 }
 
 /// `http/1.1` and its elders, for ALPN.
@@ -103,23 +109,32 @@ fn client_hello(ssl: &mut SslRef, alert: &mut SslAlert) -> Result<ClientHelloRes
         },
         None => Ok(hooks.choose(None)),
     };
+    let mut forgets = false;
     if let Some(a) = state(ssl) {
         a.hooks = Some(hooks);
+        forgets = a.forgets;
     }
-    let refused = match choice {
-        Ok(Choice::Keep) => return Ok(ClientHelloResponse::SUCCESS),
+    match choice {
+        Ok(Choice::Keep) => {}
         Ok(Choice::Use(ctx)) => {
             ssl.set_ssl_context(&ctx)?;
             // the callback stays: every context has the same
             ssl.set_verify(ctx.verify_mode());
             ffi::adopt(ssl, &ctx);
-            return Ok(ClientHelloResponse::SUCCESS);
         }
-        Ok(Choice::Reject) => SslAlert::UNRECOGNIZED_NAME,
-        Err(alert) => alert,
-    };
-    *alert = refused;
-    Err(ErrorStack::get())
+        Ok(Choice::Reject) => {
+            *alert = SslAlert::UNRECOGNIZED_NAME;
+            return Err(ErrorStack::get());
+        }
+        Err(refused) => {
+            *alert = refused;
+            return Err(ErrorStack::get());
+        }
+    }
+    if forgets {
+        ffi::send_no_empty_tickets(ssl);
+    }
+    Ok(ClientHelloResponse::SUCCESS)
 }
 
 /// The one host name of the extension (RFC 6066 section 3).
@@ -153,6 +168,13 @@ pub(super) fn certificates(ssl: &mut SslRef) -> bool {
         a.hooks = Some(hooks);
     }
     found
+}
+
+/// The handshake is over: a connection that stays does not hold the configuration that it began with.
+pub(super) fn over(ssl: &mut SslRef) {
+    if let Some(a) = state(ssl) {
+        a.hooks = None;
+    }
 }
 
 /// The keys of the context that the connection began with.

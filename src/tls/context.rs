@@ -27,6 +27,10 @@ const IGNORE_UNEXPECTED_EOF: u64 = 1 << 7;
 /// Replays of early data are not searched for: `$ssl_early_data` tells whoever must know.
 const NO_ANTI_REPLAY: u64 = 1 << 24;
 
+/// Certificates are compressed only where `ssl_certificate_compression` asks for it, and are not taken compressed.
+pub(super) const NO_TX_COMPRESSION: u64 = 1 << 32;
+const NO_RX_COMPRESSION: u64 = 1 << 33;
+
 /// A context with nginx's options and these protocols (bits of [`PROTOCOLS`]).
 ///
 /// # Errors
@@ -54,7 +58,9 @@ pub fn base(method: SslMethod, protocols: u32) -> Result<SslContextBuilder, Stri
             | SslOptions::SINGLE_ECDH_USE
             | SslOptions::NO_COMPRESSION
             | SslOptions::NO_RENEGOTIATION
-            | SslOptions::from_bits_retain(IGNORE_UNEXPECTED_EOF | NO_ANTI_REPLAY),
+            | SslOptions::from_bits_retain(
+                IGNORE_UNEXPECTED_EOF | NO_ANTI_REPLAY | NO_TX_COMPRESSION | NO_RX_COMPRESSION,
+            ),
     );
     ctx.set_mode(
         SslMode::ENABLE_PARTIAL_WRITE

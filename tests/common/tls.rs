@@ -9,8 +9,9 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
     SslConnector, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslStream, SslVerifyMode,
-    SslVersion,
+    SslVersion, StatusType,
 };
+use openssl::x509::extension::BasicConstraints;
 use openssl::x509::{X509, X509Name};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +19,34 @@ use std::sync::{Arc, Mutex};
 
 /// A certificate for `cn` and its key, self-signed.
 pub fn pair(cn: &str) -> (X509, PKey<Private>) {
+    issued(cn, None, (0, 3))
+}
+
+/// An authority: a self-signed certificate that may issue others.
+pub fn authority(cn: &str) -> (X509, PKey<Private>) {
+    issue(cn, None, (0, 3), true)
+}
+
+/// A certificate for `cn` and its key, by `issuer` or self-signed, good from and until so many days from now.
+pub fn issued(
+    cn: &str,
+    issuer: Option<&(X509, PKey<Private>)>,
+    days: (i64, i64),
+) -> (X509, PKey<Private>) {
+    issue(cn, issuer, days, false)
+}
+
+fn issue(
+    cn: &str,
+    issuer: Option<&(X509, PKey<Private>)>,
+    (from, until): (i64, i64),
+    authority: bool,
+) -> (X509, PKey<Private>) {
+    const DAY: i64 = 86_400;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let day = |n: i64| Asn1Time::from_unix(now.as_secs() as i64 + n * DAY).unwrap();
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
     let mut name = X509Name::builder().unwrap();
@@ -26,13 +55,19 @@ pub fn pair(cn: &str) -> (X509, PKey<Private>) {
     let mut c = X509::builder().unwrap();
     c.set_version(2).unwrap();
     c.set_subject_name(&name).unwrap();
-    c.set_issuer_name(&name).unwrap();
+    match issuer {
+        Some((by, _)) => c.set_issuer_name(by.subject_name()).unwrap(),
+        None => c.set_issuer_name(&name).unwrap(),
+    }
     c.set_pubkey(&key).unwrap();
-    c.set_not_before(&Asn1Time::days_from_now(0).unwrap())
-        .unwrap();
-    c.set_not_after(&Asn1Time::days_from_now(3).unwrap())
-        .unwrap();
-    c.sign(&key, MessageDigest::sha256()).unwrap();
+    c.set_not_before(&day(from)).unwrap();
+    c.set_not_after(&day(until)).unwrap();
+    if authority {
+        let ca = BasicConstraints::new().critical().ca().build().unwrap();
+        c.append_extension(ca).unwrap();
+    }
+    let signer = issuer.map_or(&key, |(_, key)| key);
+    c.sign(signer, MessageDigest::sha256()).unwrap();
     (c.build(), key)
 }
 
@@ -66,6 +101,10 @@ pub struct Hello<'a> {
     pub alpn: &'static [u8],
     /// Sends the request as early data.
     pub early: bool,
+    /// The ciphers of TLS 1.2.
+    pub ciphers: Option<&'a str>,
+    /// Asks for an OCSP response.
+    pub status: bool,
 }
 
 /// What a connection was and got.
@@ -74,6 +113,8 @@ pub struct Answer {
     pub text: String,
     pub session: Option<Vec<u8>>,
     pub alpn: Option<Vec<u8>>,
+    /// The OCSP response that came with the certificate.
+    pub ocsp: Option<Vec<u8>>,
 }
 
 /// One handshake and one request; the error is OpenSSL's text.
@@ -92,6 +133,9 @@ pub fn request(
     if let Some((cert, key)) = hello.certificate {
         builder.set_certificate(cert).unwrap();
         builder.set_private_key(key).unwrap();
+    }
+    if let Some(list) = hello.ciphers {
+        builder.set_cipher_list(list).unwrap();
     }
     if !hello.alpn.is_empty() {
         builder.set_alpn_protos(hello.alpn).unwrap();
@@ -122,6 +166,9 @@ pub fn request(
     tcp.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut ssl = config.into_ssl(hello.sni.unwrap_or("none")).unwrap();
     ssl.set_connect_state();
+    if hello.status {
+        ssl.set_status_type(StatusType::OCSP).unwrap();
+    }
     let mut stream = SslStream::new(ssl, tcp).unwrap();
     let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     if hello.early {
@@ -147,12 +194,14 @@ pub fn request(
         .to_string()
         .unwrap();
     let alpn = stream.ssl().selected_alpn_protocol().map(<[u8]>::to_vec);
+    let ocsp = stream.ssl().ocsp_status().map(<[u8]>::to_vec);
     let session = kept.lock().unwrap().take();
     Ok(Answer {
         cn,
         text,
         session,
         alpn,
+        ocsp,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Another module adds an endpoint of its own with [`add_endpoint`] from one of its directives.
 
 mod body;
+mod certificates;
 mod peers;
 mod servers;
 mod status;
@@ -172,6 +173,7 @@ fn api(c: &mut ApiConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let request_id = b.known_var("request_id");
     status::add(b);
     add_endpoint(b, peers::Upstreams);
+    add_endpoint(b, certificates::Expiry);
     let endpoints = match &b.shared::<Table>().done {
         Some(done) => done.clone(),
         None => {
@@ -215,7 +217,7 @@ impl Handler for Server {
 }
 
 /// Whether the client is on this machine, or rules of the location have let it in.
-fn is_open_to(r: &Request) -> bool {
+pub fn is_open_to(r: &Request) -> bool {
     let near = match r.remote.ip() {
         Some(ip) => ip.to_canonical().is_loopback(),
         None => true,

@@ -239,8 +239,9 @@ fn certificates(
             }
         }
     }
-    if c.compression == Some(true) {
-        m.warn("\"ssl_certificate_compression\" is not supported on this platform, ignored");
+    if c.compression == Some(true) && !ffi::compress_certificates(ctx) {
+        let text = error::failure("SSL_CTX_compress_certs() failed, ignored");
+        m.warn(text);
     }
     Ok(loaded)
 }

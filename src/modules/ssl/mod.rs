@@ -198,7 +198,7 @@ impl Module for Ssl {
             "ssl_certificate_compression",
             HS,
             Args::Flag,
-            "`ssl_certificate_compression on|off;` Accepted with a warning: OpenSSL is built without compression. Default: off.",
+            "`ssl_certificate_compression on|off;` Sends certificates compressed (RFC 8879) where OpenSSL is built with compression; else it is a warning, as in nginx. Default: off.",
             |c, s, _| once(&mut c.compression, s, s.flag(0)?),
         ),
         Directive::new(

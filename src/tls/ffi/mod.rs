@@ -74,6 +74,13 @@ unsafe extern "C" {
     fn SSL_get_options(ssl: *const sys::SSL) -> u64;
     fn SSL_set_options(ssl: *mut sys::SSL, options: u64) -> u64;
     fn SSL_clear_options(ssl: *mut sys::SSL, options: u64) -> u64;
+    fn SSL_CTX_compress_certs(ctx: *mut sys::SSL_CTX, algorithm: c_int) -> c_int;
+    fn SSL_CTX_clear_options(ctx: *mut sys::SSL_CTX, options: u64) -> u64;
+    fn SSL_CTX_get_num_tickets(ctx: *const sys::SSL_CTX) -> size_t;
+    fn SSL_set_num_tickets(ssl: *mut sys::SSL, n: size_t) -> c_int;
+    fn SSL_CTX_sess_get_new_cb(
+        ctx: *mut sys::SSL_CTX,
+    ) -> Option<unsafe extern "C" fn(*mut sys::SSL, *mut sys::SSL_SESSION) -> c_int>;
     fn SSL_CTX_get_verify_depth(ctx: *const sys::SSL_CTX) -> c_int;
     fn SSL_set_verify_depth(ssl: *mut sys::SSL, depth: c_int);
     fn SSL_SESSION_get_time(s: *const sys::SSL_SESSION) -> c_long;
@@ -143,6 +150,19 @@ pub fn set_record_size(ctx: &mut SslContextBuilder, size: usize) {
             ptr::null_mut(),
         )
     };
+}
+
+/// `ssl_certificate_compression`: compresses the context's certificates, once, with each algorithm that OpenSSL was
+/// built with (RFC 8879). False where there is none.
+pub fn compress_certificates(ctx: &mut SslContextBuilder) -> bool {
+    // SAFETY: plain calls; 0 stands for every algorithm.
+    unsafe {
+        let done = SSL_CTX_compress_certs(ctx.as_ptr(), 0) == 1;
+        if done {
+            SSL_CTX_clear_options(ctx.as_ptr(), super::context::NO_TX_COMPRESSION);
+        }
+        done
+    }
 }
 
 /// `ssl_session_timeout`, seconds.
@@ -223,14 +243,21 @@ pub fn set_certificate_callback(ctx: &mut SslContextBuilder) {
     unsafe { SSL_CTX_set_cert_cb(ctx.as_ptr(), Some(call), ptr::null_mut()) };
 }
 
-/// Keeps a TLS 1.3 session from living on by being resumed: its age counts from the first handshake.
-pub fn set_session_age_callback(ctx: &mut SslContextBuilder) {
+/// Keeps a TLS 1.3 session from living on by being resumed: its age counts from the first handshake. Lets go of what
+/// only the handshake needs once it is over.
+pub fn set_progress_callback(ctx: &mut SslContextBuilder) {
     // SSL_CB_ACCEPT_LOOP
     const LOOP: c_int = 0x2001;
+    // SSL_CB_HANDSHAKE_DONE
+    const DONE: c_int = 0x20;
     const TLS13: c_int = 0x304;
     unsafe extern "C" fn call(ssl: *const sys::SSL, place: c_int, _: c_int) {
         // SAFETY: OpenSSL passes the connection that it is working on; its session is alive with it.
         unsafe {
+            if place & DONE != 0 {
+                accept::over(SslRef::from_ptr_mut(ssl.cast_mut()));
+                return;
+            }
             if place & LOOP != LOOP || SSL_version(ssl) != TLS13 {
                 return;
             }
@@ -397,7 +424,29 @@ pub fn options(ssl: &SslRef) -> u64 {
     unsafe { SSL_get_options(ssl.as_ptr()) }
 }
 
-/// What `SSL_set_SSL_CTX` does not take over: options and the depth of verification.
+/// Whether no session of this context's connections is kept where another connection would find it.
+pub fn keeps_no_sessions(ctx: &SslContextRef) -> bool {
+    const GET_SESS_CACHE_MODE: c_int = 45;
+    const SERVER: c_long = 0x2;
+    const NO_INTERNAL_STORE: c_long = 0x200;
+    // SAFETY: plain calls.
+    unsafe {
+        let mode = sys::SSL_CTX_ctrl(ctx.as_ptr(), GET_SESS_CACHE_MODE, 0, ptr::null_mut());
+        mode & SERVER == 0
+            || mode & NO_INTERNAL_STORE != 0 && SSL_CTX_sess_get_new_cb(ctx.as_ptr()).is_none()
+    }
+}
+
+/// Sends no tickets that stand for a session kept here (TLS 1.3 without `ssl_session_tickets`): none is kept.
+pub fn send_no_empty_tickets(ssl: &mut SslRef) {
+    const NO_TICKET: u64 = 1 << 14;
+    if options(ssl) & NO_TICKET != 0 {
+        // SAFETY: plain call.
+        unsafe { SSL_set_num_tickets(ssl.as_ptr(), 0) };
+    }
+}
+
+/// What `SSL_set_SSL_CTX` does not take over: options, the depth of verification, the number of tickets.
 pub fn adopt(ssl: &mut SslRef, ctx: &SslContextRef) {
     // SAFETY: plain calls on valid objects.
     unsafe {
@@ -405,6 +454,7 @@ pub fn adopt(ssl: &mut SslRef, ctx: &SslContextRef) {
         SSL_clear_options(ssl.as_ptr(), SSL_get_options(ssl.as_ptr()) & !wanted);
         SSL_set_options(ssl.as_ptr(), wanted);
         SSL_set_verify_depth(ssl.as_ptr(), SSL_CTX_get_verify_depth(ctx.as_ptr()));
+        SSL_set_num_tickets(ssl.as_ptr(), SSL_CTX_get_num_tickets(ctx.as_ptr()));
     }
 }
 
