@@ -1,4 +1,4 @@
-//! The hot path allocates nothing of ours: what the serving thread allocates for a plain request is Pingora's.
+//! The hot path allocates nothing: a plain request on a connection that is in use takes no memory.
 
 #[path = "../benches/support/mod.rs"]
 mod support;
@@ -12,42 +12,32 @@ static ALLOCATOR: Counting = Counting;
 
 const ROUNDS: usize = 20;
 
-/// What Pingora's interface asks of us for every request: a boxed stream, and a boxed future of its trait's method.
-const INTERFACE: [&str; 2] = ["src/serve/front.rs:", "src/serve/proxy.rs:"];
-
-/// Lines of ours that allocate for a request to `location / { body }`, and how often in [`ROUNDS`] requests.
-fn ours(body: &str) -> Vec<(String, usize)> {
+/// Lines that allocate for a request to `location / { body }`, and how often in [`ROUNDS`] requests.
+///
+/// The best of three: a pause of the client, or a look for idle connections, may fall between.
+fn callers(body: &str) -> Vec<(String, usize)> {
     let mut client = Client::connect(start(body));
     for _ in 0..200 {
         client.ask(b"hello, world");
     }
-    counting::trace(true);
-    for _ in 0..ROUNDS {
-        client.ask(b"hello, world");
-    }
-    counting::trace(false);
-    let mut callers = counting::callers();
-    for (caller, times) in &callers {
-        println!("{:6.2} {caller}", *times as f64 / ROUNDS as f64);
-    }
-    callers.retain(|caller, _| !caller.starts_with("pingora-"));
-    for known in INTERFACE {
-        let times: usize = callers
-            .iter()
-            .filter(|(caller, _)| caller.starts_with(known))
-            .map(|(_, n)| n)
-            .sum();
-        assert!(times <= ROUNDS, "{body}: {known} {times}");
-        callers.retain(|caller, _| !caller.starts_with(known));
-    }
-    callers.into_iter().collect()
+    let mut measure = || {
+        counting::trace(true);
+        for _ in 0..ROUNDS {
+            client.ask(b"hello, world");
+        }
+        counting::trace(false);
+        counting::callers()
+    };
+    let best = (0..3).map(|_| measure()).min_by_key(|c| c.len());
+    best.into_iter().flatten().collect()
 }
 
 // one test: the counts are the process's
 #[test]
 fn the_hot_path_allocates_nothing() {
-    plain_requests();
+    // first, while there is no serving thread whose allocations would be counted too
     picking();
+    plain_requests();
 }
 
 /// A peer out of ten, a thousand and ten thousand, by every method, tried again once.
@@ -75,11 +65,12 @@ fn picking() {
 }
 
 fn plain_requests() {
-    let proxied =
-        ours("proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';");
+    let proxied = callers(
+        "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection '';",
+    );
     assert!(proxied.is_empty(), "{proxied:#?}");
     // the future that sends a whole body is boxed: it is large, and a proxied request has no use for it
-    let local = ours("return 200 'hello, world';");
+    let local = callers("return 200 'hello, world';");
     assert!(
         local.len() <= 1
             && local

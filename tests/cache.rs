@@ -2,12 +2,18 @@
 
 mod common;
 
+#[path = "cache/api.rs"]
+mod api;
 #[path = "cache/basics.rs"]
 mod basics;
 #[path = "cache/broken.rs"]
 mod broken;
 #[path = "cache/conf.rs"]
 mod conf;
+#[path = "cache/disk.rs"]
+mod disk;
+#[path = "cache/poison.rs"]
+mod poison;
 #[path = "cache/purge.rs"]
 mod purge;
 #[path = "cache/restart.rs"]
@@ -27,7 +33,7 @@ fn cached(origin: &Origin, path: &str, location: &str) -> Server {
 
 fn setup(origin: &Origin, folder: &str, path: &str, location: &str) -> Setup {
     Setup::new(&format!(
-        "%%TEST_GLOBALS%% worker_processes 2; events {{ worker_connections 4096; }}
+        "%%TEST_GLOBALS%% worker_processes 2; worker_rlimit_nofile 8192; events {{ worker_connections 4096; }}
          http {{ %%TEST_GLOBALS_HTTP%%
              proxy_cache_path {folder} levels=1:2 keys_zone=z:1m {path};
              map $request_method $purge {{ default 0; PURGE 1; }}
@@ -73,10 +79,12 @@ fn ok(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// Bytes that tell where they belong, other ones for another seed.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    (0..len.div_ceil(8) as u64)
-        .flat_map(|i| (i.wrapping_mul(0x9e37_79b9) ^ seed).to_le_bytes())
-        .take(len)
-        .collect()
+    let mut bytes = Vec::with_capacity(len + 8);
+    for i in 0..len.div_ceil(8) as u64 {
+        bytes.extend_from_slice(&(i.wrapping_mul(0x9e37_79b9) ^ seed).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// The files of stored objects below a folder.

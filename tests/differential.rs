@@ -40,14 +40,19 @@ macro_rules! cases {
 }
 
 cases![
+    access,
     add_header,
     bad_request,
     balancing,
     cache,
     conditional,
     error_page,
+    filters,
     keepalive,
+    limits,
     location,
+    maps,
+    more_files,
     proxy_headers,
     proxy_response,
     proxy_uri,

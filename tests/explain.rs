@@ -82,9 +82,10 @@ fn a_proxied_request_is_followed_to_what_the_origin_would_get() {
             "not /: a shorter prefix  [DIR/nginx.conf:12]",
             "not ~ \\.php$: does not match  [DIR/nginx.conf:20]",
             "an allow rule fits  [DIR/nginx.conf:16]",
-            "http://127.0.0.1:1 would be asked, of \"app\" with 2 servers",
+            "http://127.0.0.1:1 would be asked, of \"app\" with 2 servers  [DIR/nginx.conf:17]",
             "GET /new/a?x=1 HTTP/1.1\n",
             "X-Team: red\n",
+            "answer       the origin's\n",
             "in force",
             "proxy_set_header X-Team \"$http_x_team\"",
             "[DIR/nginx.conf:18] instead of DIR/nginx.conf:10",
@@ -109,7 +110,7 @@ fn files_conditions_and_redirects() {
     in_order(
         &text,
         &[
-            "the file \"DIR/html/nothing\" is not there",
+            "the file \"DIR/html/nothing\" is not there  [DIR/nginx.conf:12]",
             "internally to @app",
             "GET /nothing HTTP/1.1",
             "client_max_body_size 1m",
@@ -127,7 +128,7 @@ fn files_conditions_and_redirects() {
     let text = told(&["http://example.com:8080/file"]);
     in_order(
         &text,
-        &["static_files: answers 200, 5 bytes of \"DIR/html/file\""],
+        &["static_files: answers 200, 5 bytes of \"DIR/html/file\"  [DIR/nginx.conf:12]"],
     );
     let text = told(&["http://example.com:8080/if?x=1"]);
     in_order(
@@ -146,6 +147,14 @@ fn files_conditions_and_redirects() {
             "ends with 404",
         ],
     );
+    let text = told(&["http://example.com:8080/new"]);
+    in_order(
+        &text,
+        &[
+            "to the same with a slash: /new/ passes requests on  [DIR/nginx.conf:14]",
+            "answer       301 to http://example.com:8080/new/",
+        ],
+    );
 }
 
 #[test]
@@ -157,6 +166,7 @@ fn subrequests_are_told_of_and_no_origin_is_asked() {
             "location     /auth",
             "  location     /check",
             "GET /check HTTP/1.1",
+            "auth_request: allows  [DIR/nginx.conf:22]",
         ],
     );
 }

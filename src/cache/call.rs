@@ -2,6 +2,7 @@
 
 use super::file::Meta;
 use super::key::Digest;
+use super::live::Live;
 use super::rules::Freshness;
 use super::settings::{CachePath, Settings};
 use super::store::{Fill, Object};
@@ -79,23 +80,42 @@ impl Entry {
         self.digest
     }
 
+    /// The number of the update that this request does; 0 where it does none.
+    pub fn owner(&self) -> u64 {
+        self.owner
+    }
+
     /// Whether this request updates the object.
     pub fn is_updating(&self) -> bool {
         self.owner != 0
     }
 
-    /// Begins an update where none is under way; with `age` (milliseconds) one that has lasted longer is overtaken.
-    pub fn begin_update(&mut self, age: Option<(u64, u64)>) -> bool {
+    /// Begins an update where none is under way.
+    pub fn begin_update(&mut self) -> bool {
         let owner = self.zone.owner();
-        let (now, until) = match age {
-            Some((now, age)) => (Some(now), now.saturating_add(age)),
-            None => (None, 0),
-        };
-        let begun = self.zone.index.begin_update(self.digest, owner, now, until);
+        let begun = self.zone.index.begin_update(self.digest, owner, None, 0);
         if begun {
             self.owner = owner;
         }
         begun
+    }
+
+    /// Begins to fetch what was not there (or of no use: the generation `seen`), or overtakes one who has done that for
+    /// `age` milliseconds; `None` where it has been stored meanwhile.
+    pub fn begin_fetch(&mut self, now: u64, age: u64, seen: u64) -> Option<bool> {
+        let owner = self.zone.owner();
+        let until = now.saturating_add(age);
+        let index = &self.zone.index;
+        let begun = index.begin_fetch(self.digest, owner, now, until, seen)?;
+        if begun {
+            self.owner = owner;
+        }
+        Some(begun)
+    }
+
+    /// Lets others read what this update brings.
+    pub fn publish(&self, live: &Arc<Live>) {
+        self.zone.index.publish(self.digest, self.owner, live);
     }
 
     /// Lets another one end the update.
@@ -145,6 +165,8 @@ pub struct Call {
     pub cacheable: bool,
     /// The object, while it is held.
     pub entry: Option<Entry>,
+    /// The generation that the last look has found; 0 where there was none.
+    pub seen: u64,
     /// The object whose time is over.
     pub old: Option<Arc<Object>>,
     /// What the origin's head says.

@@ -1,21 +1,15 @@
 //! What a zone knows of its objects: a sharded table, each shard with its objects in the order of their last use.
 
 use super::key::Digest;
-use foldhash::fast::FixedState;
+use super::live::Live;
+use super::shard::{Node, Shard};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Independent parts of the table.
-const SHARDS: usize = 16;
-
-/// How many objects from the end of the order are looked at for one that nobody uses.
-const TRIES: usize = 20;
-
-/// No object.
-const NONE: u32 = u32::MAX;
+const SHARDS: usize = 64;
 
 /// The table of a zone.
 pub struct Index {
@@ -46,57 +40,27 @@ pub enum Found {
     Error(u16),
 }
 
-/// One object.
-#[derive(Default)]
-struct Node {
-    key: u128,
-    /// When it is dropped unless it is used again, seconds since the epoch.
-    expire: i64,
-    /// Until when an error is answered, seconds since the epoch.
-    valid: i64,
-    generation: u64,
-    /// When an update may be begun anew, milliseconds.
-    lock_until: u64,
-    /// Who updates it; 0 is nobody.
-    updating: u64,
-    waiters: Option<Arc<Notify>>,
-    blocks: u32,
-    prev: u32,
-    next: u32,
-    /// Requests that hold it.
-    held: u32,
-    uses: u16,
-    error: u16,
-    exists: bool,
-    stale: bool,
-}
-
-struct Shard {
-    table: HashMap<u128, u32, FixedState>,
-    nodes: Vec<Node>,
-    free: Vec<u32>,
-    /// The one used last.
-    first: u32,
-    last: u32,
-}
-
 impl Default for Index {
     fn default() -> Self {
         Index {
-            shards: std::array::from_fn(|_| {
-                Mutex::new(Shard {
-                    table: HashMap::default(),
-                    nodes: Vec::new(),
-                    free: Vec::new(),
-                    first: NONE,
-                    last: NONE,
-                })
-            }),
+            shards: std::array::from_fn(|_| Mutex::default()),
             count: AtomicUsize::new(0),
             blocks: AtomicU64::new(0),
             generations: AtomicU64::new(1),
         }
     }
+}
+
+/// An update that is under way.
+pub struct Updating {
+    /// Its end and its first byte wake those who wait here.
+    pub waiters: Arc<Notify>,
+    /// When it may be overtaken, milliseconds.
+    pub until: u64,
+    /// Who does it.
+    pub owner: u64,
+    /// What it has brought so far, where others may read that.
+    pub live: Option<Arc<Live>>,
 }
 
 /// What [`Index::evict`] took out.
@@ -133,6 +97,11 @@ impl Index {
         self.len() == 0
     }
 
+    /// Whether an object is known.
+    pub fn is_known(&self, key: Digest) -> bool {
+        self.shard(key).lock().find(key).is_some()
+    }
+
     /// Blocks that the objects take on disk.
     pub fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)
@@ -151,9 +120,9 @@ impl Index {
     /// Marks an object on disk as used; its generation. The cheap way for hits: nothing is held.
     pub fn touch(&self, key: Digest, expire: i64) -> Option<u64> {
         let mut shard = self.shard(key).lock();
-        let at = *shard.table.get(&key.number())?;
-        let node = shard.nodes.get_mut(at as usize)?;
-        if !node.exists || node.stale || node.error != 0 {
+        let at = shard.find(key)?;
+        let node = shard.get_mut(at)?;
+        if !node.exists || node.stale || node.error().is_some() {
             return None;
         }
         node.uses = node.uses.saturating_add(1);
@@ -176,20 +145,22 @@ impl Index {
         again: bool,
     ) -> Option<Found> {
         let mut shard = self.shard(key).lock();
-        if let Some(&at) = shard.table.get(&key.number()) {
-            let node = shard.nodes.get_mut(at as usize)?;
+        if let Some(at) = shard.find(key) {
+            let node = shard.get_mut(at)?;
             node.held += 1;
             if !again {
                 node.uses = node.uses.saturating_add(1);
             }
             node.expire = now + inactive;
-            let found = if node.error != 0 && node.valid >= now {
-                Found::Error(node.error)
-            } else if node.error != 0 {
-                node.error = 0;
-                node.exists = false;
-                node.uses = 1;
-                Found::New
+            let found = if let Some((status, valid)) = node.error() {
+                if valid >= now {
+                    Found::Error(status)
+                } else {
+                    node.forget_error();
+                    node.exists = false;
+                    node.uses = 1;
+                    Found::New
+                }
             } else if node.exists {
                 Found::Cached {
                     generation: node.generation,
@@ -207,28 +178,22 @@ impl Index {
             return None;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        shard.insert(Node {
-            key: key.number(),
-            expire: now + inactive,
-            held: 1,
-            uses: 1,
-            ..Node::default()
-        });
+        shard.insert(Node::asked_for(key, now + inactive));
         Some(Found::New)
     }
 
     /// Lets go of an object that [`Index::enter`] held; `owner` ends its update. One that came to nothing is forgotten.
     pub fn leave(&self, key: Digest, owner: u64, forget: bool) {
         let mut shard = self.shard(key).lock();
-        let Some(&at) = shard.table.get(&key.number()) else {
+        let Some(at) = shard.find(key) else {
             return;
         };
-        let Some(node) = shard.nodes.get_mut(at as usize) else {
+        let Some(node) = shard.get_mut(at) else {
             return;
         };
         node.held = node.held.saturating_sub(1);
         node.end_update(owner);
-        if forget && !node.exists && node.error == 0 && node.held == 0 {
+        if forget && !node.exists && node.error().is_none() && node.held == 0 {
             shard.remove(at);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -239,28 +204,62 @@ impl Index {
         self.with(key, |node| node.end_update(owner));
     }
 
+    /// As [`Index::begin_update`] of an object that was not stored when it was looked for, or whose file was of no use
+    /// (`seen`, its generation); `None` where it has been stored meanwhile.
+    pub fn begin_fetch(
+        &self,
+        key: Digest,
+        owner: u64,
+        now: u64,
+        until: u64,
+        seen: u64,
+    ) -> Option<bool> {
+        self.with(key, |node| {
+            let stored = node.exists && node.generation != seen;
+            (!stored).then(|| node.begin_update(owner, Some(now), until))
+        })
+        .unwrap_or(Some(true))
+    }
+
     /// Begins an update; false where another one is under way. `until` is when that one may be overtaken, milliseconds;
     /// `now` the time, or `None` where it is waited for without limit.
     pub fn begin_update(&self, key: Digest, owner: u64, now: Option<u64>, until: u64) -> bool {
-        self.with(key, |node| {
-            let free = node.updating == 0 || now.is_some_and(|now| node.lock_until <= now);
-            if free {
-                node.updating = owner;
-                node.lock_until = until;
-            }
-            free
-        })
-        .unwrap_or(true)
+        self.with(key, |node| node.begin_update(owner, now, until))
+            .unwrap_or(true)
     }
 
-    /// Where to wait for the end of an update, and when it may be overtaken; `None` where there is none.
-    pub fn updating(&self, key: Digest) -> Option<(Arc<Notify>, u64)> {
+    /// The update that is under way.
+    pub fn updating(&self, key: Digest) -> Option<Updating> {
         self.with(key, |node| {
-            (node.updating != 0).then(|| {
-                let notify = node.waiters.get_or_insert_default();
-                (notify.clone(), node.lock_until)
+            node.updating()?;
+            let rare = node.rare();
+            Some(Updating {
+                waiters: rare.waiters.get_or_insert_default().clone(),
+                until: rare.lock_until,
+                owner: rare.updating,
+                live: rare.live.clone(),
             })
         })?
+    }
+
+    /// What the update under way has brought so far, where others may read that.
+    pub fn live(&self, key: Digest) -> Option<Arc<Live>> {
+        self.with(key, |node| node.rare.as_ref()?.live.clone())?
+    }
+
+    /// Lets others read what the update of `owner` brings, and wakes those who wait.
+    pub fn publish(&self, key: Digest, owner: u64, live: &Arc<Live>) {
+        self.with(key, |node| {
+            if let Some(rare) = &mut node.rare
+                && owner != 0
+                && rare.updating == owner
+            {
+                rare.live = Some(live.clone());
+                if let Some(w) = &rare.waiters {
+                    w.notify_waiters();
+                }
+            }
+        });
     }
 
     /// Notes what was stored; the object's generation.
@@ -271,7 +270,7 @@ impl Index {
             before = if node.exists { node.blocks } else { 0 };
             node.exists = true;
             node.stale = false;
-            node.error = 0;
+            node.forget_error();
             node.blocks = blocks;
             node.generation = generation;
         });
@@ -282,8 +281,9 @@ impl Index {
     /// Notes an error to be answered until `valid`.
     pub fn failed(&self, key: Digest, status: u16, valid: i64) {
         self.with(key, |node| {
-            node.error = status;
-            node.valid = valid;
+            let rare = node.rare();
+            rare.error = status;
+            rare.valid = valid;
         });
     }
 
@@ -310,6 +310,11 @@ impl Index {
         .unwrap_or(false)
     }
 
+    /// Whether an object was purged softly.
+    pub fn is_stale(&self, key: Digest) -> bool {
+        self.with(key, |node| node.stale).unwrap_or(false)
+    }
+
     /// Ends what [`Index::expire`] began: the object was found unchanged.
     pub fn renew(&self, key: Digest) {
         self.with(key, |node| node.stale = false);
@@ -319,11 +324,11 @@ impl Index {
     pub fn add(&self, saved: Saved, limit: usize) -> bool {
         let mut shard = self.shard(saved.key).lock();
         let generation = self.generation();
-        if let Some(&at) = shard.table.get(&saved.key.number()) {
-            let Some(node) = shard.nodes.get_mut(at as usize) else {
+        if let Some(at) = shard.find(saved.key) {
+            let Some(node) = shard.get_mut(at) else {
                 return false;
             };
-            if !node.exists && node.error == 0 {
+            if !node.exists && node.error().is_none() {
                 node.exists = true;
                 node.generation = generation;
                 node.blocks = saved.blocks;
@@ -337,7 +342,7 @@ impl Index {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.add_blocks(i64::from(saved.blocks));
         shard.insert(Node {
-            key: saved.key.number(),
+            key: saved.key,
             expire: saved.expire,
             generation,
             blocks: saved.blocks,
@@ -352,10 +357,10 @@ impl Index {
     /// Takes an object out, unless requests hold it: then its file is gone and the object stays as one not stored.
     pub fn remove(&self, key: Digest) -> bool {
         let mut shard = self.shard(key).lock();
-        let Some(&at) = shard.table.get(&key.number()) else {
+        let Some(at) = shard.find(key) else {
             return false;
         };
-        let Some(node) = shard.nodes.get_mut(at as usize) else {
+        let Some(node) = shard.get_mut(at) else {
             return false;
         };
         let exists = node.exists;
@@ -386,9 +391,9 @@ impl Index {
         }
         let mut shard = self.shards.get(best?.0)?.lock();
         let (at, _) = shard.oldest()?;
-        let node = shard.nodes.get(at as usize)?;
+        let node = shard.get(at)?;
         let evicted = Evicted {
-            key: Digest(node.key.to_ne_bytes()),
+            key: node.key,
             exists: node.exists,
         };
         if node.exists {
@@ -412,120 +417,27 @@ impl Index {
         let mut out = Vec::with_capacity(self.len());
         for shard in &self.shards {
             let shard = shard.lock();
-            let mut at = shard.last;
-            while let Some(node) = shard.nodes.get(at as usize) {
-                if node.exists && node.error == 0 {
-                    out.push(Saved {
-                        key: Digest(node.key.to_ne_bytes()),
-                        expire: node.expire,
-                        blocks: node.blocks,
-                        uses: node.uses,
-                        stale: node.stale,
-                    });
-                }
-                at = node.prev;
-            }
+            let stored = shard.iter().filter(|n| n.exists && n.error().is_none());
+            out.extend(stored.map(|n| Saved {
+                key: n.key,
+                expire: n.expire,
+                blocks: n.blocks,
+                uses: n.uses,
+                stale: n.stale,
+            }));
         }
         out
     }
 
     fn with<T>(&self, key: Digest, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
         let mut shard = self.shard(key).lock();
-        let at = *shard.table.get(&key.number())?;
-        shard.nodes.get_mut(at as usize).map(f)
+        let at = shard.find(key)?;
+        shard.get_mut(at).map(f)
     }
 
     fn add_blocks(&self, n: i64) {
         // what is taken away was added before
         self.blocks.fetch_add(n as u64, Ordering::Relaxed);
-    }
-}
-
-impl Node {
-    fn end_update(&mut self, owner: u64) {
-        if owner != 0 && self.updating == owner {
-            self.updating = 0;
-            if let Some(w) = self.waiters.take() {
-                w.notify_waiters();
-            }
-        }
-    }
-}
-
-impl Shard {
-    fn insert(&mut self, node: Node) {
-        let key = node.key;
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                self.nodes.push(Node::default());
-                (self.nodes.len() - 1) as u32
-            }
-        };
-        if let Some(slot) = self.nodes.get_mut(at as usize) {
-            *slot = node;
-        }
-        self.table.insert(key, at);
-        self.link(at);
-    }
-
-    fn remove(&mut self, at: u32) {
-        self.unlink(at);
-        if let Some(node) = self.nodes.get_mut(at as usize) {
-            let node = std::mem::take(node);
-            if let Some(w) = node.waiters {
-                w.notify_waiters();
-            }
-            self.table.remove(&node.key);
-            self.free.push(at);
-        }
-    }
-
-    fn raise(&mut self, at: u32) {
-        if self.first != at {
-            self.unlink(at);
-            self.link(at);
-        }
-    }
-
-    fn link(&mut self, at: u32) {
-        let first = self.first;
-        if let Some(n) = self.nodes.get_mut(at as usize) {
-            (n.prev, n.next) = (NONE, first);
-        }
-        match self.nodes.get_mut(first as usize) {
-            Some(n) => n.prev = at,
-            None => self.last = at,
-        }
-        self.first = at;
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Some(n) = self.nodes.get(at as usize) else {
-            return;
-        };
-        let (prev, next) = (n.prev, n.next);
-        match self.nodes.get_mut(prev as usize) {
-            Some(n) => n.next = next,
-            None => self.first = next,
-        }
-        match self.nodes.get_mut(next as usize) {
-            Some(n) => n.prev = prev,
-            None => self.last = prev,
-        }
-    }
-
-    /// The object used longest ago that nobody holds.
-    fn oldest(&self) -> Option<(u32, i64)> {
-        let mut at = self.last;
-        for _ in 0..TRIES {
-            let node = self.nodes.get(at as usize)?;
-            if node.held == 0 {
-                return Some((at, node.expire));
-            }
-            at = node.prev;
-        }
-        None
     }
 }
 

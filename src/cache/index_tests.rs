@@ -69,8 +69,13 @@ fn one_updates_and_others_wait() {
     assert!(i.begin_update(key(1), 2, Some(50), 60), "overtaken");
     i.end_update(key(1), 1);
     assert!(i.updating(key(1)).is_some(), "it is the second's now");
+    let g = i.stored(key(1), 1);
+    let fetch = |seen| i.begin_fetch(key(1), 3, 50, 70, seen);
+    assert_eq!(fetch(0), None, "stored meanwhile");
+    assert_eq!(fetch(g), Some(false), "of no use, and another fetches");
     i.leave(key(1), 2, true);
     assert!(i.updating(key(1)).is_none());
+    assert_eq!(fetch(g), Some(true));
 }
 
 #[test]

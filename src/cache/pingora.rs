@@ -4,6 +4,7 @@
 
 use super::file::Meta;
 use super::index::Found;
+use super::live::{Live, Piece};
 use super::store::{Content, Fill, Object};
 use super::{Digest, Entry, Zone};
 use crate::exchange::h1::response::UpstreamHead;
@@ -75,7 +76,7 @@ impl Storage for ZoneStorage {
         let Some(object) = self.find(key) else {
             return Ok(None);
         };
-        let meta = to_pingora(&object)?;
+        let meta = to_pingora(&object.meta, &object.head)?;
         let end = object.body.len();
         let hit = Hit {
             body: object.body,
@@ -85,6 +86,29 @@ impl Storage for ZoneStorage {
         Ok(Some((meta, Box::new(hit))))
     }
 
+    async fn lookup_streaming_write(
+        &'static self,
+        key: &CacheKey,
+        tag: Option<&[u8]>,
+        trace: &SpanHandle,
+    ) -> Result<Option<(CacheMeta, HitHandler)>> {
+        let Some(tag) = tag else {
+            return self.lookup(key, trace).await;
+        };
+        let digest = Digest(key.combined_bin());
+        let update = self.zone.index.updating(digest);
+        let Some(live) = update.and_then(|u| u.live.filter(|_| u.owner.to_ne_bytes() == tag))
+        else {
+            return Ok(None);
+        };
+        let meta = to_pingora(&live.meta, &live.head)?;
+        Ok(Some((meta, Box::new(Following { live, at: 0 }))))
+    }
+
+    fn support_streaming_partial_write(&self) -> bool {
+        true
+    }
+
     async fn get_miss_handler(
         &'static self,
         key: &CacheKey,
@@ -92,12 +116,18 @@ impl Storage for ZoneStorage {
         _trace: &SpanHandle,
     ) -> Result<MissHandler> {
         let digest = Digest(key.combined_bin());
-        let Some((_, entry)) = self.enter(digest) else {
+        let Some((_, mut entry)) = self.enter(digest) else {
             return Error::e_explain(ErrorType::InternalError, "the keys zone is full");
         };
         let (own, head) = from_pingora(key, meta);
+        let mut fill = Fill::new(self.zone.clone(), digest, own, head, self.temp.clone());
+        let tag = entry.begin_update().then(|| {
+            entry.publish(&fill.share());
+            entry.owner().to_ne_bytes()
+        });
         Ok(Box::new(Miss {
-            fill: Fill::new(self.zone.clone(), digest, own, head, self.temp.clone()),
+            fill,
+            tag,
             _entry: entry,
         }))
     }
@@ -235,9 +265,54 @@ impl HandleHit for Hit {
     }
 }
 
+/// An object that is still being written, being read.
+struct Following {
+    live: Arc<Live>,
+    at: u64,
+}
+
+#[async_trait]
+impl HandleHit for Following {
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.live.read(self.at, u64::MAX).into_memory() {
+                Ok(Piece::Memory(bytes)) => {
+                    self.at += bytes.len() as u64;
+                    return Ok(Some(bytes));
+                }
+                Ok(Piece::End) => return Ok(None),
+                Ok(Piece::Pending) => self.live.wait(self.at).await,
+                Ok(_) => {
+                    return Error::e_explain(ErrorType::ReadError, "the write was broken off");
+                }
+                Err(e) => return Err(broken(e)),
+            }
+        }
+    }
+
+    async fn finish(
+        self: Box<Self>,
+        _storage: &'static (dyn Storage + Sync),
+        _key: &CacheKey,
+        _trace: &SpanHandle,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
+        self
+    }
+}
+
 /// An object being written.
 struct Miss {
     fill: Fill,
+    /// By which those are told apart who write the same key.
+    tag: Option<[u8; 8]>,
     _entry: Entry,
 }
 
@@ -247,6 +322,10 @@ impl HandleMiss for Miss {
         self.fill.write(&data).map_err(broken)
     }
 
+    fn streaming_write_tag(&self) -> Option<&[u8]> {
+        self.tag.as_ref().map(|t| &t[..])
+    }
+
     async fn finish(self: Box<Self>) -> Result<MissFinishType> {
         let size = self.fill.len() as usize;
         self.fill.finish().map_err(broken)?;
@@ -254,14 +333,13 @@ impl HandleMiss for Miss {
     }
 }
 
-fn to_pingora(object: &Object) -> Result<CacheMeta> {
+fn to_pingora(meta: &Meta, stored: &UpstreamHead) -> Result<CacheMeta> {
     let time = |t: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(t).unwrap_or(0));
     let seconds = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
-    let mut head = ResponseHeader::build(object.head.status, None)?;
-    for (name, value) in object.head.headers.iter() {
+    let mut head = ResponseHeader::build(stored.status, None)?;
+    for (name, value) in stored.headers.iter() {
         head.append_header(String::from_utf8_lossy(name).into_owned(), value)?;
     }
-    let meta = &object.meta;
     // Pingora's times have no seconds of their own to spare: what is over is over
     Ok(CacheMeta::new(
         time(meta.valid),
@@ -326,13 +404,24 @@ mod tests {
         miss.write_body(Bytes::from_static(b"hello "), false)
             .await
             .unwrap();
+        let tag = miss.streaming_write_tag().map(<[u8]>::to_vec);
+        let wrong = storage.lookup_streaming_write(&key, Some(b"other"), trace);
+        assert!(wrong.await.unwrap().is_none());
+        let (_, mut early) = storage
+            .lookup_streaming_write(&key, tag.as_deref(), trace)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(early.read_body().await.unwrap().unwrap(), "hello ");
         miss.write_body(Bytes::from_static(b"world"), true)
             .await
             .unwrap();
+        assert_eq!(early.read_body().await.unwrap().unwrap(), "world");
         assert!(matches!(
             miss.finish().await,
             Ok(MissFinishType::Created(11))
         ));
+        assert!(early.read_body().await.unwrap().is_none());
         let (meta, mut hit) = storage.lookup(&key, trace).await.unwrap().unwrap();
         assert!(meta.is_fresh(SystemTime::now()));
         assert_eq!(meta.headers().get("x-a").unwrap(), "b");

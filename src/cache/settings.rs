@@ -62,6 +62,8 @@ pub struct Settings {
     pub lock_timeout: u64,
     /// `proxy_cache_lock_age`.
     pub lock_age: u64,
+    /// `proxy_cache_lock_stream`.
+    pub lock_stream: bool,
     /// `proxy_cache_use_stale`: bits of [`crate::module::next`].
     pub use_stale: u32,
     /// `proxy_cache_background_update`.

@@ -2,6 +2,7 @@
 
 use super::file::{self, Damage, Meta};
 use super::key::Digest;
+use super::live::Live;
 use super::zone::{Zone, reason};
 use crate::exchange::h1::response::UpstreamHead;
 use crate::module::{Spool, TempPath};
@@ -184,8 +185,10 @@ pub struct Fill {
     bytes: Vec<u8>,
     header_len: usize,
     body_len: u64,
-    file: Option<(File, PathBuf)>,
+    file: Option<(Arc<File>, PathBuf)>,
     temp: Arc<TempPath>,
+    /// Where others read it meanwhile.
+    live: Option<Arc<Live>>,
     begun: Instant,
 }
 
@@ -200,6 +203,9 @@ impl Fill {
     ) -> Fill {
         let mut bytes = Vec::with_capacity(1024 + meta.key.len());
         file::write(&meta, &head, 0, &mut bytes);
+        if let Some(len) = head.content_length.filter(|n| *n <= SMALL as u64) {
+            bytes.reserve_exact(len as usize);
+        }
         Fill {
             zone,
             digest,
@@ -210,8 +216,15 @@ impl Fill {
             body_len: 0,
             file: None,
             temp,
+            live: None,
             begun: Instant::now(),
         }
+    }
+
+    /// Lets others read the object while it is written; before the first byte of the body.
+    pub fn share(&mut self) -> Arc<Live> {
+        let make = || Arc::new(Live::new(self.meta.clone(), self.head.clone()));
+        self.live.get_or_insert_with(make).clone()
     }
 
     /// Bytes of the body so far.
@@ -246,6 +259,13 @@ impl Fill {
             None => self.bytes.extend_from_slice(data),
         }
         self.body_len += data.len() as u64;
+        match (&self.live, &self.file) {
+            (Some(live), Some((file, _))) => {
+                live.spilled(file, self.header_len as u64, self.body_len);
+            }
+            (Some(live), None) => live.append(data),
+            (None, _) => {}
+        }
         Ok(())
     }
 
@@ -254,6 +274,9 @@ impl Fill {
     /// # Errors
     /// What the file system gives; nothing is stored then.
     pub fn finish(mut self) -> io::Result<()> {
+        if let Some(live) = &self.live {
+            live.end(true);
+        }
         // the folder is another process's by now
         if !self.zone.is_serving() {
             return Ok(());
@@ -274,8 +297,10 @@ impl Fill {
             .map_err(|e| named("pwrite()", temp, &e))?;
         let info = file.metadata()?;
         let path = self.zone.path(self.digest);
+        let blocks = self.zone.blocks(&info);
+        self.zone.make_space(blocks);
         place(temp, &path)?;
-        let generation = self.zone.index.stored(self.digest, self.zone.blocks(&info));
+        let generation = self.zone.index.stored(self.digest, blocks);
         // it has its name: nothing is left to remove
         self.file = None;
         self.zone
@@ -283,6 +308,8 @@ impl Fill {
             .lock()
             .insert(self.digest, &self.meta.key, &self.meta.tags);
         if small && self.zone.fits_memory(bytes.len() as u64) {
+            // it stays in memory as it is
+            bytes.shrink_to_fit();
             let object = Object {
                 meta: std::mem::take(&mut self.meta),
                 head: std::mem::take(&mut self.head),
@@ -303,16 +330,20 @@ impl Fill {
         Ok(())
     }
 
-    fn create(&self) -> io::Result<(File, PathBuf)> {
-        if self.zone.params().use_temp_path {
-            return Spool::create(&self.temp);
-        }
-        temporary(&self.zone.path(self.digest))
+    fn create(&self) -> io::Result<(Arc<File>, PathBuf)> {
+        let (file, path) = match self.zone.params().use_temp_path {
+            true => Spool::create(&self.temp)?,
+            false => temporary(&self.zone.path(self.digest))?,
+        };
+        Ok((Arc::new(file), path))
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            live.end(false);
+        }
         if let Some((_, path)) = self.file.take() {
             let _ = std::fs::remove_file(path);
         }

@@ -1,8 +1,11 @@
 //! A cache zone: its folder, its table, its share of memory, and what is counted. It outlives configurations.
 
+use super::file::Meta;
+use super::index::Saved;
 use super::index::{Evicted, Index};
 use super::key::Digest;
 use super::names::Names;
+use super::purged::{Purges, What};
 use super::store::Object;
 use crate::log::{Level, process_log};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -81,6 +84,9 @@ pub const DEFAULT_MEMORY: usize = 16 << 20;
 /// What an object in memory takes at least, bytes; also the unit of its weight.
 const UNIT: usize = 256;
 
+/// How many objects a request evicts at most to make room for one.
+const EVICTED_AT_ONCE: usize = 256;
+
 /// What a zone counts.
 #[derive(Default)]
 pub struct Counts {
@@ -115,6 +121,8 @@ pub struct Zone {
     /// Whether there may be files that the table does not know yet.
     pub(super) cold: AtomicBool,
     pub(super) serving: AtomicBool,
+    /// Purges that the loader has to know of.
+    pub(super) purges: Mutex<Purges>,
     pub(super) watermark: AtomicUsize,
     pub(super) lock: Mutex<Option<nix::fcntl::Flock<std::fs::File>>>,
     pub(super) manager: Mutex<Option<Thread>>,
@@ -137,6 +145,7 @@ impl Zone {
             memory: ArcSwapOption::empty(),
             cold: AtomicBool::new(true),
             serving: AtomicBool::new(false),
+            purges: Mutex::default(),
             watermark: AtomicUsize::new(usize::MAX),
             lock: Mutex::new(None),
             manager: Mutex::new(None),
@@ -195,7 +204,10 @@ impl Zone {
     pub fn blocks(&self, file: &std::fs::Metadata) -> u32 {
         use std::os::unix::fs::MetadataExt;
         let block = self.block.load(Ordering::Relaxed);
-        u32::try_from((file.blocks() * 512).div_ceil(block)).unwrap_or(u32::MAX)
+        // some file systems allocate later, some far ahead
+        let allocated = file.blocks().saturating_mul(512);
+        let bytes = allocated.clamp(file.len(), file.len().saturating_add(8 * block));
+        u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX)
     }
 
     /// The size of a block, bytes.
@@ -278,12 +290,39 @@ impl Zone {
 
     /// Wakes the manager where more is stored than it should be.
     pub(super) fn check_size(&self) {
-        let max = self.params.load().max_size;
-        let slack = (max / 200).max(16 * self.block());
-        if self.size() > max.saturating_add(slack)
+        let params = self.params.load();
+        let max = params.max_size;
+        let large = self.size() > max.saturating_add(self.slack(max));
+        if (large || params.min_free > 0 && self.free() <= params.min_free)
             && let Some(t) = &*self.manager.lock()
         {
             t.unpark();
+        }
+    }
+
+    /// How many bytes more than `max` may be stored for a moment. Very small sizes are kept in the manager's own time.
+    pub(super) fn slack(&self, max: u64) -> u64 {
+        match max / 200 {
+            half if half < self.block() => 16 * self.block(),
+            half => half,
+        }
+    }
+
+    /// Makes room for an object of so many blocks where the manager does not keep up with what is stored.
+    pub(super) fn make_space(&self, blocks: u32) {
+        let max = self.params.load().max_size / self.block();
+        let most = max.saturating_add(max / 128);
+        if max < 200 || u64::from(blocks) > max {
+            return;
+        }
+        for _ in 0..EVICTED_AT_ONCE {
+            if self.index.blocks().saturating_add(blocks.into()) <= most {
+                return;
+            }
+            match self.index.evict(None) {
+                Some(e) => self.evicted(&e),
+                None => return,
+            }
         }
     }
 
@@ -296,8 +335,12 @@ impl Zone {
 
     /// Purges every variant of a key; how many objects there were. With `soft` they stay, as ones whose time is over.
     pub fn purge_key(&self, key: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Key(key.to_vec()), soft);
         let mut list = self.names.lock().with_key(key);
         let main = Digest::of(key);
+        if self.is_cold() && !self.index.is_known(main) {
+            self.find(main, key);
+        }
         // names are not known of what the loader has not seen yet
         if !list.contains(&main) {
             list.push(main);
@@ -307,12 +350,14 @@ impl Zone {
 
     /// Purges objects whose keys begin so.
     pub fn purge_prefix(&self, prefix: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Prefix(prefix.to_vec()), soft);
         let list = self.names.lock().with_prefix(prefix);
         self.purge(&list, soft)
     }
 
     /// Purges objects that have one of these tags.
     pub fn purge_tags(&self, tags: &[u8], soft: bool) -> usize {
+        self.note_purge(|| What::Tags(tags.to_vec()), soft);
         let names = self.names.lock();
         let mut list: Vec<Digest> = super::names::split(tags)
             .flat_map(|tag| names.with_tag(tag))
@@ -321,6 +366,47 @@ impl Zone {
         list.sort_unstable();
         list.dedup();
         self.purge(&list, soft)
+    }
+
+    fn note_purge(&self, what: impl FnOnce() -> What, soft: bool) {
+        if self.is_cold() {
+            let now = crate::http::date::now().sec;
+            self.purges.lock().note(what(), soft, now);
+        }
+    }
+
+    /// Tells the table of an object that the loader has not come to yet.
+    fn find(&self, digest: Digest, key: &[u8]) {
+        if let Ok(object) = self.read(digest, key, 0) {
+            let blocks = object.body.len().div_ceil(self.block()) + 1;
+            let saved = Saved {
+                key: digest,
+                expire: crate::http::date::now().sec + self.params().inactive,
+                blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+                uses: 1,
+                stale: false,
+            };
+            self.index.add(saved, usize::MAX);
+        }
+    }
+
+    /// Purges an object that was found on disk if that was asked for before it was found; false where it is gone.
+    pub fn survives_purges(&self, digest: Digest, meta: &Meta) -> bool {
+        let purged = match self.is_cold() {
+            true => self.purges.lock().soft(meta),
+            false => None,
+        };
+        match purged {
+            Some(false) => {
+                self.remove(digest);
+                false
+            }
+            Some(true) => {
+                self.index.expire(digest);
+                true
+            }
+            None => true,
+        }
     }
 
     fn purge(&self, list: &[Digest], soft: bool) -> usize {

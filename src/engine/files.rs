@@ -1,5 +1,6 @@
 //! Files of local content: opened or only looked at, as `disable_symlinks` allows.
 
+pub use super::file_cache::Found;
 use crate::log::{Errno, Level};
 use crate::module::Request;
 use nix::errno::Errno as Os;
@@ -12,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Info {
     pub mtime: i64,
     /// Permission bits.
     pub mode: u32,
+    /// The number that the file system knows it by.
+    pub id: u64,
 }
 
 impl Info {
@@ -57,6 +61,7 @@ impl From<&Metadata> for Info {
             size: m.len(),
             mtime: m.mtime(),
             mode: m.mode() & 0o777,
+            id: m.ino(),
         }
     }
 }
@@ -71,7 +76,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(call: &'static str, error: &io::Error) -> Failure {
+    pub(super) fn new(call: &'static str, error: &io::Error) -> Failure {
         // a path with a NUL in it names nothing
         let nul = error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
         Failure {
@@ -129,9 +134,29 @@ impl Failure {
     }
 }
 
-/// Opens a file for reading; a FIFO or device does not block.
-pub fn open(r: &Request, path: &[u8]) -> Result<(File, Info), Failure> {
-    let file = match links(r, path) {
+/// Opens a file for reading, or takes it from `open_file_cache`. A FIFO or device does not block; a folder may not be open.
+pub fn open(r: &Request, path: &[u8]) -> Result<Found, Failure> {
+    let links = links(r, path);
+    match &r.core().open_file_cache {
+        None => open_now(path, links).map(|(file, info)| (Some(Arc::new(file)), info)),
+        Some(rules) => {
+            let now = crate::http::date::time().0;
+            let look = || stat_now(path, links);
+            rules.open(path, links, now, || open_now(path, links), look)
+        }
+    }
+}
+
+/// Looks at a file. With `open_file_cache`, whoever looks at it will want it next: it is opened.
+pub fn stat(r: &Request, path: &[u8]) -> Result<Info, Failure> {
+    if r.core().open_file_cache.is_some() {
+        return open(r, path).map(|(_, info)| info);
+    }
+    stat_now(path, links(r, path))
+}
+
+fn open_now(path: &[u8], links: Links) -> Result<(File, Info), Failure> {
+    let file = match links {
         Links::Followed => OpenOptions::new()
             .read(true)
             .custom_flags(OFlag::O_NONBLOCK.bits())
@@ -143,19 +168,18 @@ pub fn open(r: &Request, path: &[u8]) -> Result<(File, Info), Failure> {
     Ok((file, Info::from(&info)))
 }
 
-/// Looks at a file.
-pub fn stat(r: &Request, path: &[u8]) -> Result<Info, Failure> {
-    if links(r, path) == Links::Followed {
+fn stat_now(path: &[u8], links: Links) -> Result<Info, Failure> {
+    if links == Links::Followed {
         let info = std::fs::metadata(Path::new(OsStr::from_bytes(path)))
             .map_err(|e| Failure::new("stat()", &e))?;
         return Ok(Info::from(&info));
     }
-    open(r, path).map(|(_, info)| info)
+    open_now(path, links).map(|(_, info)| info)
 }
 
 /// What `disable_symlinks` says of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Links {
+pub(super) enum Links {
     Followed,
     /// Refused after the first `from` bytes; `owner` lets those through that belong to the owner of what they lead to.
     Checked {

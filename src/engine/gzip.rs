@@ -70,6 +70,11 @@ pub fn accepts_gzip(accept: &[u8]) -> bool {
 
 /// Whether `Accept-Encoding` names a coding with a weight other than 0.
 pub fn accepts(accept: &[u8], coding: &[u8]) -> bool {
+    weight(accept, coding) > 0
+}
+
+/// The weight with which `Accept-Encoding` names a coding (RFC 9110, section 12.5.3), thousandths; 0 where it does not.
+pub fn weight(accept: &[u8], coding: &[u8]) -> u16 {
     let len = coding.len().max(1);
     let mut from = 0;
     let after = loop {
@@ -78,7 +83,7 @@ pub fn accepts(accept: &[u8], coding: &[u8]) -> bool {
             .windows(len)
             .position(|w| w.eq_ignore_ascii_case(coding))
         else {
-            return false;
+            return 0;
         };
         let at = from + at;
         if at == 0 || matches!(accept.get(at - 1), Some(b',' | b' ')) {
@@ -87,18 +92,18 @@ pub fn accepts(accept: &[u8], coding: &[u8]) -> bool {
         from = at + len;
     };
     match after.trim_ascii_start() {
-        [] | [b',', ..] => true,
+        [] | [b',', ..] => 1000,
         [b';', weight @ ..] => match weight.trim_ascii_start() {
-            [] => true,
-            [b'q' | b'Q', b'=', weight @ ..] => is_positive(weight),
-            _ => false,
+            [] => 1000,
+            [b'q' | b'Q', b'=', weight @ ..] => thousandths(weight),
+            _ => 0,
         },
-        _ => false,
+        _ => 0,
     }
 }
 
-/// Whether a weight (RFC 9110, section 12.4.2) is well-formed and greater than 0.
-fn is_positive(weight: &[u8]) -> bool {
+/// A weight (RFC 9110, section 12.4.2); 0 where it is malformed.
+fn thousandths(weight: &[u8]) -> u16 {
     let end = weight
         .iter()
         .position(|c| matches!(c, b',' | b' '))
@@ -106,10 +111,18 @@ fn is_positive(weight: &[u8]) -> bool {
     let (whole, digits) = match weight.get(..end).unwrap_or_default() {
         [whole @ (b'0' | b'1')] => (*whole, &b""[..]),
         [whole @ (b'0' | b'1'), b'.', digits @ ..] => (*whole, digits),
-        _ => return false,
+        _ => return 0,
     };
-    let zeros = digits.iter().all(|d| *d == b'0');
-    digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) && (whole == b'1') == zeros
+    if digits.len() > 3 || !digits.iter().all(u8::is_ascii_digit) {
+        return 0;
+    }
+    let padded = digits.iter().chain(b"000").take(3);
+    let part = padded.fold(0, |n, d| n * 10 + u16::from(d - b'0'));
+    match (whole, part) {
+        (b'1', 0) => 1000,
+        (b'1', _) => 0,
+        _ => part,
+    }
 }
 
 fn is_msie6(agent: &[u8]) -> bool {
@@ -249,6 +262,19 @@ mod tests {
             assert_eq!(accepts(value.as_bytes(), b"br"), want, "{value}");
         }
         assert!(accepts(b"gzip,zstd", b"zstd"));
+        for (value, want) in [
+            ("br", 1000),
+            ("br;q=1.0", 1000),
+            ("br;q=0.5, gzip", 500),
+            ("br; q=0.25", 250),
+            ("br;q=0.001", 1),
+            ("br;q=1.001", 0),
+            ("gzip;q=0.3,br;Q=0.9", 900),
+            ("br;q=0.9999", 0),
+            ("br;q=", 0),
+        ] {
+            assert_eq!(weight(value.as_bytes(), b"br"), want, "{value}");
+        }
     }
 
     #[test]

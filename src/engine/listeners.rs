@@ -5,7 +5,9 @@ use super::core::listen::ListenSpec;
 use super::core::server::ServerName;
 use super::site::effective;
 use crate::config::{Diag, Result};
-use crate::module::{BlockId, Build, ListenAddr, ListenOptions, Listener, Names, Server};
+use crate::module::{
+    BlockId, Build, ListenAddr, ListenOptions, Listener, Names, PatternList, Server,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -141,6 +143,7 @@ pub(super) fn collect(
 
 fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> Result<Names> {
     let mut t = Names::default();
+    let mut patterns = Vec::new();
     for n in servers {
         let Some(id) = ids.get(*n as usize) else {
             continue;
@@ -170,7 +173,7 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
                     put(&mut t.leading, x, x);
                 }
                 ServerName::Trailing(x) => put(&mut t.trailing, x, x),
-                ServerName::Pattern(p) => t.patterns.push((p.clone(), *n)),
+                ServerName::Pattern(p) => patterns.push((p.clone(), *n)),
             }
             if let Some(name) = conflict {
                 let d = Diag::new(
@@ -181,5 +184,6 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
             }
         }
     }
+    t.patterns = PatternList::new(patterns);
     Ok(t)
 }

@@ -10,7 +10,7 @@ impl Names {
             return found;
         }
         self.patterns
-            .iter()
+            .candidates(host)
             .find(|(p, _)| p.exec(host, r))
             .map(|(_, s)| *s)
     }
@@ -67,8 +67,8 @@ pub fn by_host(l: &Listener, r: &mut Request) -> Option<u32> {
 pub enum Found {
     /// A location, or the server's default one.
     At(LocId),
-    /// `/name` belongs to a location `/name/` that redirects: `301` to this URI.
-    Slash,
+    /// `/name` belongs to this location, `/name/`, that redirects: `301` to its URI.
+    Slash(LocId),
 }
 
 /// The location of `r.uri` in the request's server.
@@ -109,13 +109,13 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
                     no_regex = found.no_regex;
                     best = Some(inner);
                 }
-                Some(Found::Slash) => return Some(Found::Slash),
+                Some(Found::Slash(id)) => return Some(Found::Slash(id)),
                 None => {}
             }
         }
     }
     if !no_regex {
-        for (pattern, id) in &tree.patterns {
+        for (pattern, id) in tree.patterns.candidates(uri) {
             if pattern.exec(uri, r) {
                 let here = at(site, *id)?;
                 if !here.nested.is_empty()
@@ -138,9 +138,12 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
     let mut i = end.checked_sub(1);
     if let Some(p) = i.and_then(|i| list.get(i))
         && *p.name == *uri
-        && let Some(id) = p.exact
     {
-        return (Some(Found::At(id)), None);
+        // nobody is sent on to `/name/` from a `/name` that there is
+        return match p.exact {
+            Some(id) => (Some(Found::At(id)), None),
+            None => (None, p.inclusive),
+        };
     }
     let mut prefix = None;
     while let Some(p) = i.and_then(|i| list.get(i)) {
@@ -156,10 +159,10 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
     if list.get(end).is_some_and(|p| p.name.starts_with(uri))
         && let Ok(i) = list.binary_search_by(|p| p.name.iter().cmp(uri.iter().chain(b"/")))
         && let Some(p) = list.get(i)
-        && let Some(l) = p.inclusive.or(p.exact).and_then(|id| at(site, id))
-        && l.auto_redirect
+        && let Some(id) = p.inclusive.or(p.exact)
+        && at(site, id).is_some_and(|l| l.auto_redirect)
     {
-        return (Some(Found::Slash), None);
+        return (Some(Found::Slash(id)), None);
     }
     (None, prefix)
 }

@@ -6,6 +6,7 @@ pub mod choice;
 pub mod content;
 pub mod core;
 pub mod error_page;
+pub mod file_cache;
 pub mod files;
 pub mod filters;
 pub mod gzip;

@@ -69,6 +69,12 @@ impl Output {
         }
     }
 
+    /// The same where nothing else is done with the body: what lies before the range need not be written.
+    pub fn only_range(&self) -> Option<(u64, u64)> {
+        self.range()
+            .filter(|_| self.stages.is_empty() && matches!(self.around, [None, None]))
+    }
+
     /// Says where in the whole body the bytes stand that come next.
     pub fn set_offset(&mut self, offset: u64) {
         self.offset = offset;
@@ -103,6 +109,7 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
         Body::Empty => 0,
         Body::Bytes(b) => b.len() as u64,
         Body::File { len, .. } => *len,
+        Body::Unsized(_) => return send_as_is(r, body).await,
     };
     if !(r.is_head() && r.out.content_length.is_some()) {
         r.out.content_length = Some(len);
@@ -130,7 +137,7 @@ pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
             finish(r);
             Ok(())
         }
-        Body::Bytes(b) => write(r, &b, true).await,
+        Body::Bytes(b) | Body::Unsized(b) => write(r, &b, true).await,
         Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
     };
     if let Err(e) = sent {
@@ -258,7 +265,7 @@ fn write_head(r: &mut Request) {
             Framing::Close
         };
     }
-    if r.keepalive && crate::serve::draining() {
+    if r.keepalive && core.keepalive_min_timeout == 0 && crate::serve::draining() {
         r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;
@@ -494,25 +501,37 @@ pub(super) async fn send_bytes(r: &mut Request, data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// How many bytes `limit_rate` lets through now, or how long to wait until it does.
+///
+/// # Errors
+/// How long to wait.
+pub fn portion(r: &Request) -> Result<u64, Duration> {
+    if r.limit_rate == 0 {
+        return Ok(u64::MAX);
+    }
+    let elapsed = r.start.elapsed().as_millis() as u64;
+    let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
+    let sent = r.body_sent + r.head_size;
+    let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
+    if limit > sent {
+        return Ok(limit - sent);
+    }
+    let delay = (sent - limit) * 1000 / r.limit_rate + 1;
+    Err(Duration::from_millis(delay))
+}
+
 /// How many bytes `limit_rate` lets through now; waits while it is none, unless the client goes away.
 async fn allowance(r: &mut Request) -> io::Result<u64> {
     loop {
-        let elapsed = r.start.elapsed().as_millis() as u64;
-        let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
-        let sent = r.body_sent + r.head_size;
-        let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
-        if limit > sent {
-            return Ok(limit - sent);
-        }
-        let delay = (sent - limit) * 1000 / r.limit_rate + 1;
+        let delay = match portion(r) {
+            Ok(n) => return Ok(n),
+            Err(delay) => delay,
+        };
         flush(r).await?;
         let down = r.down.clone();
-        if tokio::time::timeout(
-            Duration::from_millis(delay),
-            poll_fn(|cx| down.poll_closed(cx)),
-        )
-        .await
-        .is_ok()
+        if tokio::time::timeout(delay, poll_fn(|cx| down.poll_closed(cx)))
+            .await
+            .is_ok()
         {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -579,10 +598,25 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     {
         return read_file(r, file, offset, len).await;
     }
-    let (mut at, mut left) = match r.output.cut {
+    let (at, left) = match r.output.cut {
         Some(Cut::Single(a, b)) => (offset + a, b - a),
         _ => (offset, len),
     };
+    write_file(r, file, at, left).await?;
+    finish(r);
+    Ok(())
+}
+
+/// Sends bytes of a file as they are: past filters and ranges.
+///
+/// # Errors
+/// As [`write`].
+pub async fn write_file(
+    r: &mut Request,
+    file: &std::fs::File,
+    mut at: u64,
+    mut left: u64,
+) -> io::Result<()> {
     while left > 0 {
         let mut portion = left;
         if r.limit_rate > 0 && !r.subrequest {
@@ -603,7 +637,6 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
         left = left.saturating_sub(n);
         r.body_sent += n;
     }
-    finish(r);
     Ok(())
 }
 

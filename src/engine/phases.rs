@@ -59,7 +59,13 @@ async fn post_action(r: &mut Request) {
     {
         r.header_sent = false;
         r.aborted = false;
+        // the action may tell others of the status
+        let status = match r.err_status {
+            0 => r.out.status,
+            error => error,
+        };
         r.out.clear();
+        r.out.status = status;
         r.out.header_only = true;
         r.err_status = 0;
         let to = match action.first() {
@@ -339,7 +345,8 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
     }
     match lookup::location(r) {
         Found::At(id) => r.location = id,
-        Found::Slash => {
+        Found::Slash(id) => {
+            r.explain(|| tale::to_slash(r, id));
             let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
             crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
             location.push(b'/');

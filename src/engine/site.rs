@@ -4,6 +4,7 @@ use super::core::http::HttpWritten;
 use super::core::main::CoreWritten;
 use super::core::server::{ServerName, ServerWritten, Servers};
 use super::core::{Core, Http2, HttpCore, HttpServer};
+use super::file_cache::FileRules;
 use super::inherit;
 pub(crate) use super::inherit::effective;
 use crate::config::Result;
@@ -465,7 +466,7 @@ impl Assembly<'_> {
         Ok((
             LocationTree {
                 prefixes: prefixes.into(),
-                patterns: patterns.into(),
+                patterns: PatternList::new(patterns),
             },
             named,
         ))
@@ -539,6 +540,7 @@ impl Assembly<'_> {
             client_body_temp_path: w.client_body_temp_path.clone().unwrap_or_else(temp),
             send_timeout: w.send_timeout.unwrap_or(60_000),
             keepalive_timeout,
+            keepalive_min_timeout: w.keepalive_min_timeout.unwrap_or(0),
             keepalive_header,
             keepalive_requests: w.keepalive_requests.unwrap_or(1000),
             keepalive_time: w.keepalive_time.unwrap_or(3_600_000),
@@ -564,6 +566,12 @@ impl Assembly<'_> {
             limit_rate_after: w.limit_rate_after.clone(),
             resolver,
             disable_symlinks: w.disable_symlinks.clone().unwrap_or((0, None)),
+            open_file_cache: w.open_file_cache.clone().flatten().map(|cache| FileRules {
+                cache,
+                valid: w.open_file_cache_valid.unwrap_or(60),
+                min_uses: w.open_file_cache_min_uses.unwrap_or(1),
+                errors: w.open_file_cache_errors.unwrap_or(false),
+            }),
             early_hints: w.early_hints.as_deref().map(Arc::from),
             auth_delay: w.auth_delay.unwrap_or(0),
             gzip: w.gzip.rules(),

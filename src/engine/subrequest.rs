@@ -10,11 +10,15 @@ use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use tokio::task::JoinHandle;
 
 /// How deep subrequests may be inside each other.
 pub const DEPTH: u8 = 51;
+
+/// How many subrequests may be begun inside of one that the client's request begins.
+const NESTED: u32 = 10_000;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +253,22 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
         );
         return Err(500);
     }
+    let nested = r.nested.clone();
+    // each may begin two more: depth alone bounds too little
+    if let Some(n) = &nested
+        && n.fetch_add(1, Ordering::Relaxed) >= NESTED
+    {
+        r.error(
+            Level::Crit,
+            format_args!(
+                "request reference counter overflow while processing \"{}\"",
+                String::from_utf8_lossy(ask.uri)
+            ),
+        );
+        return Err(500);
+    }
     let mut child = Box::new(Request::new(r.site.clone(), memory));
+    child.nested = Some(nested.unwrap_or_default());
     child.server = r.server;
     child.location = r.server().default_location;
     child.head = r.head.clone();

@@ -10,7 +10,7 @@ pub fn step(r: &Request, name: &'static str, next: &Next<'_>) {
     if module == "rewrite" || matches!(next, Next::Continue) {
         return;
     }
-    r.explain(|| Step::new(module, decision(r, next)));
+    r.explain(|| Step::new(module, decision(r, next)).by(module));
 }
 
 /// What a hook of the access phase decided.
@@ -21,7 +21,8 @@ pub fn access(name: &'static str, next: &Next<'_>) -> Step {
         Next::Status(s) => format!("refuses with {s}"),
         _ => "answers".to_owned(),
     };
-    Step::new("access", format!("{}: {text}", module_of(name)))
+    let module = module_of(name);
+    Step::new("access", format!("{module}: {text}")).by(module)
 }
 
 /// What the location's content is.
@@ -29,7 +30,7 @@ pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
     let mut text = format!("{}: {}", module_of(name), decision(r, next));
     let length = match next {
         Next::Respond(Body::File { len, .. }) => Some(*len),
-        Next::Respond(Body::Bytes(bytes)) => Some(bytes.len() as u64),
+        Next::Respond(Body::Bytes(bytes) | Body::Unsized(bytes)) => Some(bytes.len() as u64),
         _ => None,
     };
     if let Some(length) = length {
@@ -39,12 +40,23 @@ pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
             text += &format!(" of \"{}\"", String::from_utf8_lossy(&path));
         }
     }
-    Step::new("content", text)
+    Step::new("content", text).by(module_of(name))
 }
 
 /// An internal redirect.
 pub fn redirect(to: &RedirectTo) -> Step {
     Step::new("redirect", target(to))
+}
+
+/// A URI without the slash of a location that passes requests on.
+pub fn to_slash(r: &Request, id: LocId) -> Step {
+    let site = &r.site;
+    let (name, place) = match site.locations.get(id as usize) {
+        Some(l) => (choice::name(l), l.place.clone()),
+        None => Default::default(),
+    };
+    let text = format!("to the same with a slash: {name} passes requests on");
+    Step::new("redirect", text).at(&place)
 }
 
 /// `limit_except` put its settings in place of the location's.

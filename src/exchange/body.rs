@@ -57,7 +57,7 @@ pub(super) async fn pass_on(
         buffers::give(std::mem::take(&mut conn.rbuf));
         return Outcome::Status(status);
     }
-    cache::begin(r, a.pass);
+    cache::begin(r, a.pass, !framing.may_close());
     // a body that neither the client nor the cache wants is not read
     if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
         // an application may have ended the request already
@@ -244,8 +244,10 @@ async fn transfer(
             };
             cache::tee(r, data, done);
         }
+        let spooled = spool_limit(a, r);
         if backlog.is_empty()
-            && (!buffered || r.down.queued() <= memory || conf.max_temp_file_size == 0)
+            && (!buffered || spooled == 0 || r.down.queued() <= memory_limit(r, memory))
+            && !(r.limit_rate > 0 && cache::filling(r))
         {
             let buf = std::mem::take(&mut conn.rbuf);
             let data = match direct {
@@ -254,11 +256,7 @@ async fn transfer(
             };
             let sent = if r.out.header_only {
                 Ok(())
-            } else if buffered
-                && r.limit_rate == 0
-                && r.output.is_plain()
-                && conf.max_temp_file_size > 0
-            {
+            } else if buffered && r.limit_rate == 0 && r.output.is_plain() && spooled > 0 {
                 // the client's socket takes what it takes; the rest waits in memory or the file
                 r.down.write(data);
                 r.body_sent += data.len() as u64;
@@ -353,6 +351,23 @@ async fn transfer(
     }
 }
 
+/// How much of a response waits in a temporary file for a slow client, bytes. What is stored is read to its end all the
+/// same: others wait for it.
+fn spool_limit(a: &Attempt<'_>, r: &Request) -> u64 {
+    match cache::filling(r) {
+        true => u64::MAX,
+        false => a.pass.conf.max_temp_file_size,
+    }
+}
+
+/// How much of it waits in memory: what is stored must not be held up by a write that waits for the client.
+fn memory_limit(r: &Request, memory: usize) -> usize {
+    match cache::filling(r) && !r.output.is_plain() {
+        true => memory.min(32 * 1024),
+        false => memory,
+    }
+}
+
 /// `proxy_limit_rate`: waits until so many bytes may have been read.
 async fn pace(rate: u64, received: u64, begun: std::time::Instant) {
     let due = Duration::from_millis(received.saturating_mul(1000) / rate.max(1));
@@ -377,7 +392,8 @@ impl Backlog {
 
     /// Hands the next piece on.
     async fn step(&mut self, r: &mut Request) -> io::Result<()> {
-        let mut buf = vec![0; 32 * 1024];
+        let portion = output::portion(r).unwrap_or(u64::MAX).min(32 * 1024);
+        let mut buf = vec![0; portion as usize];
         let n = self.spool.read_at(&mut buf, self.read)?;
         self.read += n as u64;
         if self.is_empty() {
@@ -387,7 +403,14 @@ impl Backlog {
         if r.out.header_only {
             return Ok(());
         }
-        output::write(r, buf.get(..n).unwrap_or_default(), false).await
+        let data = buf.get(..n).unwrap_or_default();
+        if cache::filling(r) && r.output.is_plain() {
+            // nobody waits here for the client: others wait for what is stored
+            r.down.write(data);
+            r.body_sent += n as u64;
+            return Ok(());
+        }
+        output::write(r, data, false).await
     }
 
     /// Hands everything on.
@@ -411,6 +434,7 @@ async fn more(
 ) -> Result<usize, Broken> {
     use tokio::io::AsyncReadExt;
     let conf = &a.pass.conf;
+    let spooled = spool_limit(a, r);
     let failed = |f: Failure| {
         if f.client_gone {
             Broken::Client(io::ErrorKind::ConnectionAborted.into())
@@ -427,9 +451,7 @@ async fn more(
         received(r, n);
     }
     match now {
-        Poll::Ready(Ok(n))
-            if backlog.spool.len() < conf.max_temp_file_size || backlog.is_empty() =>
-        {
+        Poll::Ready(Ok(n)) if backlog.spool.len() < spooled || backlog.is_empty() => {
             return Ok(n);
         }
         Poll::Ready(Ok(n)) => {
@@ -455,21 +477,28 @@ async fn more(
     let down = r.down.clone();
     let read_limit = Duration::from_millis(conf.read_timeout);
     let mut buf = std::mem::take(&mut conn.rbuf);
-    let full = !backlog.is_empty() && backlog.spool.len() >= conf.max_temp_file_size;
+    let full = !backlog.is_empty() && backlog.spool.len() >= spooled;
     let queued = r.down.queued();
+    let pause = match cache::filling(r) {
+        true => output::portion(r).err(),
+        false => None,
+    };
     let either = poll_fn(|cx| {
         if !full && let Poll::Ready(n) = std::pin::pin!(conn.read_buf(&mut buf)).poll(cx) {
             return Poll::Ready(Either::Read(n));
         }
         match down.poll_flush(cx) {
+            Poll::Ready(Ok(())) if pause.is_some() => Poll::Pending,
             Poll::Ready(x) => Poll::Ready(Either::Sent(x)),
             Poll::Pending if down.queued() < queued => Poll::Ready(Either::Sent(Ok(()))),
             Poll::Pending => Poll::Pending,
         }
     });
-    let result = tokio::time::timeout(read_limit, either).await;
+    let result = tokio::time::timeout(pause.unwrap_or(read_limit), either).await;
     conn.rbuf = buf;
     match result {
+        // the rate lets the client have more
+        Err(_) if pause.is_some() => Box::pin(more(a, r, conn, backlog, buffered, memory)).await,
         Ok(Either::Read(Ok(n))) => {
             received(r, n);
             Ok(n)
@@ -480,7 +509,7 @@ async fn more(
         }
         Ok(Either::Sent(Err(e))) => Err(Broken::Client(e)),
         Ok(Either::Sent(Ok(()))) => {
-            if !backlog.is_empty() && r.down.queued() <= memory {
+            if !backlog.is_empty() && r.down.queued() <= memory && pause.is_none() {
                 Box::pin(backlog.step(r)).await.map_err(Broken::Client)?;
             }
             Box::pin(more(a, r, conn, backlog, buffered, memory)).await

@@ -25,8 +25,9 @@ pub(super) fn answer(
                 group.name,
                 group.members().peers().count()
             ),
-        ),
-        None => Step::new("upstream", format!("no live server in \"{}\"", group.name)),
+        )
+        .by("_pass"),
+        None => Step::new("upstream", format!("no live server in \"{}\"", group.name)).by("_pass"),
     });
     let body = match body {
         BodyLength::None | BodyLength::Known(0) => "without a body".to_owned(),

@@ -225,6 +225,8 @@ pub struct CoreConf {
     pub send_timeout: u64,
     /// `keepalive_timeout`: how long an idle connection is kept, milliseconds; 0 closes.
     pub keepalive_timeout: u64,
+    /// `keepalive_min_timeout`: how long it is kept while the process drains, milliseconds.
+    pub keepalive_min_timeout: u64,
     /// The second parameter of `keepalive_timeout`: `Keep-Alive: timeout=`, seconds.
     pub keepalive_header: u64,
     /// `keepalive_requests`.
@@ -275,6 +277,8 @@ pub struct CoreConf {
     pub resolver: Option<Arc<crate::upstream::Resolver>>,
     /// `disable_symlinks`: 0 off, 1 on, 2 if_not_owner; and `from=`.
     pub disable_symlinks: (u8, Option<Template>),
+    /// `open_file_cache` and its kin.
+    pub open_file_cache: Option<crate::engine::file_cache::FileRules>,
     /// `early_hints`: conditions of which one must hold.
     pub early_hints: Option<Arc<[Template]>>,
     /// `auth_delay`, milliseconds.

@@ -64,6 +64,8 @@ pub enum Body {
     Empty,
     /// In memory.
     Bytes(Bytes),
+    /// The same, without telling how long it is (a list of files).
+    Unsized(Bytes),
     /// Part of a file.
     File {
         /// Opened for reading.
@@ -95,6 +97,12 @@ pub trait HeadFilter: Send + Sync + 'static {
     fn charset(&self, r: &Request) -> Option<Vec<u8>> {
         let _ = r;
         None
+    }
+
+    /// How much the client wants the coding that this filter would give the response, thousandths; 0 where it would not.
+    fn weight(&self, r: &Request) -> u16 {
+        let _ = r;
+        0
     }
 
     /// Whether it takes the body as a whole, with what subrequests add to it (`gzip`); it then stands behind the others.
@@ -293,6 +301,12 @@ impl Hooks {
     /// Keeps settings with the location for the module's variables: [`Request::kept`] finds them by their type.
     pub fn keep<T: Send + Sync + 'static>(&mut self, settings: Arc<T>) {
         self.kept.push(settings);
+    }
+
+    /// Takes out what another module has kept, so that it can be kept again with something added.
+    pub fn take_kept<T: Send + Sync + 'static>(&mut self) -> Option<Arc<T>> {
+        let at = self.kept.iter().position(|k| k.is::<T>())?;
+        self.kept.remove(at).downcast().ok()
     }
 
     /// How many hooks there are.

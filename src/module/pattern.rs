@@ -1,8 +1,8 @@
 //! Regular expressions of the configuration: PCRE, with named captures that become variables.
 
 use super::{Request, VarId};
+use pcre2::bytes::CaptureLocations;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 /// A compiled pattern of `location ~`, `server_name ~`, `if`, `rewrite`, `map` and the like.
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 pub struct Pattern {
     regex: pcre2::bytes::Regex,
     source: Box<str>,
-    id: usize,
+    groups: usize,
     /// Named groups, with the variable that each sets.
     pub(crate) names: Box<[(VarId, usize)]>,
 }
@@ -29,12 +29,10 @@ impl Pattern {
         source: &str,
         names: Vec<(VarId, usize)>,
     ) -> Pattern {
-        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Pattern {
+            groups: regex.captures_len().saturating_sub(1),
             regex,
             source: source.into(),
-            id,
             names: names.into(),
         }
     }
@@ -46,7 +44,7 @@ impl Pattern {
 
     /// How many groups there are, the whole match not counted.
     pub fn groups(&self) -> usize {
-        self.regex.captures_len().saturating_sub(1)
+        self.groups
     }
 
     /// Whether `subject` matches; leaves the captures of earlier matches alone.
@@ -112,20 +110,23 @@ impl Pattern {
     }
 
     /// Runs `f` with match data that is kept per thread: no allocation after the first match.
-    fn with_locations<T>(&self, f: impl FnOnce(&mut pcre2::bytes::CaptureLocations) -> T) -> T {
+    fn with_locations<T>(&self, f: impl FnOnce(&mut CaptureLocations) -> T) -> T {
         thread_local! {
-            static LOCATIONS: RefCell<HashMap<usize, pcre2::bytes::CaptureLocations, foldhash::fast::FixedState>> = RefCell::default();
+            // patterns with as many groups share what PCRE writes into
+            static LOCATIONS: RefCell<Vec<Option<CaptureLocations>>> = RefCell::default();
         }
         LOCATIONS.with(|m| match m.try_borrow_mut() {
-            Ok(mut m) => {
-                // a reload makes new patterns: forget those of sites that are gone
-                if m.len() > 20_000 {
-                    m.clear();
+            Ok(mut m) if self.groups() < 64 => {
+                let n = self.groups();
+                if m.len() <= n {
+                    m.resize_with(n + 1, || None);
                 }
-                f(m.entry(self.id)
-                    .or_insert_with(|| self.regex.capture_locations()))
+                match m.get_mut(n) {
+                    Some(slot) => f(slot.get_or_insert_with(|| self.regex.capture_locations())),
+                    None => f(&mut self.regex.capture_locations()),
+                }
             }
-            Err(_) => f(&mut self.regex.capture_locations()),
+            _ => f(&mut self.regex.capture_locations()),
         })
     }
 }
@@ -142,7 +143,7 @@ pub struct Captures {
 impl Captures {
     const UNSET: (u32, u32) = (u32::MAX, u32::MAX);
 
-    fn store(&mut self, subject: &[u8], l: &pcre2::bytes::CaptureLocations) {
+    fn store(&mut self, subject: &[u8], l: &CaptureLocations) {
         self.clear();
         self.subject.extend_from_slice(subject);
         for i in 0..l.len() {
@@ -151,7 +152,7 @@ impl Captures {
         }
     }
 
-    fn add(&self, subject: &[u8], l: &pcre2::bytes::CaptureLocations) {
+    fn add(&self, subject: &[u8], l: &CaptureLocations) {
         let newest = self.newest();
         // without groups there is nothing to read
         if l.len() <= 1 && newest.ranges.len() <= 1 {

@@ -11,6 +11,7 @@ use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;
 use std::any::Any;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -90,6 +91,8 @@ pub struct Request {
     pub head_size: u64,
     /// How many requests this subrequest is inside of.
     pub depth: u8,
+    /// In a subrequest of the client's request: how many were begun inside of it.
+    pub(crate) nested: Option<Arc<AtomicU32>>,
     /// What a subrequest sends where its response is empty or an error: a media type and a text.
     pub stub: Option<(Vec<u8>, Vec<u8>)>,
     /// Whether the client was too slow (`reset_timedout_connection`).
@@ -163,6 +166,7 @@ impl Request {
             output: Default::default(),
             head_size: 0,
             depth: 0,
+            nested: None,
             stub: None,
             timed_out: false,
             pipelined: false,
@@ -230,6 +234,7 @@ impl Request {
         self.output.clear();
         self.head_size = 0;
         self.depth = 0;
+        self.nested = None;
         self.stub = None;
         self.timed_out = false;
         self.pipelined = false;

@@ -1,6 +1,6 @@
 //! One configuration, ready to serve: listeners, servers and locations with their hooks.
 
-use super::{CoreConf, Hooks, Pattern, Registry, ServerConf, VarDef, VarId};
+use super::{CoreConf, Hooks, PatternList, Registry, ServerConf, VarDef, VarId};
 use crate::log::ErrorLog;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -313,7 +313,7 @@ pub struct Names {
     /// `example.*`: the part before `*`, dot included.
     pub trailing: HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>,
     /// `~pattern`, in order.
-    pub patterns: Vec<(Arc<Pattern>, u32)>,
+    pub patterns: PatternList<u32>,
 }
 
 /// A virtual server.
@@ -349,7 +349,7 @@ pub struct LocationTree {
     /// Exact names and prefixes, sorted by name.
     pub prefixes: Box<[Prefix]>,
     /// `~` and `~*`, in order.
-    pub patterns: Box<[(Arc<Pattern>, LocId)]>,
+    pub patterns: PatternList<LocId>,
 }
 
 /// A prefix or exact location in a [`LocationTree`].

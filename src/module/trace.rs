@@ -1,6 +1,6 @@
 //! What a request went through, kept for those who ask: `couloir explain` and `explain_allow`.
 
-use super::Request;
+use super::{BlockId, Request};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::sync::Arc;
@@ -28,6 +28,10 @@ pub struct Step {
     /// Who else stood to be chosen, and why they were not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Candidate>,
+    /// The module, or the end of the directive's name, and the block in force: where the step has no place, it is the
+    /// place of such a directive.
+    #[serde(skip)]
+    pub by: Option<(&'static str, Option<BlockId>)>,
     /// How many requests this one is inside of: 0 for the client's own.
     #[serde(skip_serializing_if = "is_zero")]
     pub depth: u8,
@@ -57,8 +61,16 @@ impl Step {
             text: text.into(),
             at: None,
             others: Vec::new(),
+            by: None,
             depth: 0,
         }
+    }
+
+    /// The same, taken because of a directive of `module` (`auth_basic`), or of one that ends so (`_pass`).
+    #[must_use]
+    pub fn by(mut self, module: &'static str) -> Step {
+        self.by = Some((module, None));
+        self
     }
 
     /// The same with a place.
@@ -114,8 +126,15 @@ impl Request {
     #[inline]
     pub fn explain(&self, step: impl FnOnce() -> Step) {
         if let Some(trace) = &self.trace {
-            let depth = self.depth;
-            trace.add(Step { depth, ..step() });
+            let step = step();
+            let location = || self.site.locations.get(self.location as usize);
+            trace.add(Step {
+                depth: self.depth,
+                by: step
+                    .by
+                    .map(|(module, _)| (module, location().and_then(|l| l.hooks.block()))),
+                ..step
+            });
         }
     }
 

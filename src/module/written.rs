@@ -105,6 +105,29 @@ impl WrittenList {
         self.blocks = b.blocks.iter().map(|x| (x.parent, kind(&x.kind))).collect();
     }
 
+    /// Where the first directive stands that is in force in a block and is of a module, by its name; a name that begins
+    /// with `_` is the end of the directive's.
+    pub fn place_of(&self, block: BlockId, module: &str) -> Option<Arc<str>> {
+        let list = self.in_force(block);
+        let name = |d: &InForce| d.text.split(' ').next().unwrap_or_default().to_owned();
+        let exact = list.iter().find(|d| name(d) == module);
+        let kin = || {
+            list.iter().find(|d| {
+                let name = name(d);
+                match module {
+                    "static_files" => name == "root" || name == "alias",
+                    "realip" => name == "set_real_ip_from",
+                    "referer" => name == "valid_referers",
+                    m if m.starts_with('_') => name.ends_with(m),
+                    m => name
+                        .strip_prefix(m)
+                        .is_some_and(|rest| rest.starts_with('_')),
+                }
+            })
+        };
+        exact.or_else(kin).map(|d| d.at.clone())
+    }
+
     /// What is in force in a block, innermost first.
     pub fn in_force(&self, block: BlockId) -> Vec<InForce> {
         let mut chain = Vec::new();

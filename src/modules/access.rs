@@ -94,7 +94,7 @@ impl Handler for Rules {
         r.explain(|| match rule {
             Some(rule) if rule.deny => Step::new("access", "a deny rule fits").at(&rule.at),
             Some(rule) => Step::new("access", "an allow rule fits").at(&rule.at),
-            None => Step::new("access", "no allow or deny rule fits"),
+            None => Step::new("access", "no allow or deny rule fits").by("allow"),
         });
         match rule.map(|rule| rule.deny) {
             None => Next::Continue,

@@ -3,7 +3,7 @@
 use super::gzip::{buffers, ratio};
 use super::media_types::MediaTypes;
 use crate::config::{Result, Statement};
-use crate::engine::gzip::accepts;
+use crate::engine::gzip::weight;
 use crate::http::headers::Known;
 use crate::inherit;
 use crate::log::Level;
@@ -149,23 +149,41 @@ struct Filter<C> {
     coding: PhantomData<fn() -> C>,
 }
 
-impl<C: Coding> HeadFilter for Filter<C> {
-    fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
-        if !matches!(r.out.status, 200 | 403 | 404)
-            || r.out
+impl<C: Coding> Filter<C> {
+    /// Whether it is a response that is compressed, for those who accept it.
+    fn fits(&self, r: &Request) -> bool {
+        matches!(r.out.status, 200 | 403 | 404)
+            && r.out
                 .headers
                 .get_id(Known::ContentEncoding)
-                .is_some_and(|v| !v.is_empty())
-            || r.out
+                .is_none_or(|v| v.is_empty())
+            && r.out
                 .content_length
-                .is_some_and(|n| n < self.conf.min_length.unwrap_or(20))
-            || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
-        {
+                .is_none_or(|n| n >= self.conf.min_length.unwrap_or(20))
+            && MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
+    }
+}
+
+impl<C: Coding> HeadFilter for Filter<C> {
+    fn takes_whole(&self) -> bool {
+        true
+    }
+
+    fn weight(&self, r: &Request) -> u16 {
+        match r.headers().get_id(Known::AcceptEncoding) {
+            Some(accept) if !r.subrequest && self.fits(r) => weight(accept, C::NAME.as_bytes()),
+            _ => 0,
+        }
+    }
+
+    fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
+        if !self.fits(r) {
             return None;
         }
         r.out.vary_encoding |= r.core().gzip.vary;
-        let accept = r.headers().get_id(Known::AcceptEncoding)?;
-        if r.subrequest || !accepts(accept, C::NAME.as_bytes()) {
+        let wanted = self.weight(r);
+        let others = &r.location().hooks.response;
+        if wanted == 0 || others.iter().any(|f| f.weight(r) > wanted) {
             return None;
         }
         let stream = match C::new(self.conf.level.unwrap_or(C::LEVEL), self.conf.window) {

@@ -56,6 +56,7 @@ impl Module for Grpc {
             shared::NEXT,
             "error|timeout|invalid_header|http_500|…|non_idempotent|off"
         ),
+        shared::socket_directives!("grpc", GrpcConf),
         shared::response_directives!("grpc", GrpcConf, shared::IGNORE, "Date, Server and X-Accel-…"),
         tls_directives!("grpc", GrpcConf),
     );

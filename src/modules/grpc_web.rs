@@ -1,7 +1,21 @@
 //! `grpc_web`: gRPC for browsers, which see no trailers (gRPC's PROTOCOL-WEB.md), in locations with `grpc_pass`.
 //!
 //! Messages are framed as in gRPC itself. A request needs another media type and, where it is text, base64 undone; the
-//! trailers of a response become a last frame of its body. What browsers ask of other origins (CORS) is `add_header`'s.
+//! trailers of a response become a last frame of its body. What browsers ask of other origins (CORS) is `add_header`'s:
+//!
+//! ```text
+//! location /shop.Cart/ {
+//!     grpc_web on;
+//!     grpc_pass grpc://127.0.0.1:50051;
+//!     add_header Access-Control-Allow-Origin https://shop.example always;
+//!     add_header Access-Control-Expose-Headers grpc-status,grpc-message always;
+//!     if ($request_method = OPTIONS) {
+//!         add_header Access-Control-Allow-Origin https://shop.example;
+//!         add_header Access-Control-Allow-Headers content-type,x-grpc-web,x-user-agent,grpc-timeout;
+//!         return 204;
+//!     }
+//! }
+//! ```
 
 use crate::config::Result;
 use crate::http::headers::{Headers, Known};

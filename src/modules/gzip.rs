@@ -186,20 +186,34 @@ struct Filter {
     postpone: usize,
 }
 
+impl Filter {
+    /// Whether it is a response that is compressed, for those who accept it.
+    fn fits(&self, r: &Request) -> bool {
+        matches!(r.out.status, 200 | 403 | 404)
+            && r.out
+                .headers
+                .get_id(Known::ContentEncoding)
+                .is_none_or(|v| v.is_empty())
+            && r.out.content_length.is_none_or(|n| n >= self.min_length)
+            && MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
+    }
+}
+
 impl HeadFilter for Filter {
     fn takes_whole(&self) -> bool {
         true
     }
 
+    fn weight(&self, r: &Request) -> u16 {
+        match r.headers().get_id(Known::AcceptEncoding) {
+            Some(accept) if self.fits(r) && gzip::allowed(r) => gzip::weight(accept, b"gzip"),
+            _ => 0,
+        }
+    }
+
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>> {
-        if !matches!(r.out.status, 200 | 403 | 404)
-            || r.out
-                .headers
-                .get_id(Known::ContentEncoding)
-                .is_some_and(|v| !v.is_empty())
-            || r.out.content_length.is_some_and(|n| n < self.min_length)
-            || !MediaTypes::or_defaults(&self.conf.types, &["text/html"], &r.out)
-        {
+        // codings that are wanted more, or as much, have had their turn
+        if !self.fits(r) {
             return None;
         }
         r.out.vary_encoding |= r.core().gzip.vary;

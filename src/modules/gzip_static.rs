@@ -2,13 +2,14 @@
 
 use super::static_files;
 use crate::config::Result;
-use crate::engine::files::{self, Kind};
+use crate::engine::files::Kind;
 use crate::engine::{gzip, redirect};
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level;
 use crate::module::*;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// nginx's ngx_http_gzip_static_module.
@@ -50,13 +51,16 @@ impl PrecompressedConf {
         )
     }
 
-    /// Leaves the handler where it is on.
+    /// Leaves the handler where it is on, one for all codings.
     pub(super) fn attach(&self, files: &'static Precompressed, on: &mut Hooks) {
         if let Some(mode @ (Mode::On | Mode::Always)) = self.mode {
-            on.offer_content(Serve {
-                files,
-                always: mode == Mode::Always,
-            });
+            let before = on.take_kept::<Kinds>();
+            if before.is_none() {
+                on.offer_content(Serve);
+            }
+            let mut kinds = before.map_or_else(SmallVec::new, |k| k.0.clone());
+            kinds.push((files, mode == Mode::Always));
+            on.keep(Arc::new(Kinds(kinds)));
         }
     }
 }
@@ -82,100 +86,126 @@ impl Module for GzipStatic {
 pub(super) struct Precompressed {
     suffix: &'static [u8],
     coding: &'static [u8],
-    allowed: fn(&Request) -> bool,
+    /// How much the client wants it, thousandths.
+    weight: fn(&Request) -> u16,
 }
 
 impl Precompressed {
     const GZIP: Precompressed = Precompressed {
         suffix: b".gz",
         coding: b"gzip",
-        allowed: gzip::allowed,
+        weight: |r| match gzip::allowed(r) {
+            true => weight(r, b"gzip"),
+            false => 0,
+        },
     };
     /// `brotli_static`.
     pub(super) const BROTLI: Precompressed = Precompressed {
         suffix: b".br",
         coding: b"br",
-        allowed: |r| accepts(r, b"br"),
+        weight: |r| weight(r, b"br"),
     };
     /// `zstd_static`.
     pub(super) const ZSTD: Precompressed = Precompressed {
         suffix: b".zst",
         coding: b"zstd",
-        allowed: |r| accepts(r, b"zstd"),
+        weight: |r| weight(r, b"zstd"),
     };
 }
 
-fn accepts(r: &Request, coding: &[u8]) -> bool {
-    !r.subrequest
-        && r.headers()
-            .get_id(Known::AcceptEncoding)
-            .is_some_and(|v| gzip::accepts(v, coding))
+fn weight(r: &Request, coding: &[u8]) -> u16 {
+    match r.headers().get_id(Known::AcceptEncoding) {
+        Some(accept) if !r.subrequest => gzip::weight(accept, coding),
+        _ => 0,
+    }
 }
 
-struct Serve {
-    files: &'static Precompressed,
-    always: bool,
-}
+/// A coding, and whether its files are for all clients.
+type Offer = (&'static Precompressed, bool);
+
+/// The codings of a location, in the order of the modules.
+struct Kinds(SmallVec<[Offer; 3]>);
+
+/// Serves the file of the coding that the client wants most.
+struct Serve;
 
 impl Handler for Serve {
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r> {
         if !matches!(r.method, Method::Get | Method::Head) || r.uri.ends_with(b"/") {
             return Next::Continue;
         }
-        let accepted = self.always || (self.files.allowed)(r);
-        // where Vary is wanted, it depends on whether there is such a file
-        if !accepted && !r.core().gzip.vary {
+        let Some(kinds) = r.kept::<Kinds>() else {
             return Next::Continue;
-        }
+        };
+        let mut wanted: SmallVec<[(u16, Offer); 3]> =
+            kinds.0.iter().map(|k| ((k.0.weight)(r), *k)).collect();
+        // those that are wanted as much stay in their order
+        wanted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
         let mut path = r.scratch();
-        let next = self.serve(r, accepted, &mut path);
+        let mut next = Next::Continue;
+        for (weight, (files, always)) in wanted {
+            let accepted = always || weight > 0;
+            // where Vary is wanted, it depends on whether there is such a file
+            if accepted || r.core().gzip.vary {
+                path.clear();
+                next = serve(r, files, always, accepted, &mut path);
+                if !matches!(next, Next::Continue) {
+                    break;
+                }
+            }
+        }
         r.put_scratch(path);
         next
     }
 }
 
-impl Serve {
-    fn serve(&self, r: &mut Request, accepted: bool, path: &mut Vec<u8>) -> Next<'static> {
-        if let Err(status) = redirect::write_path(r, &r.uri, path) {
-            return Next::Status(status);
+fn serve(
+    r: &mut Request,
+    files: &'static Precompressed,
+    always: bool,
+    accepted: bool,
+    path: &mut Vec<u8>,
+) -> Next<'static> {
+    if let Err(status) = redirect::write_path(r, &r.uri, path) {
+        return Next::Status(status);
+    }
+    path.extend_from_slice(files.suffix);
+    let (file, info) = match crate::engine::files::open(r, path) {
+        Ok(found) => found,
+        Err(e) => {
+            if !e.is_missing() {
+                let level = if e.is_denied() || e.is_link() {
+                    Level::Error
+                } else {
+                    Level::Crit
+                };
+                e.log(r, level, path);
+            }
+            return Next::Continue;
         }
-        path.extend_from_slice(self.files.suffix);
-        let (file, info) = match files::open(r, path) {
-            Ok(found) => found,
-            Err(e) => {
-                if !e.is_missing() {
-                    let level = if e.is_denied() || e.is_link() {
-                        Level::Error
-                    } else {
-                        Level::Crit
-                    };
-                    e.log(r, level, path);
-                }
+    };
+    if !always {
+        r.out.vary_encoding = r.core().gzip.vary;
+    }
+    match info.kind {
+        _ if !accepted => Next::Continue,
+        Kind::Directory => Next::Continue,
+        Kind::Other => {
+            r.error(
+                Level::Crit,
+                format_args!(
+                    "\"{}\" is not a regular file",
+                    String::from_utf8_lossy(path)
+                ),
+            );
+            Next::Status(404)
+        }
+        Kind::File => {
+            let Some(file) = file else {
                 return Next::Continue;
-            }
-        };
-        if !self.always {
-            r.out.vary_encoding = r.core().gzip.vary;
-        }
-        match info.kind {
-            _ if !accepted => Next::Continue,
-            Kind::Directory => Next::Continue,
-            Kind::Other => {
-                r.error(
-                    Level::Crit,
-                    format_args!(
-                        "\"{}\" is not a regular file",
-                        String::from_utf8_lossy(path)
-                    ),
-                );
-                Next::Status(404)
-            }
-            Kind::File => {
-                r.out
-                    .headers
-                    .set_id(Known::ContentEncoding, self.files.coding);
-                static_files::send(r, file, &info, path)
-            }
+            };
+            r.out.headers.set_id(Known::ContentEncoding, files.coding);
+            static_files::send(r, file, &info, path)
         }
     }
 }

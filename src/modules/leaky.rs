@@ -1,18 +1,20 @@
 //! Leaky buckets by key, in bounded memory: the state of a `limit_req_zone`.
 
+use super::tally::Tally;
 use super::zones;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Milliseconds of a clock that never goes back.
 pub fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    // not zero: a bucket that was never charged is older than everything
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 60_000
+    // far from zero: a bucket that was never charged has leaked all, whatever its rate
+    const LONG_AGO: u64 = 100 * 24 * 3600 * 1000;
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + LONG_AGO
 }
 
 /// Buckets by key; the one unused for longest makes room for a new one.
@@ -23,6 +25,8 @@ pub struct Zone {
     pub size: u64,
     /// The key that it is filled by, as written.
     pub key_text: String,
+    /// What became of requests.
+    pub tally: Arc<Tally>,
 }
 
 /// What looking at a bucket says; excesses are thousandths of a request.
@@ -48,6 +52,7 @@ impl Zone {
             hasher: foldhash::fast::RandomState::default(),
             size,
             key_text: key_text.to_owned(),
+            tally: Arc::default(),
         }
     }
 

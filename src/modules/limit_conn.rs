@@ -1,6 +1,7 @@
 //! Limits on requests under way at once: `limit_conn_zone`, `limit_conn`.
 
 use super::refusal::Refusal;
+use super::tally::{self, Fate, Limited, Tally};
 use super::zones::{self, ZoneRef, ZoneSpec};
 use crate::config::{Result, Statement, value};
 use crate::log::Level as LogLevel;
@@ -36,11 +37,12 @@ pub struct ConnZone {
 }
 
 /// How many requests are under way, by key; it survives reloads.
-struct Counts {
+pub struct Counts {
     shards: Box<[Mutex<Shard>]>,
     hasher: foldhash::fast::RandomState,
     key_text: String,
     size: u64,
+    tally: Arc<Tally>,
 }
 
 type Key = SmallVec<[u8; 24]>;
@@ -166,7 +168,7 @@ impl Handler for Limiter {
         if r.shared::<Held>().is_some() {
             return Next::Continue;
         }
-        let mut seats = SmallVec::new();
+        let mut seats: SmallVec<[Seat; 2]> = SmallVec::new();
         let mut key = r.scratch();
         let mut refused = None;
         for limit in &self.limits {
@@ -188,6 +190,9 @@ impl Handler for Limiter {
         r.put_scratch(key);
         let Some((why, z)) = refused else {
             if !seats.is_empty() {
+                for seat in &seats {
+                    seat.counts.tally.count(Fate::Passed);
+                }
                 r.set_shared(Held {
                     status: Status::Passed,
                     _seats: seats,
@@ -204,11 +209,12 @@ impl Handler for Limiter {
         }
         // the seats taken in other zones are given back at once
         drop(seats);
-        let status = if self.dry_run {
-            Status::RejectedDryRun
+        let (status, fate) = if self.dry_run {
+            (Status::RejectedDryRun, Fate::RejectedDryRun)
         } else {
-            Status::Rejected
+            (Status::Rejected, Fate::Rejected)
         };
+        z.counts.tally.count(fate);
         r.set_shared(Held {
             status,
             _seats: SmallVec::new(),
@@ -221,15 +227,20 @@ impl Handler for Limiter {
     }
 }
 
+/// Whether a request may enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entered {
+pub enum Entered {
+    /// It is counted.
     Yes,
+    /// As many as may are under way.
     Full,
+    /// The zone has no room for another key.
     NoMemory,
 }
 
 impl Counts {
-    fn new(size: u64, key_text: String) -> Counts {
+    /// A zone of so many bytes; large ones are divided so that threads do not wait for each other.
+    pub fn new(size: u64, key_text: String) -> Counts {
         let n = if size >= 1 << 20 { 16 } else { 1 };
         let limit = zones::usable(size) / n;
         let shards = (0..n)
@@ -245,10 +256,12 @@ impl Counts {
             hasher: foldhash::fast::RandomState::default(),
             key_text,
             size,
+            tally: Arc::default(),
         }
     }
 
-    fn enter(&self, key: &[u8], max: u32) -> Entered {
+    /// Counts a request, unless `max` of its key are under way.
+    pub fn enter(&self, key: &[u8], max: u32) -> Entered {
         let Some(shard) = self.shard(key) else {
             return Entered::NoMemory;
         };
@@ -269,7 +282,8 @@ impl Counts {
         Entered::Yes
     }
 
-    fn leave(&self, key: &Key) {
+    /// A request has ended.
+    pub fn leave(&self, key: &[u8]) {
         let Some(shard) = self.shard(key) else { return };
         let mut shard = shard.lock();
         if let Some(n) = shard.counts.get_mut(key) {
@@ -340,6 +354,7 @@ fn limit_conn_zone(s: &Statement, b: &mut Build) -> Result<()> {
             "{KIND} \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key"
         )));
     }
+    tally::show(b, Limited::Connections, &name, &counts.tally);
     let _ = cell.set(Arc::new(ConnZone {
         name,
         key,

@@ -2,6 +2,7 @@
 
 use super::leaky::{Spent, Zone};
 use super::refusal::Refusal;
+use super::tally::{self, Fate, Limited};
 use super::zones::{self, ZoneRef, ZoneSpec};
 use crate::config::{Result, Statement, value};
 use crate::log::Level as LogLevel;
@@ -155,7 +156,8 @@ impl Limiter {
     fn limit<'r>(&self, r: &mut Request, key: &mut Vec<u8>) -> Next<'r> {
         let now = super::leaky::now();
         let dry = if self.dry_run { ", dry run" } else { "" };
-        let mut asked = false;
+        // which zones the request counts in
+        let mut asked = 0u64;
         let last = self.limits.len().saturating_sub(1);
         let mut final_excess = None;
         for (n, limit) in self.limits.iter().enumerate() {
@@ -174,7 +176,7 @@ impl Limiter {
                             z.name
                         ),
                     );
-                    return self.refuse(r);
+                    return self.refuse(r, z);
                 }
                 Spent::NoMemory => {
                     let log = crate::log::process_log();
@@ -183,14 +185,14 @@ impl Limiter {
                         None,
                         format_args!("could not allocate node in limit_req zone \"{}\"", z.name),
                     );
-                    return self.refuse(r);
+                    return self.refuse(r, z);
                 }
                 Spent::Fits(excess) if n == last => final_excess = Some(excess),
                 Spent::Fits(_) => {}
             }
-            asked = true;
+            asked |= 1 << n.min(63);
         }
-        if !asked {
+        if asked == 0 {
             return Next::Continue;
         }
         // the last zone has been charged while it was looked at; now the others are, too
@@ -217,14 +219,20 @@ impl Limiter {
                 worst = (d, excess, Some(z));
             }
         }
-        let (delay, excess, Some(z)) = worst else {
+        let (delay, excess, slowest) = worst;
+        let slowest = slowest.filter(|_| delay > 0);
+        for (n, limit) in self.limits.iter().enumerate() {
+            if asked & 1 << n.min(63) != 0
+                && let Some(z) = limit.zone.get()
+                && !slowest.is_some_and(|slowest| Arc::ptr_eq(slowest, z))
+            {
+                z.zone.tally.count(Fate::Passed);
+            }
+        }
+        let Some(z) = slowest else {
             r.set_shared(Status::Passed);
             return Next::Continue;
         };
-        if delay == 0 {
-            r.set_shared(Status::Passed);
-            return Next::Continue;
-        }
         r.error(
             self.delay_log_level,
             format_args!(
@@ -235,9 +243,11 @@ impl Limiter {
             ),
         );
         if self.dry_run {
+            z.zone.tally.count(Fate::DelayedDryRun);
             r.set_shared(Status::DelayedDryRun);
             return Next::Continue;
         }
+        z.zone.tally.count(Fate::Delayed);
         r.set_shared(Status::Delayed);
         Next::Sleep(Duration::from_millis(delay))
     }
@@ -248,11 +258,13 @@ impl Limiter {
         (excess > limit.delay).then(|| (excess - limit.delay).saturating_mul(1000) / z.rate)
     }
 
-    fn refuse<'r>(&self, r: &mut Request) -> Next<'r> {
+    fn refuse<'r>(&self, r: &mut Request, z: &ReqZone) -> Next<'r> {
         if self.dry_run {
+            z.zone.tally.count(Fate::RejectedDryRun);
             r.set_shared(Status::RejectedDryRun);
             return Next::Continue;
         }
+        z.zone.tally.count(Fate::Rejected);
         r.set_shared(Status::Rejected);
         Next::Status(self.status)
     }
@@ -330,6 +342,7 @@ fn limit_req_zone(s: &Statement, b: &mut Build) -> Result<()> {
             "limit_req \"{name}\" uses the \"{key_text}\" key while previously it used the \"{old}\" key"
         )));
     }
+    tally::show(b, Limited::Requests, &name, &zone.tally);
     let _ = cell.set(Arc::new(ReqZone {
         name,
         key,

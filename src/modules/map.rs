@@ -28,7 +28,7 @@ struct Table {
     source: Template,
     hostnames: bool,
     keys: Keys,
-    patterns: Vec<(Arc<Pattern>, Template)>,
+    patterns: PatternList<Template>,
     default: Template,
 }
 
@@ -48,10 +48,12 @@ impl Evaluate for Table {
         let result = match self.keys.find(subject) {
             Some(t) => t,
             None => {
-                let hit = self
-                    .patterns
-                    .iter()
-                    .find(|(p, _)| !subject.is_empty() && p.exec_shared(subject, r));
+                // as in nginx, nothing is no subject
+                let hit = (!subject.is_empty())
+                    .then(|| self.patterns.candidates(subject))
+                    .into_iter()
+                    .flatten()
+                    .find(|(p, _)| p.exec_shared(subject, r));
                 hit.map_or(&self.default, |(_, t)| t)
             }
         };
@@ -162,9 +164,10 @@ fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
         source,
         hostnames: false,
         keys: Keys::default(),
-        patterns: Vec::new(),
+        patterns: PatternList::default(),
         default: Template::default(),
     };
+    let mut patterns = Vec::new();
     let (mut volatile, mut has_default) = (false, false);
     for item in s.items() {
         if item.block.is_some() {
@@ -197,9 +200,7 @@ fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
                     Some(p) => (p, true),
                     None => (pattern, false),
                 };
-                table
-                    .patterns
-                    .push((b.pattern(item, pattern, caseless)?, result));
+                patterns.push((b.pattern(item, pattern, caseless)?, result));
             }
             _ => {
                 let key = key.strip_prefix(b"\\").unwrap_or(key);
@@ -210,6 +211,7 @@ fn read(s: &Statement, b: &mut Build) -> ConfResult<()> {
             }
         }
     }
+    table.patterns = PatternList::new(patterns);
     b.define_var(s, &name, Arc::new(table), !volatile).map(drop)
 }
 

@@ -10,7 +10,7 @@ use crate::log::Level;
 use crate::module::*;
 use bytes::Bytes;
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Static files.
@@ -90,11 +90,19 @@ fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
     if r.method == Method::Post {
         return Next::Status(405);
     }
-    send(r, file, &info, path)
+    match file {
+        Some(file) => send(r, file, &info, path),
+        None => Next::Status(500),
+    }
 }
 
 /// Answers with a file: its length, times, tag and type go into the head. `buf` is a buffer to work in.
-pub(super) fn send(r: &mut Request, file: File, info: &Info, buf: &mut Vec<u8>) -> Next<'static> {
+pub(super) fn send(
+    r: &mut Request,
+    file: Arc<File>,
+    info: &Info,
+    buf: &mut Vec<u8>,
+) -> Next<'static> {
     r.out.status = 200;
     r.out.content_length = Some(info.size);
     r.out.last_modified = Some(info.mtime);
@@ -109,21 +117,21 @@ pub(super) fn send(r: &mut Request, file: File, info: &Info, buf: &mut Vec<u8>) 
 }
 
 /// Small files are read at once, which spares `sendfile`, unless it may turn out that only the head is sent.
-fn body(r: &Request, file: File, len: u64) -> Body {
+fn body(r: &Request, file: Arc<File>, len: u64) -> Body {
     const SMALL: u64 = 16 * 1024;
     const CONDITIONS: [Known; 2] = [Known::IfNoneMatch, Known::IfModifiedSince];
     if len == 0 {
         return Body::Empty;
     }
     if len <= SMALL && !r.is_head() && !CONDITIONS.iter().any(|c| r.headers().contains_id(*c)) {
-        let mut data = Vec::with_capacity(len as usize);
+        let mut data = vec![0; len as usize];
         // a file that shrank meanwhile is left to the sender, who knows what to do about it
-        if matches!((&file).take(len).read_to_end(&mut data), Ok(n) if n as u64 == len) {
+        if file.read_exact_at(&mut data, 0).is_ok() {
             return Body::Bytes(Bytes::from(data));
         }
     }
     Body::File {
-        file: Arc::new(file),
+        file,
         offset: 0,
         len,
     }

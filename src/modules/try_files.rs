@@ -127,7 +127,7 @@ impl Tries {
                 let what = if file.directory { "folder" } else { "file" };
                 let shown = String::from_utf8_lossy(path);
                 let verdict = if there { "is there" } else { "is not there" };
-                Step::new("try_files", format!("the {what} \"{shown}\" {verdict}"))
+                Step::new("try_files", format!("the {what} \"{shown}\" {verdict}")).by("try_files")
             });
             match found_there {
                 Ok(info) if info.is_dir() == file.directory => {

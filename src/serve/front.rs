@@ -44,6 +44,8 @@ pub(super) struct Client {
     place: Place,
     /// How long the next request is waited for.
     limit: Duration,
+    /// How long it is waited for while the process drains, too (`keepalive_min_timeout`).
+    least: Duration,
     /// It has had no request yet.
     fresh: bool,
     pipelined: bool,
@@ -65,7 +67,7 @@ enum Waited {
 
 /// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
 /// and a connection that is idle for longer holds none.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_millis(100);
 
 /// Serves the requests of a connection, one after the other.
 pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) {
@@ -113,6 +115,7 @@ impl Client {
             thread,
             addr: addr.clone(),
             limit: place.header_timeout,
+            least: Duration::ZERO,
             place,
             fresh: true,
             pipelined: false,
@@ -131,6 +134,10 @@ impl Client {
             self.state.set(Stat::Reading);
             match read_head(conn, &mut r, limits, self.place.header_timeout).await {
                 Head::Whole => self.state.set(Stat::Writing),
+                Head::Closed(false) | Head::TimedOut(false) => {
+                    self.thread.recycle(r);
+                    return false;
+                }
                 head => {
                     Box::pin(no_request(self.thread, conn, r, head)).await;
                     return false;
@@ -158,6 +165,7 @@ impl Client {
         phases::serve(&mut r).await;
         let keepalive = r.keepalive && !r.aborted && !conn.must_close();
         self.limit = Duration::from_millis(r.core().keepalive_timeout);
+        self.least = Duration::from_millis(r.core().keepalive_min_timeout);
         if r.aborted && r.core().reset_timedout_connection && r.timed_out {
             conn.reset_on_close();
         }
@@ -186,21 +194,33 @@ impl Client {
         if now {
             return Waited::Readable;
         }
-        // a connection that has had no request yet may bring its first one while the process drains, as in nginx
-        let parting = !self.fresh && self.thread.draining.load(Ordering::Relaxed);
-        conn.set_idle(!self.fresh && !parting);
-        // its last response, begun before the drain, said that it may stay
-        let whole = if parting { PARTING } else { self.limit };
-        let part = most.map_or(whole, |most| most.min(whole));
-        let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
-        conn.set_idle(false);
-        match waited {
-            Ok(_) => Waited::Readable,
-            Err(_) if part < whole => {
-                self.limit = whole - part;
-                Waited::Idle
+        let mut most = most.unwrap_or(Duration::MAX);
+        loop {
+            // a connection that has had no request yet may bring its first one while the process drains, as in nginx
+            let kept = self.fresh || !self.least.is_zero();
+            let parting = !kept && self.thread.draining.load(Ordering::Relaxed);
+            conn.set_idle(!kept && !parting);
+            let whole = match () {
+                () if !self.least.is_zero() => self.least.min(self.limit),
+                // its last response, begun before the drain, said that it may stay
+                () if parting => PARTING.min(self.limit),
+                () => self.limit,
+            };
+            let part = most.min(whole);
+            let waited = timeout(part, poll_fn(|cx| conn.poll_readable(cx))).await;
+            conn.set_idle(false);
+            if waited.is_ok() {
+                return Waited::Readable;
             }
-            Err(_) => Waited::TimedOut,
+            self.limit = self.limit.saturating_sub(part);
+            self.least = self.least.saturating_sub(part);
+            most = most.saturating_sub(part);
+            if self.limit.is_zero() || (parting && part == whole) {
+                return Waited::TimedOut;
+            }
+            if most.is_zero() {
+                return Waited::Idle;
+            }
         }
     }
 }

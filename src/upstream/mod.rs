@@ -19,6 +19,7 @@
 
 pub mod budget;
 pub mod connect;
+pub mod connection;
 pub mod discovery;
 pub mod ewma;
 pub mod group;
@@ -45,7 +46,8 @@ pub mod stats;
 pub mod timing;
 pub mod unresolved;
 
-pub use connect::{ConnectError, ConnectOptions, Connector, UpConn};
+pub use connect::{ConnectError, ConnectOptions, Connector};
+pub use connection::UpConn;
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
 pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
 pub use resolve::{ResolveError, Resolver, ResolverConf, resolve_at_load};

@@ -6,7 +6,8 @@
 //! cached readiness and without a system call, and by one sweep per thread.
 
 use super::coarse_millis;
-use super::connect::{ConnectError, ConnectOptions, Connector, PoolKey, Tag, Target, UpConn};
+use super::connect::{ConnectError, ConnectOptions, Connector, PoolKey, Tag, Target};
+use super::connection::UpConn;
 use super::group::Group;
 use super::peer::{GroupState, Peer};
 use async_trait::async_trait;

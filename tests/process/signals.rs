@@ -43,6 +43,35 @@ fn quit_finishes_what_is_under_way() {
 }
 
 #[test]
+fn keepalive_min_timeout_keeps_connections_while_the_process_drains() {
+    let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
+                server { listen 127.0.0.1:%%PORT_8080%%;
+                    location = /kept { keepalive_min_timeout 1h; return 200; }
+                    location / { return 200; } } }";
+    let mut server = Setup::new(conf).start(&Couloir::program());
+    let addr = server.addr(8080);
+    let idle = |uri: &str| {
+        let mut client = Client::connect(addr);
+        client
+            .send(format!("GET {uri} HTTP/1.1\r\nHost: h\r\n\r\n"))
+            .unwrap();
+        assert_eq!(client.response("GET").unwrap().status, 200);
+        client
+    };
+    let (mut kept, mut other) = (idle("/kept"), idle("/"));
+    server.signal(Signal::SIGQUIT);
+    assert!(other.read_to_close().unwrap().is_empty());
+    // as often as it likes, until it asks for what has no such time
+    for (uri, keeps) in [("/kept", true), ("/kept", true), ("/", false)] {
+        kept.send(format!("GET {uri} HTTP/1.1\r\nHost: h\r\n\r\n"))
+            .unwrap();
+        let response = kept.response("GET").unwrap();
+        assert_eq!((response.status, response.keeps_alive()), (200, keeps));
+    }
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
 fn quit_waits_no_longer_than_worker_shutdown_timeout() {
     let (mut server, origin, _gate) = slow("worker_shutdown_timeout 50ms;");
     let mut busy = Client::connect(server.addr(8080));

@@ -107,17 +107,12 @@ fn explain(registry: Registry, options: &Options) -> Result<Report, String> {
         .build()
         .map_err(|e| format!("no runtime: {e}"))?;
     runtime.block_on(phases::serve(&mut r));
-    let block = site
-        .locations
-        .get(r.location as usize)
-        .and_then(|l| l.hooks.block());
-    let directives = block.map(|b| written.in_force(b)).unwrap_or_default();
     Ok(Report::new(
         &options.request,
         listener,
         &r,
         &trace,
-        directives,
+        &written,
     ))
 }
 

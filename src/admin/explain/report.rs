@@ -1,7 +1,7 @@
 //! What is printed of an explained request.
 
 use crate::engine::choice;
-use crate::module::{InForce, Listener, Request, Step, Trace};
+use crate::module::{InForce, Listener, Request, Step, Trace, WrittenList};
 use serde::Serialize;
 use std::fmt;
 
@@ -12,7 +12,8 @@ pub(super) struct Report {
     address: String,
     server: Place,
     location: Place,
-    status: u16,
+    /// None where it would be the origin's.
+    status: Option<u16>,
     #[serde(skip_serializing_if = "String::is_empty")]
     redirects_to: String,
     steps: Vec<Step>,
@@ -32,10 +33,20 @@ impl Report {
         listener: &Listener,
         r: &Request,
         trace: &Trace,
-        directives: Vec<InForce>,
+        written: &WrittenList,
     ) -> Report {
         let server = r.site.servers.get(r.server as usize);
         let location = r.site.locations.get(r.location as usize);
+        let block = location.and_then(|l| l.hooks.block());
+        let mut steps = trace.steps();
+        for step in &mut steps {
+            if step.at.is_none()
+                && let Some((module, Some(block))) = step.by
+            {
+                step.at = written.place_of(block, module);
+            }
+        }
+        let passed = steps.iter().any(|s| s.kind == "request" && s.depth == 0);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Report {
             request: asked.to_owned(),
@@ -48,10 +59,10 @@ impl Report {
                 name: location.map(choice::name).unwrap_or_default(),
                 at: location.map(|l| l.place.to_string()).unwrap_or_default(),
             },
-            status: r.out.status,
+            status: (!passed).then_some(r.out.status),
             redirects_to: text(&r.out.location),
-            steps: trace.steps(),
-            directives,
+            steps,
+            directives: block.map(|b| written.in_force(b)).unwrap_or_default(),
         }
     }
 }
@@ -76,7 +87,10 @@ impl fmt::Display for Report {
                 writeln!(f, "{inside}{:13}not {name}: {why}  [{at}]", "")?;
             }
         }
-        write!(f, "{:<13}{}", "answer", self.status)?;
+        match self.status {
+            Some(status) => write!(f, "{:<13}{status}", "answer")?,
+            None => write!(f, "{:<13}the origin's", "answer")?,
+        }
         if !self.redirects_to.is_empty() {
             write!(f, " to {}", self.redirects_to)?;
         }

@@ -1,5 +1,6 @@
 //! Directives of `http`, `server` and `location` that the runtime itself reads.
 
+use super::super::file_cache::FileCache;
 use super::super::gzip;
 use super::{errors, location, once, server};
 use crate::config::Result;
@@ -33,6 +34,7 @@ pub struct HttpWritten {
     pub client_body_temp_path: Option<Arc<TempPath>>,
     pub send_timeout: Option<u64>,
     pub keepalive_timeout: Option<(u64, u64)>,
+    pub keepalive_min_timeout: Option<u64>,
     pub keepalive_requests: Option<u64>,
     pub keepalive_time: Option<u64>,
     pub keepalive_disable: Option<(bool, bool)>,
@@ -58,6 +60,10 @@ pub struct HttpWritten {
     pub resolver: Option<crate::upstream::ResolverConf>,
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
+    pub open_file_cache: Option<Option<Arc<FileCache>>>,
+    pub open_file_cache_valid: Option<u64>,
+    pub open_file_cache_min_uses: Option<u64>,
+    pub open_file_cache_errors: Option<bool>,
     pub early_hints: Option<Vec<Template>>,
     pub auth_delay: Option<u64>,
     pub gzip: crate::engine::gzip::GzipWritten,
@@ -69,11 +75,12 @@ impl Conf for HttpWritten {
         inherit!(self, o; root, error_pages, recursive_error_pages, types, default_type, error_log, log_not_found,
             log_subrequest, subrequest_output_buffer_size, post_action, client_max_body_size, client_body_buffer_size, client_body_timeout,
             client_body_in_file_only, client_body_in_single_buffer, client_body_temp_path, send_timeout,
-            keepalive_timeout, keepalive_requests, keepalive_time, keepalive_disable, lingering_close,
+            keepalive_timeout, keepalive_min_timeout, keepalive_requests, keepalive_time, keepalive_disable, lingering_close,
             lingering_time, lingering_timeout, reset_timedout_connection, tcp_nodelay, server_tokens,
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
-            limit_rate_after, resolver, resolver_timeout, disable_symlinks, early_hints, auth_delay, uninitialized_variable_warn);
+            limit_rate_after, resolver, resolver_timeout, disable_symlinks, open_file_cache,
+            open_file_cache_valid, open_file_cache_min_uses, open_file_cache_errors, early_hints, auth_delay, uninitialized_variable_warn);
         self.internal |= o.internal;
         self.gzip.inherit(&o.gzip);
     }
@@ -247,6 +254,13 @@ impl Module for HttpCore {
                 let header = if s.len() > 1 { s.sec(1)? } else { 0 };
                 once(&mut c.keepalive_timeout, s, (s.msec(0)?, header))
             },
+        ),
+        Directive::new(
+            "keepalive_min_timeout",
+            A,
+            Args::Exactly(1),
+            "`keepalive_min_timeout time;` How long an idle connection is kept even while the process drains. Default: 0.",
+            |c, s, _| once(&mut c.keepalive_min_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "keepalive_requests",
@@ -621,36 +635,38 @@ impl Module for HttpCore {
             "Buffers are sized as needed.",
         ),
         Directive::inert("send_lowat", A, Args::Exactly(1), "Only for kqueue."),
-        Directive::inert(
+        Directive::new(
             "open_file_cache",
             A,
             Args::Between(1, 2),
-            "Files are opened for each request, so that changes show at once.",
+            "`open_file_cache off|max=number [inactive=time];` Keeps files open, and what is known of them, in each thread. Default: off; inactive is 60s.",
+            |c, s, _| {
+                let cache = file_cache(s)?;
+                once(&mut c.open_file_cache, s, cache)
+            },
         ),
-        Directive::inert(
+        Directive::new(
             "open_file_cache_valid",
             A,
             Args::Exactly(1),
-            "There is no cache of open files.",
+            "`open_file_cache_valid time;` After how long what is known of a file is looked at again. Default: 60s.",
+            |c, s, _| once(&mut c.open_file_cache_valid, s, s.sec(0)?),
         ),
-        Directive::inert(
+        Directive::new(
             "open_file_cache_min_uses",
             A,
             Args::Exactly(1),
-            "There is no cache of open files.",
+            "`open_file_cache_min_uses number;` How often a file is asked for before it stays open. Default: 1.",
+            |c, s, _| once(&mut c.open_file_cache_min_uses, s, s.number(0)?),
         ),
-        Directive::inert(
+        Directive::new(
             "open_file_cache_errors",
             A,
             Args::Flag,
-            "There is no cache of open files.",
+            "`open_file_cache_errors on|off;` Whether it is kept too that a file cannot be opened. Default: off.",
+            |c, s, _| once(&mut c.open_file_cache_errors, s, s.flag(0)?),
         ),
-        Directive::inert(
-            "open_file_cache_events",
-            A,
-            Args::Flag,
-            "There is no cache of open files.",
-        ),
+        Directive::inert("open_file_cache_events", A, Args::Flag, "Only for kqueue."),
         Directive::inert(
             "types_hash_max_size",
             A,
@@ -726,6 +742,36 @@ fn size_template(s: &Statement, b: &mut Build) -> Result<Template> {
         s.size(0)?;
     }
     Ok(t)
+}
+
+/// `off|max=number [inactive=time]`.
+fn file_cache(s: &Statement) -> Result<Option<Arc<FileCache>>> {
+    let (mut off, mut max, mut inactive) = (false, None, 60);
+    for i in 0..s.len() {
+        let arg = s.arg(i);
+        let refused = || {
+            let word = String::from_utf8_lossy(arg);
+            s.error_at(
+                i,
+                format!("invalid \"open_file_cache\" parameter \"{word}\""),
+            )
+        };
+        if let Some(n) = arg.strip_prefix(b"max=") {
+            let n = std::str::from_utf8(n).ok().and_then(|n| n.parse().ok());
+            max = Some(n.filter(|n| *n > 0).ok_or_else(refused)?);
+        } else if let Some(time) = arg.strip_prefix(b"inactive=") {
+            inactive = crate::config::value::parse_time_sec(time).ok_or_else(refused)?;
+        } else if arg == b"off" {
+            off = true;
+        } else {
+            return Err(refused());
+        }
+    }
+    match (off, max) {
+        (true, _) => Ok(None),
+        (false, Some(max)) => Ok(Some(Arc::new(FileCache::new(max, inactive)))),
+        (false, None) => Err(s.error("\"open_file_cache\" must have the \"max\" parameter")),
+    }
 }
 
 /// `path [level1 [level2 [level3]]]`, relative to the prefix.

@@ -290,6 +290,12 @@ impl Module for Core {
             "The connection method is epoll.",
         ),
         Directive::inert(
+            "epoll_events",
+            E,
+            Args::Exactly(1),
+            "As many events are taken as there are.",
+        ),
+        Directive::inert(
             "multi_accept",
             E,
             Args::Flag,

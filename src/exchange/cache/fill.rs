@@ -30,7 +30,9 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
 }
 
 /// Begins to store the answer, whose head is on its way to the client, where it may be stored.
-pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
+///
+/// `delimited` is whether its end is told: others may follow it then, for they can see whether it broke off.
+pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass, delimited: bool) {
     if pass.conf.store.is_some() {
         r.upstream.copy = Copy::begin(r, pass);
     }
@@ -43,9 +45,21 @@ pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass) {
     } else {
         None
     };
-    if call.fill.is_none() {
-        call.cacheable = false;
-        call.release();
+    match &mut call.fill {
+        Some(fill) => {
+            let followed = call.settings.lock && call.settings.lock_stream;
+            if followed
+                && delimited
+                && has_body(r)
+                && let Some(entry) = call.entry.as_ref().filter(|e| e.is_updating())
+            {
+                entry.publish(&fill.share());
+            }
+        }
+        None => {
+            call.cacheable = false;
+            call.release();
+        }
     }
     r.upstream.cache = Some(call);
 }
@@ -118,6 +132,11 @@ fn start(r: &Request, call: &mut Call, pass: &Pass) -> Option<Fill> {
         head.clone(),
         pass.conf.temp_path.clone(),
     ))
+}
+
+/// Whether what comes is the whole response: the answer to HEAD is not.
+fn has_body(r: &Request) -> bool {
+    !r.is_head() || r.upstream.convert_head
 }
 
 /// Whether the answer is being stored: it is read to its end even where the client has gone.

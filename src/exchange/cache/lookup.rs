@@ -2,7 +2,7 @@
 
 use super::now;
 use crate::cache::index::{Found, Saved};
-use crate::cache::{CachePath, Call, Digest, Entry, Object, ReadError, Status, reason};
+use crate::cache::{CachePath, Call, Digest, Entry, Live, Object, ReadError, Status, reason};
 use crate::log::Level;
 use crate::module::{Request, next};
 use std::future::poll_fn;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Verdict {
     /// Serve this object.
     Serve(Arc<Object>, Status),
+    /// Serve what another request is storing, while it comes.
+    Join(Arc<Live>),
     /// Serve this old object; a background request, which ends the update, asks the origin.
     Background(Arc<Object>),
     /// Answer with this status, as the last time.
@@ -62,12 +64,25 @@ pub(super) async fn find(r: &mut Request, call: &mut Call, watch: bool) -> Verdi
         if !call.settings.lock {
             return Verdict::Fetch(Status::Miss);
         }
+        match join(r, call) {
+            Look::Verdict(v) => return v,
+            Look::Again => {
+                again = false;
+                continue;
+            }
+            Look::Miss => {}
+        }
         let age = call.settings.lock_age;
         let Some(entry) = &mut call.entry else {
             return Verdict::Fetch(Status::Miss);
         };
-        if entry.begin_update(Some((millis(), age))) {
-            return Verdict::Fetch(Status::Miss);
+        match entry.begin_fetch(millis(), age, call.seen) {
+            Some(true) => return Verdict::Fetch(Status::Miss),
+            Some(false) => {}
+            None => {
+                again = true;
+                continue;
+            }
         }
         if wait.over || call.settings.lock_timeout == 0 {
             call.cacheable = false;
@@ -86,6 +101,7 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
     let zone = &path.zone;
     let now = now();
     call.entry = None;
+    call.seen = 0;
     let min_uses = call.settings.min_uses;
     let enter = || {
         zone.index.enter(
@@ -119,6 +135,7 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
             return Look::Verdict(Verdict::Error(status));
         }
         Found::Cached { generation, stale } => {
+            call.seen = generation;
             return match read(r, call, generation) {
                 Ok(Some(object)) => judge(r, call, object, stale, now),
                 Ok(None) => Look::Miss,
@@ -144,7 +161,11 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
                     },
                     usize::MAX,
                 );
-                return judge(r, call, object, false, now);
+                if !zone.survives_purges(call.digest, &object.meta) {
+                    return Look::Miss;
+                }
+                let purged = zone.index.is_stale(call.digest);
+                return judge(r, call, object, purged, now);
             }
             Ok(None) => {}
             Err(()) => return uncached(call),
@@ -235,7 +256,7 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
     let while_updating = r.upstream.background.is_none()
         && (call.settings.use_stale & next::UPDATING != 0
             || valid.saturating_add(meta.updating) >= now);
-    let first = call.entry.as_mut().is_some_and(|e| e.begin_update(None));
+    let first = call.entry.as_mut().is_some_and(|e| e.begin_update());
     if while_updating && !first {
         return Look::Verdict(Verdict::Serve(object, Status::Updating));
     }
@@ -249,6 +270,37 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
     Look::Verdict(Verdict::Fetch(Status::Expired))
 }
 
+/// What another request is storing under this key, if it may be read meanwhile (`proxy_cache_lock_stream`).
+fn join(r: &Request, call: &mut Call) -> Look {
+    let Some(live) = joinable(call) else {
+        return Look::Miss;
+    };
+    let meta = &live.meta;
+    if !meta.vary.is_empty() {
+        let variant = Digest::of_variant(call.main, &meta.vary, &r.head.headers);
+        if variant != meta.variant {
+            if call.secondary {
+                return Look::Miss;
+            }
+            call.entry = None;
+            call.secondary = true;
+            call.digest = variant;
+            return Look::Again;
+        }
+    }
+    Look::Verdict(Verdict::Join(live))
+}
+
+fn joinable(call: &Call) -> Option<Arc<Live>> {
+    if !call.settings.lock_stream {
+        return None;
+    }
+    let live = call.zone().index.live(call.digest)?;
+    let age = Duration::from_millis(call.settings.lock_age);
+    let fits = live.meta.key == call.key && live.meta.valid >= now() && live.is_lively(age);
+    fits.then_some(live)
+}
+
 /// Waiting for another request that fetches the same (`proxy_cache_lock`).
 struct Wait {
     until: Option<u64>,
@@ -256,26 +308,26 @@ struct Wait {
 }
 
 impl Wait {
-    /// Waits until that one has ended or may be overtaken; false where the client went away.
+    /// Waits until that one has ended, may be read or may be overtaken; false where the client went away.
     async fn run(&mut self, r: &mut Request, call: &Call, watch: bool) -> bool {
         let zone = call.zone();
         let until = *self
             .until
             .get_or_insert_with(|| millis().saturating_add(call.settings.lock_timeout));
-        let Some((notify, overtaken)) = zone.index.updating(call.digest) else {
+        let Some(update) = zone.index.updating(call.digest) else {
             return true;
         };
-        let mut ended = std::pin::pin!(notify.notified());
-        ended.as_mut().enable();
-        // it may have ended before this one was on the list
-        if zone.index.updating(call.digest).is_none() {
+        let mut changed = std::pin::pin!(update.waiters.notified());
+        changed.as_mut().enable();
+        // it may have ended, or begun to be read, before this one was on the list
+        if zone.index.updating(call.digest).is_none() || joinable(call).is_some() {
             return true;
         }
-        let left = until.min(overtaken).saturating_sub(millis());
+        let left = until.min(update.until).saturating_sub(millis());
         let down = r.down.clone();
         tokio::select! {
             biased;
-            () = ended => {}
+            () = changed => {}
             () = tokio::time::sleep(Duration::from_millis(left)) => {
                 if millis() >= until {
                     self.over = true;

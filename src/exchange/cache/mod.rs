@@ -2,10 +2,11 @@
 //!
 //! A request is looked up before an origin is asked ([`open`]); a hit is served and nothing else happens. Otherwise the
 //! exchange goes on as for any location, and what the origin says is judged, stored while it passes ([`fill`]), or the
-//! old object is served instead.
+//! old object is served instead. Others who ask for what is being stored may follow it ([`follow`]).
 
 mod copy;
 mod fill;
+mod follow;
 mod lookup;
 mod purge;
 mod serve;
@@ -108,6 +109,7 @@ pub(super) async fn open(
         secondary: false,
         cacheable: true,
         entry: None,
+        seen: 0,
         old: None,
         fresh: Default::default(),
         stale_error: false,
@@ -135,6 +137,12 @@ async fn cold(
             call.release();
             call.zone().count(status);
             Some(serve::serve(r, pass, to, &object, status).await)
+        }
+        Verdict::Join(live) => {
+            call.release();
+            call.zone().count(Status::Hit);
+            drop(call);
+            Some(follow::serve(r, pass, to, &live).await)
         }
         Verdict::Background(object) => {
             let update = call.entry.as_mut().map(|e| e.give_update());

@@ -20,27 +20,8 @@ pub(super) async fn serve(
     object: &Arc<Object>,
     status: Status,
 ) -> Outcome {
-    r.upstream.cache_status = Some(status);
-    r.upstream.cache_age = Some((now() - object.meta.date).max(0));
-    r.upstream.from_cache = true;
-    r.upstream.head.clone_from(&object.head);
-    r.upstream.has_head = true;
-    if let Some(redirect) = head::accel_redirect(pass, r) {
-        return redirect;
-    }
-    head::copy(pass, to, r);
-    if pass.conf.cache.as_ref().is_some_and(|c| c.rfc9111) {
-        r.out.rfc9110 = true;
-        if let Some(sent) = object.head.headers.get_id(Known::Date) {
-            r.out.date = sent.to_vec();
-        }
-        let age = rfc9111::age(&object.head.headers, object.meta.date, now());
-        r.out
-            .headers
-            .set(b"Age", itoa::Buffer::new().format(age).as_bytes());
-    }
-    if object.head.is_http09() {
-        r.out.http09 = true;
+    if let Some(outcome) = present(r, pass, to, (&object.head, &object.meta), status) {
+        return outcome;
     }
     // what was stored of HEAD has a length, and no body: after it the connection is of no use
     if !r.is_head() && r.out.content_length.is_some_and(|n| n != object.body.len()) {
@@ -58,6 +39,39 @@ pub(super) async fn serve(
         Ok(()) => Outcome::Done,
         Err(status) => Outcome::Status(status),
     }
+}
+
+/// Makes a stored head the response's; an outcome where it leads elsewhere (X-Accel-Redirect).
+pub(super) fn present(
+    r: &mut Request,
+    pass: &Arc<Pass>,
+    to: &Destination<'_>,
+    (stored, meta): (&UpstreamHead, &Meta),
+    status: Status,
+) -> Option<Outcome> {
+    r.upstream.cache_status = Some(status);
+    r.upstream.cache_age = Some((now() - meta.date).max(0));
+    r.upstream.from_cache = true;
+    r.upstream.head.clone_from(stored);
+    r.upstream.has_head = true;
+    if let Some(redirect) = head::accel_redirect(pass, r) {
+        return Some(redirect);
+    }
+    head::copy(pass, to, r);
+    if pass.conf.cache.as_ref().is_some_and(|c| c.rfc9111) {
+        r.out.rfc9110 = true;
+        if let Some(sent) = stored.headers.get_id(Known::Date) {
+            r.out.date = sent.to_vec();
+        }
+        let age = rfc9111::age(&stored.headers, meta.date, now());
+        r.out
+            .headers
+            .set(b"Age", itoa::Buffer::new().format(age).as_bytes());
+    }
+    if stored.is_http09() {
+        r.out.http09 = true;
+    }
+    None
 }
 
 /// Whether the old object takes the place of an answer with this condition (`proxy_cache_use_stale`).

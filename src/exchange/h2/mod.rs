@@ -135,7 +135,7 @@ pub(super) async fn pass_on(
     if let Err(status) = output::start(r) {
         return Outcome::Status(status);
     }
-    cache::begin(r, a.pass);
+    cache::begin(r, a.pass, true);
     r.output.prompt = !r.upstream.buffered.unwrap_or(a.pass.conf.buffering);
     let result = x.transfer(a, r, &mut conn).await;
     if result.is_err() {

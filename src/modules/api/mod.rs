@@ -217,7 +217,7 @@ impl Handler for Server {
 }
 
 /// Whether the client is on this machine, or rules of the location have let it in.
-fn is_open_to(r: &Request) -> bool {
+pub fn is_open_to(r: &Request) -> bool {
     let near = match r.remote.ip() {
         Some(ip) => ip.to_canonical().is_loopback(),
         None => true,

@@ -172,7 +172,7 @@ impl List {
             Format::Json | Format::Jsonp => listing::json(&entries, callback.as_deref(), &mut out),
             Format::Xml => listing::xml(&entries, &mut out),
         }
-        Ok(Body::Bytes(Bytes::from(out)))
+        Ok(Body::Unsized(Bytes::from(out)))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct CacheWritten {
     pub lock_timeout: Option<u64>,
     /// `…_cache_lock_age`, milliseconds.
     pub lock_age: Option<u64>,
+    /// `…_cache_lock_stream`.
+    pub lock_stream: Option<bool>,
     /// `…_cache_use_stale`: bits of [`next`].
     pub use_stale: Option<u32>,
     /// `…_cache_background_update`.
@@ -58,7 +60,7 @@ pub struct CacheWritten {
 
 impl Conf for CacheWritten {
     fn inherit(&mut self, outer: &Self) {
-        inherit!(self, outer; choice, key, valid, methods, min_uses, bypass, no_cache, lock, lock_timeout, lock_age,
+        inherit!(self, outer; choice, key, valid, methods, min_uses, bypass, no_cache, lock, lock_timeout, lock_age, lock_stream,
             use_stale, background_update, revalidate, convert_head, max_range_offset, purge, purge_soft, purge_tags,
             tag, rfc9111);
     }
@@ -110,6 +112,7 @@ impl CacheWritten {
             lock: self.lock.unwrap_or(false),
             lock_timeout: self.lock_timeout.unwrap_or(5000),
             lock_age: self.lock_age.unwrap_or(5000),
+            lock_stream: self.lock_stream.unwrap_or(true),
             use_stale,
             background_update: self.background_update.unwrap_or(false),
             revalidate: self.revalidate.unwrap_or(false),
@@ -403,6 +406,7 @@ pub fn path(
     };
     params.keys = keys(size);
     crate::modules::api::add_endpoint(b, super::cache_api::Caches);
+    crate::modules::metrics::add_source(b, super::cache_api::Caches);
     let at = caches(b, prefix);
     if let Some(d) = at.declared.iter().find(|d| d.root == root) {
         let place = d.at.place();

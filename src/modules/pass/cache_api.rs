@@ -2,7 +2,9 @@
 
 use crate::cache::{CachePath, Status, paths};
 use crate::http::method::Method;
+use crate::module::Site;
 use crate::modules::api::{Answer, ApiError, Ask, Endpoint};
+use crate::modules::metrics::{Source, Text};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,6 +79,86 @@ fn view(path: &Arc<CachePath>) -> Value {
         }
     }
     v
+}
+
+impl Source for Caches {
+    fn name(&self) -> &'static str {
+        "caches"
+    }
+
+    fn write(&self, site: &Site, out: &mut Text) {
+        for path in paths(site) {
+            write_metrics(&path, out);
+        }
+    }
+}
+
+fn write_metrics(path: &CachePath, out: &mut Text) {
+    let (zone, params) = (&path.zone, &path.params);
+    let counts = &zone.counts;
+    let labels = [("zone", &*path.name)];
+    let gauges = [
+        (
+            "couloir_cache_size_bytes",
+            "Bytes of stored responses on disk.",
+            zone.size(),
+        ),
+        (
+            "couloir_cache_objects",
+            "Stored responses.",
+            zone.index.len() as u64,
+        ),
+        (
+            "couloir_cache_max_objects",
+            "How many responses keys_zone has room for.",
+            params.keys as u64,
+        ),
+        (
+            "couloir_cache_memory_max_bytes",
+            "How much of them may be kept in memory.",
+            params.memory as u64,
+        ),
+        (
+            "couloir_cache_serving",
+            "Whether the folder can be used.",
+            zone.is_serving().into(),
+        ),
+        (
+            "couloir_cache_loading",
+            "Whether the folder is still being looked through.",
+            zone.is_cold().into(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        out.gauge(name, help).add(&labels, value);
+    }
+    if params.max_size != u64::MAX {
+        out.gauge("couloir_cache_max_size_bytes", "max_size.")
+            .add(&labels, params.max_size);
+    }
+    let requests = out.counter(
+        "couloir_cache_requests_total",
+        "Requests, by what they found ($upstream_cache_status).",
+    );
+    let [zone_label] = labels;
+    for (status, n) in Status::ALL.iter().zip(&counts.status) {
+        let status = status.name().to_ascii_lowercase();
+        requests.add(&[zone_label, ("status", &status)], n.load(Relaxed));
+    }
+    out.counter("couloir_cache_stored_total", "Responses stored.")
+        .add(&labels, counts.stored.load(Relaxed));
+    out.counter(
+        "couloir_cache_fill_seconds_total",
+        "From the first to the last byte of responses that were stored.",
+    )
+    .add(&labels, counts.fill_ms.load(Relaxed) as f64 / 1000.0);
+    out.counter(
+        "couloir_cache_evicted_total",
+        "Responses dropped for want of space or of use.",
+    )
+    .add(&labels, counts.evicted.load(Relaxed));
+    out.counter("couloir_cache_purged_total", "Responses purged.")
+        .add(&labels, counts.purged.load(Relaxed));
 }
 
 /// `{"key": …}`, `{"prefix": …}`, `{"host": …}` or `{"tag": …}`, with `"soft": true` where objects are to stay as stale.

@@ -53,6 +53,13 @@ macro_rules! cache_directives {
             $crate::modules::pass::cache_directives::cached!($p, "_cache_lock", Args::Flag, lock, flag, " on|off;", " Of several requests for a response that is not stored yet one asks the origin, the others wait. Default: off."),
             $crate::modules::pass::cache_directives::cached!($p, "_cache_lock_timeout", Args::Exactly(1), lock_timeout, msec, " time;", " How long they wait; their own answers are not stored then. Default: 5s."),
             $crate::modules::pass::cache_directives::cached!($p, "_cache_lock_age", Args::Exactly(1), lock_age, msec, " time;", " After this time another one asks the origin too. Default: 5s."),
+            Directive::own(
+                concat!($p, "_cache_lock_stream"),
+                $crate::module::Place::ANY_HTTP,
+                Args::Flag,
+                concat!("`", $p, "_cache_lock_stream on|off;` Requests that wait because of `", $p, "_cache_lock` are sent what has come of the response as soon as its head shows that it is stored; `", $p, "_cache_lock_age` then counts from its last piece. Where off they wait for its end. Default: on."),
+                |c, s, _| $crate::module::once(&mut c.pass.cache.lock_stream, s, s.flag(0)?)
+            ),
             $crate::modules::pass::directives::written!($p, "_cache_use_stale", Args::AtLeast(1), concat!("`", $p, "_cache_use_stale error|timeout|invalid_header|updating|http_500|http_502|http_503|http_504|http_403|http_404|http_429|off …;` When a response may be served although its time is over. Default: off."), |c, s, b| set::bits(&mut c.pass.cache.use_stale, s, b, set::STALE)),
             $crate::modules::pass::cache_directives::cached!($p, "_cache_background_update", Args::Flag, background_update, flag, " on|off;", " Serves what may be stale at once and asks the origin meanwhile. Default: off."),
             $crate::modules::pass::cache_directives::cached!($p, "_cache_revalidate", Args::Flag, revalidate, flag, " on|off;", " Asks the origin with If-Modified-Since and If-None-Match whether a response whose time is over has changed. Default: off."),

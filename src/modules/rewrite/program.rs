@@ -34,8 +34,11 @@ impl Handler for Program {
                 Code::Set(id, value) => {
                     let mut text = Vec::new();
                     run.write(value, &mut text);
-                    run.r
-                        .explain(|| step("set", place, &[b"the value is \"", &text, b"\""]));
+                    run.r.explain(|| {
+                        let name = run.r.site.vars.get(id.0 as usize).map_or("", |v| &*v.name);
+                        let parts = [b"$", name.as_bytes(), b" is \"", &text, b"\""];
+                        step("set", place, &parts)
+                    });
                     run.r.set_var(*id, text);
                     None
                 }

@@ -151,6 +151,8 @@ impl HeadFilter for Filter {
             once,
             replacements: Vec::new(),
             held: Vec::new(),
+            from: 0,
+            pending: false,
         }))
     }
 }
@@ -164,9 +166,15 @@ struct Replacer {
     left: usize,
     /// Evaluated when first needed.
     replacements: Vec<Option<Vec<u8>>>,
-    /// The beginning of a text that may be completed by what comes next.
+    /// The beginning of a text that may be completed by what comes next, or what is not looked through yet.
     held: Vec<u8>,
+    /// Where in it that begins.
+    from: usize,
+    pending: bool,
 }
+
+/// How much one call gives at most, a replacement more or less: what is long may take the place of a letter.
+const PIECE: usize = 64 * 1024;
 
 impl BodyFilter for Replacer {
     fn chunk(
@@ -185,6 +193,10 @@ impl BodyFilter for Replacer {
         });
         Ok(())
     }
+
+    fn pending(&self) -> bool {
+        self.pending
+    }
 }
 
 impl Replacer {
@@ -196,14 +208,20 @@ impl Replacer {
         value: impl Fn(usize) -> Vec<u8>,
     ) {
         let mut held = std::mem::take(&mut self.held);
+        let mut at = std::mem::take(&mut self.from);
+        let end = out.len() + PIECE;
+        self.pending = false;
         let data = if held.is_empty() {
             data
         } else {
             held.extend_from_slice(data);
             &held[..]
         };
-        let mut at = 0;
         let rest = loop {
+            if out.len() >= end {
+                self.pending = true;
+                break at;
+            }
             let used =
                 |i: usize| self.once && self.replacements.get(i).is_some_and(Option::is_some);
             let found = if self.left == 0 {
@@ -232,8 +250,11 @@ impl Replacer {
             }
         };
         out.extend_from_slice(data.get(at..rest).unwrap_or_default());
-        let rest = data.get(rest..).unwrap_or_default().to_vec();
-        self.held = rest;
+        if self.pending && !held.is_empty() {
+            (self.held, self.from) = (held, rest);
+        } else {
+            self.held = data.get(rest..).unwrap_or_default().to_vec();
+        }
     }
 }
 
@@ -257,15 +278,28 @@ mod tests {
             left: if once { pairs.len() } else { usize::MAX },
             replacements: Vec::new(),
             held: Vec::new(),
+            from: 0,
+            pending: false,
         };
-        let mut out = Vec::new();
+        let longest = pairs.iter().map(|(_, t)| t.len()).max().unwrap();
+        let mut all = Vec::new();
         for (n, p) in pieces.iter().enumerate() {
-            f.replace(p.as_bytes(), n + 1 == pieces.len(), &mut out, |i| {
-                pairs[i].1.as_bytes().to_vec()
-            });
+            let mut data = p.as_bytes();
+            loop {
+                let mut out = Vec::new();
+                f.replace(data, n + 1 == pieces.len(), &mut out, |i| {
+                    pairs[i].1.as_bytes().to_vec()
+                });
+                assert!(out.len() < PIECE + longest + p.len());
+                all.extend_from_slice(&out);
+                data = b"";
+                if !f.pending() {
+                    break;
+                }
+            }
             assert!(f.held.len() < pairs.iter().map(|(t, _)| t.len()).max().unwrap());
         }
-        String::from_utf8(out).expect("text")
+        String::from_utf8(all).expect("text")
     }
 
     #[test]
@@ -281,6 +315,19 @@ mod tests {
         assert_eq!(
             run(&[("abcd", "+"), ("bc", "-")], false, &["xabc", "e"]),
             "xa-e"
+        );
+    }
+
+    #[test]
+    fn what_grows_comes_in_pieces() {
+        let long = "y".repeat(3000);
+        let text = "ax".repeat(500);
+        let want = format!("a{long}").repeat(500);
+        assert_eq!(run(&[("x", &long)], false, &[&text]), want);
+        assert_eq!(run(&[("x", &long)], false, &[&text, "", ""]), want);
+        assert_eq!(
+            run(&[("xa", &long), ("q", "")], false, &[&text[1..], "a"]),
+            long.repeat(500)
         );
     }
 
