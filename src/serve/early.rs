@@ -1,6 +1,6 @@
 //! Early data of TLS 1.3 (RFC 8446 section 2.3): a request may be read, and answered, before the handshake is over.
 
-use super::conn::AnyStream;
+use super::transport::AnyStream;
 use super::wire::Wire;
 use crate::tls::ffi;
 use openssl::ssl;

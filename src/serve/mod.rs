@@ -16,11 +16,13 @@ mod socket;
 mod tcp_info;
 mod thread;
 mod tls;
+mod transport;
 mod wire;
 
 pub use background::background_site;
-pub use conn::{AnyStream, Conn, Transport};
+pub use conn::Conn;
 pub use head_writer::{SERVER, SERVER_BUILD};
 pub use proxy::Front;
 pub use thread::{Listening, Shared, run_thread};
 pub use thread::{connector, detach, draining};
+pub use transport::{AnyStream, Transport};

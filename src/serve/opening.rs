@@ -1,9 +1,9 @@
 //! What may come before the first request: a PROXY protocol header, a TLS handshake.
 
-use super::conn::Transport;
 use super::proxy_protocol::{LONGEST, parse};
 use super::socket::Socket;
 use super::tls;
+use super::transport::Transport;
 use crate::log::{Errno, Level};
 use crate::module::{ConnInfo, Site, SiteRef};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! A client's socket, before anything is spoken on it and below TLS.
 
-use super::conn::Transport;
+use super::transport::Transport;
 use nix::sys::socket::{MsgFlags, recv};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

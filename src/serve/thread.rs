@@ -1,9 +1,10 @@
 //! A serving thread: its own runtime, accept loops and connections.
 
-use super::conn::{Conn, Transport};
+use super::conn::Conn;
 use super::front;
 use super::opening;
 use super::proxy::Front;
+use super::transport::Transport;
 use crate::log::Level;
 use crate::module::{
     ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,

@@ -1,9 +1,9 @@
 //! TLS handshakes with clients: the server by its name, certificates by variables, what the handshake settled.
 
-use super::conn::{AnyStream, Transport};
 use super::early::{self, Begun, Early};
 use super::opening::Log;
 use super::socket::Socket;
+use super::transport::{AnyStream, Transport};
 use super::wire::Wire;
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
