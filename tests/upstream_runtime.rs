@@ -609,7 +609,7 @@ fn the_api_shows_what_there_is() {
     assert_eq!(api("/api/").text(), "[1,2,3,4,5,6,7,8,9]");
     assert_eq!(
         api("/api/9/").text(),
-        "[\"nginx\",\"processes\",\"connections\",\"http\"]"
+        "[\"nginx\",\"processes\",\"connections\",\"http\",\"ssl_certificate_expiry\"]"
     );
     assert_eq!(api("/api/9/http").text(), "[\"requests\",\"upstreams\"]");
     assert_eq!(api("/api/10/nginx").status, 404);
