@@ -2,8 +2,8 @@
 
 use super::cgi;
 use super::fastcgi::{self, Answer};
-use super::h1::response::{Parser, Progress};
 use super::memcached;
+use crate::http::h1::response::{Parser, Progress};
 use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::{Codec, Pass, Request};

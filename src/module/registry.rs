@@ -1,6 +1,6 @@
 //! The list of modules, in the order in which their hooks run.
 
-use super::{AnyConf, Args, Build, Conf, Hooks, Module, Place, Variable};
+use super::{AnyConf, Args, BlockId, Build, Conf, Hooks, Module, Place, Server, Variable};
 use crate::config::{Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -77,10 +77,7 @@ impl Registry {
     /// Whether a directive does something: it is known, and not only to be refused with a reason.
     pub fn offers(&self, name: &str) -> bool {
         let mut known = self.directives(name).iter();
-        known.any(|(m, _)| {
-            let module = self.module(*m).map(AnyModule::name);
-            module != Some(<crate::modules::refused::Refused as Module>::NAME)
-        })
+        known.any(|(m, _)| self.module(*m).is_some_and(AnyModule::offered))
     }
 
     /// All names of directives.
@@ -147,6 +144,10 @@ pub trait AnyModule: Send + Sync {
     -> Result<()>;
     /// [`Module::configured`].
     fn configured(&self, b: &mut Build) -> Result<()>;
+    /// [`Module::OFFERED`].
+    fn offered(&self) -> bool;
+    /// [`Module::assembled`].
+    fn assembled(&self, b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()>;
     /// [`Module::attach`].
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()>;
 }
@@ -215,6 +216,14 @@ impl<M: Module> AnyModule for Erased<M> {
 
     fn configured(&self, b: &mut Build) -> Result<()> {
         M::configured(b)
+    }
+
+    fn offered(&self) -> bool {
+        M::OFFERED
+    }
+
+    fn assembled(&self, b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
+        M::assembled(b, ids, servers)
     }
 
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()> {

@@ -2,10 +2,10 @@
 
 mod words;
 
-use super::super::file_cache::FileCache;
 use super::super::gzip;
 use super::{errors, location, once, server};
 use crate::config::Result;
+use crate::files::FileCache;
 use crate::inherit;
 use crate::module::*;
 use std::sync::Arc;

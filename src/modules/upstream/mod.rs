@@ -209,6 +209,11 @@ impl Module for HttpUpstream {
         ),
     ];
 
+    fn configured(b: &mut Build) -> ConfResult<()> {
+        schedule(b);
+        Ok(())
+    }
+
     fn attach(_conf: &Arc<UpstreamWritten>, _on: &mut Hooks) -> ConfResult<()> {
         Ok(())
     }
@@ -256,6 +261,7 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     }
     let keepalive = written.keepalive_conf();
     let extras = written.extras();
+    let steer = written.steer();
     let balance = written.balance();
     let registry = crate::upstream::Registry::global();
     let names = written.servers.iter().any(|server| {
@@ -297,7 +303,7 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     for name in written.unresolved {
         unresolved::ask_later(b, made.clone(), name);
     }
-    let _ = group.set(made);
+    let _ = group.set(Arc::new(Upstream { group: made, steer }));
     Ok(())
 }
 
@@ -309,13 +315,18 @@ impl UpstreamWritten {
         }
     }
 
-    fn extras(&self) -> Extras {
+    fn steer(&self) -> Option<Arc<dyn Steer>> {
         let key = self.method.as_ref().and_then(|method| method.key.clone());
         let sticky = self.sticky.clone();
-        let steers = key.is_some() || sticky.is_some();
+        if key.is_none() && sticky.is_none() {
+            return None;
+        }
+        Some(Arc::new(sticky::Steering { key, sticky }))
+    }
+
+    fn extras(&self) -> Extras {
         let queue = |(size, ms): (u32, u64)| Queue::new(size, Duration::from_millis(ms));
         Extras {
-            steer: steers.then(|| Arc::new(sticky::Steering { key, sticky }) as Arc<dyn Steer>),
             queue: self.queue.map(queue),
             outlier: self.outlier.clone().flatten().map(Detector::new),
             budget: self.budget.flatten().map(RetryBudget::new),

@@ -4,7 +4,7 @@ use crate::http::h2::hpack::Encoder;
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, frame};
 use crate::log::Level;
 use crate::module::Downstream;
-use crate::serve::buffers;
+use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::opening::Log;
 use crate::serve::thread::Thread;

@@ -1,8 +1,8 @@
 //! Directives whose words take more than one line to read.
 
-use super::super::super::file_cache::FileCache;
 use super::HttpWritten;
 use crate::config::Result;
+use crate::files::FileCache;
 use crate::module::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub(crate) fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
             _ => match parse_server(s.arg(i), 53) {
                 Ok(Address::Inet(a)) => match a.ip {
                     Some(ip) => conf.servers.push(std::net::SocketAddr::new(ip, a.port)),
-                    None => match crate::upstream::resolve_at_load(&a.host, a.port) {
+                    None => match crate::dns::resolve_at_load(&a.host, a.port) {
                         Ok(list) => conf.servers.extend(list),
                         Err(_) => {
                             return Err(

@@ -1,6 +1,6 @@
 //! One request on an HTTP/2 connection to an origin: frames in and out, without IO.
 
-use crate::exchange::h1::response::UpstreamHead;
+use crate::http::h1::response::UpstreamHead;
 use crate::http::h2::frame::{self, Frame, Head, setting};
 use crate::http::h2::hpack::{Decoder, Fields, ListLimits};
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_WINDOW, PREFACE};
