@@ -175,10 +175,7 @@ struct Assembly<'b> {
     locations: Vec<Location>,
     /// Core settings by the address of what they were made from: locations that write nothing share them.
     cores: HashMap<usize, Arc<CoreConf>>,
-    resolvers: Vec<(
-        crate::upstream::ResolverConf,
-        Arc<crate::upstream::Resolver>,
-    )>,
+    resolvers: Vec<(crate::dns::ResolverConf, Arc<crate::dns::Resolver>)>,
 }
 
 impl Assembly<'_> {
@@ -496,7 +493,7 @@ impl Assembly<'_> {
                 Some(match made {
                     Some(r) => r,
                     None => {
-                        let r = crate::upstream::Resolver::new(conf.clone());
+                        let r = crate::dns::Resolver::new(conf.clone());
                         let r = Arc::new(r.map_err(|e| crate::config::Diag::plain(e.to_string()))?);
                         self.resolvers.push((conf, r.clone()));
                         r

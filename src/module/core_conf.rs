@@ -266,7 +266,7 @@ pub struct CoreConf {
     /// `limit_rate_after`, bytes.
     pub limit_rate_after: Option<Template>,
     /// `resolver` with `resolver_timeout`.
-    pub resolver: Option<Arc<crate::upstream::Resolver>>,
+    pub resolver: Option<Arc<crate::dns::Resolver>>,
     /// `disable_symlinks`: 0 off, 1 on, 2 if_not_owner; and `from=`.
     pub disable_symlinks: (u8, Option<Template>),
     /// `open_file_cache` and its kin.

@@ -2,9 +2,9 @@
 
 use super::error::describe;
 use super::ffi;
+use crate::dns::Resolver;
 use crate::http::date;
 use crate::http::escape::{Escape, escape};
-use crate::upstream::Resolver;
 use base64::Engine;
 use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};

@@ -45,7 +45,6 @@ pub mod stats;
 pub mod timing;
 pub mod unresolved;
 
-pub use crate::dns::{ResolveError, Resolver, ResolverConf, resolve_at_load};
 pub use attempt::{UpstreamState, ignore, next};
 pub use connect::{ConnectError, ConnectOptions, Connector, connector, register_connector};
 pub use connection::UpConn;

@@ -61,7 +61,7 @@ pub struct HttpWritten {
     pub internal: bool,
     pub limit_rate: Option<Template>,
     pub limit_rate_after: Option<Template>,
-    pub resolver: Option<crate::upstream::ResolverConf>,
+    pub resolver: Option<crate::dns::ResolverConf>,
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
     pub open_file_cache: Option<Option<Arc<FileCache>>>,

@@ -2,8 +2,9 @@
 
 use super::unresolved;
 use crate::config::addr::Address;
+use crate::dns::resolve_at_load;
 use crate::module::*;
-use crate::upstream::{Group, PeerAddr, ResolveName, resolve_at_load};
+use crate::upstream::{Group, PeerAddr, ResolveName};
 use std::sync::Arc;
 
 /// The group that a target without variables stands for: the `upstream {}` of that name wherever it is written, else

@@ -62,9 +62,9 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
 }
 
 /// `resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off] [status_zone=zone]`.
-pub(crate) fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
+pub(crate) fn resolver(s: &Statement) -> Result<crate::dns::ResolverConf> {
     use crate::config::addr::{Address, parse_server};
-    let mut conf = crate::upstream::ResolverConf::new(Vec::new());
+    let mut conf = crate::dns::ResolverConf::new(Vec::new());
     for i in 0..s.len() {
         let word = s.str(i)?;
         let switch = |v: &str| match v {
