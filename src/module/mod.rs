@@ -66,7 +66,7 @@ pub(crate) use output::{Cut, Stage};
 pub use pass::*;
 pub use pattern::{Captures, Pattern};
 pub use pattern_list::PatternList;
-pub use registry::{AnyModule, DirectiveInfo, Registry};
+pub use registry::{AnyModule, DirectiveInfo, Order, Registry};
 pub use request::{BodyState, Request};
 pub use response::ResponseHead;
 pub use site::*;
@@ -109,6 +109,9 @@ pub trait Module: Send + Sync + 'static {
     type Conf: Conf;
     /// Whether [`Module::attach`] is called everywhere, with the defaults where nothing is written.
     const ALWAYS: bool = false;
+    /// Where the module's hooks run among those of other modules. Where it says nothing, a module that is added to the
+    /// built-in ones runs behind access control and the filters that change bodies, and in front of those that compress.
+    const ORDER: &'static [Order] = &[];
     /// Whether its directives do something; `false` where they are known only to be refused with a reason.
     const OFFERED: bool = true;
     /// The directives, each with its own documentation.

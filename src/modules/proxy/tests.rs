@@ -61,6 +61,7 @@ fn site(http: &str) -> Result<Arc<Site>, String> {
         .add::<HttpUpstream>()
         .add::<super::Proxy>()
         .add::<Vars>();
+    assert_eq!(registry.arrange(), Ok(()));
     match load(&Arc::new(registry), &options, &text) {
         Ok(l) => Ok(Arc::new(l.site)),
         Err(e) => Err(e.diag.first_line()),
