@@ -5,6 +5,7 @@
 //! [`Registry`] as a user's own filter; there is no private door.
 
 mod background;
+mod balance;
 mod block;
 mod build;
 mod caching;
@@ -24,6 +25,7 @@ mod pattern;
 mod pattern_list;
 mod registry;
 mod request;
+mod request_filter;
 mod response;
 mod sieve;
 mod site;
@@ -43,6 +45,7 @@ pub use crate::files::{Spool, TempPath};
 pub use crate::upstream::{UpstreamState, ignore, next};
 pub(crate) use background::in_site;
 pub use background::{Background, background_site};
+pub use balance::{BalanceKey, BalanceMethod, Unsupported};
 pub use block::{BlockId, BlockKind, LocationName};
 pub(crate) use build::IfBlocks;
 pub use build::{Build, LocCell};
@@ -68,6 +71,7 @@ pub use pattern::{Captures, Pattern};
 pub use pattern_list::PatternList;
 pub use registry::{AnyModule, DirectiveInfo, Order, Registry};
 pub use request::{BodyState, Request};
+pub use request_filter::RequestBodyFilter;
 pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;

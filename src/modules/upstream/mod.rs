@@ -33,7 +33,6 @@ pub struct UpstreamWritten {
     servers: Vec<ServerSpec>,
     /// Names among them that do not resolve (`start_degraded`).
     unresolved: Vec<ResolveName>,
-    method: Option<methods::Method>,
     sticky: Option<sticky::Sticky>,
     queue: Option<(u32, u64)>,
     outlier: Option<Option<OutlierConf>>,
@@ -261,8 +260,11 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     }
     let keepalive = written.keepalive_conf();
     let extras = written.extras();
-    let steer = written.steer();
-    let balance = written.balance();
+    let (balance, key): (Arc<dyn Balance>, _) = match b.balance_method(id) {
+        Some(method) => (method.balance.clone(), method.key.clone()),
+        None => (Arc::new(RoundRobin), None),
+    };
+    let steer = written.steer(key);
     let registry = crate::upstream::Registry::global();
     let names = written.servers.iter().any(|server| {
         let name = server.resolve.as_ref();
@@ -308,15 +310,7 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
 }
 
 impl UpstreamWritten {
-    fn balance(&self) -> Arc<dyn Balance> {
-        match &self.method {
-            Some(method) => method.balance.clone(),
-            None => Arc::new(RoundRobin),
-        }
-    }
-
-    fn steer(&self) -> Option<Arc<dyn Steer>> {
-        let key = self.method.as_ref().and_then(|method| method.key.clone());
+    fn steer(&self, key: Option<BalanceKey>) -> Option<Arc<dyn Steer>> {
         let sticky = self.sticky.clone();
         if key.is_none() && sticky.is_none() {
             return None;
