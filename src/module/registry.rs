@@ -509,7 +509,7 @@ mod tests {
         );
         assert_eq!(
             refused(|r| r.add::<Hen>().add::<Egg>()),
-            "the order of module \"egg\" and module \"hen\" goes in a circle"
+            "the order of module \"hen\" and module \"egg\" goes in a circle"
         );
         assert_eq!(
             refused(|r| r.add::<Front>().add::<Between>()),
