@@ -33,30 +33,31 @@ fn silent_origin() -> SocketAddr {
     addr
 }
 
-/// Sends a flood on a connection of its own, with a request open on stream 1. How many groups were sent before the
-/// server took no more, and the code of GOAWAY. After each `group` of them a PING is answered, if any is.
+/// Sends a flood on a connection of its own, with a request open on stream 1: `one` again and again, where `group` is
+/// given in turns of so many, each of which waits until the one before was looked at. How many were sent before the
+/// server took no more, and the code of GOAWAY.
 fn flood(
     s: &Server,
     begin: impl Fn(&mut Raw),
     one: impl Fn(&mut Raw, usize),
-    paced: bool,
+    group: Option<usize>,
 ) -> (usize, Option<Code>) {
     let mut c = Raw::connect(s.addr(8080));
     c.request(&[(":method", "POST"), (":path", "/wait")], false);
     begin(&mut c);
     let mut sent = 0;
     while sent < FRAMES {
-        for _ in 0..50 {
+        for _ in 0..group.unwrap_or(100) {
             one(&mut c, sent);
             sent += 1;
         }
-        if paced {
+        if group.is_some() {
             frame::ping(&mut c.out, false, *b"in turns");
         }
         if !c.flush() {
             break;
         }
-        while paced {
+        while group.is_some() {
             let Some((head, payload)) = c.frame() else {
                 return (sent, None);
             };
@@ -169,7 +170,7 @@ fn floods_end_the_connection() {
     for (name, begin, one) in floods {
         let (before, _) = cost(&s);
         let lines = s.log().matches("http2 flood detected").count();
-        let (sent, code) = flood(&s, begin, one, false);
+        let (sent, code) = flood(&s, begin, one, None);
         assert!(
             matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)),
             "{name}: {code:?} after {sent}"
@@ -192,12 +193,15 @@ fn floods_end_the_connection() {
     assert_eq!(c.answer(id, false).status, "404");
 }
 
+/// Streams that are reset in one turn.
+const GROUP: usize = 10;
+
 /// Whoever resets them, and whether they are in one read or in turns.
 #[test]
 fn rapid_resets_end_the_connection() {
     let origin = silent_origin();
     let s = start(
-        "keepalive_requests 1000000; http2_max_concurrent_streams 64;",
+        "keepalive_requests 1000000; http2_max_concurrent_streams 12;",
         &format!("location / {{ proxy_pass http://{origin}; proxy_request_buffering off; }}"),
     );
     type One = fn(&mut Raw, usize);
@@ -219,9 +223,9 @@ fn rapid_resets_end_the_connection() {
             c.headers(id, &[("x", "y")], true);
         }),
         ("RST_STREAM after the head was read", |c, n| {
-            // fifty are opened in one turn, and reset in the next
-            if n % 50 == 0 && n > 0 {
-                for i in 0..50 {
+            // they are opened in one turn, and reset in the next
+            if n % GROUP == 0 && n > 0 {
+                for i in 0..GROUP as u32 {
                     frame::reset(&mut c.out, c.next - 2 * (i + 1), Code::CANCEL);
                 }
             }
@@ -230,7 +234,7 @@ fn rapid_resets_end_the_connection() {
     ];
     for (name, one) in resets {
         let (before, memory) = cost(&s);
-        let (sent, code) = flood(&s, |_| {}, one, true);
+        let (sent, code) = flood(&s, |_| {}, one, Some(GROUP));
         assert_eq!(code, Some(Code::ENHANCE_YOUR_CALM), "{name} after {sent}");
         assert!(sent >= 1000 && sent < FRAMES, "{name}: {sent}");
         let (after, grown) = cost(&s);
@@ -253,14 +257,14 @@ fn rapid_resets_end_the_connection() {
 fn rapid_resets_in_one_go_end_the_connection() {
     let origin = silent_origin();
     let s = start(
-        "keepalive_requests 1000000;",
+        "keepalive_requests 1000000; http2_max_concurrent_streams 12;",
         &format!("location / {{ proxy_pass http://{origin}; }}"),
     );
     let one = |c: &mut Raw, _| {
         let id = c.request(&[], true);
         frame::reset(&mut c.out, id, Code::CANCEL);
     };
-    let (_, code) = flood(&s, |_| {}, one, false);
+    let (_, code) = flood(&s, |_| {}, one, None);
     assert!(
         matches!(
             code,
