@@ -21,12 +21,11 @@
 //!
 //! **Resets.** A request is bounded by its place, of which there are `http2_max_concurrent_streams`: while it is served
 //! no other takes it. Rapid reset (CVE-2023-44487) gets around that, because a place is free at once after RST_STREAM. So
-//! a stream that is reset is taken to have held its place for 10 ms at least, and what is missing to that is charged.
-//! All places together give back as much time as passes: 128 of them are worth 12,800 streams a second that are reset
-//! before anything has happened (a loop of grpcio that cancels each call at once reaches 8,000), and as many as one likes
-//! that have lived longer, such as calls with a deadline of 50 ms.
-//! Each answered request gives back one place, for clients that ask twice and take the first answer. 1,000 resets may
-//! come at once, as when a browser leaves a page.
+//! a stream that is reset is taken to have held its place for 25 ms at least, and what is missing to that is charged.
+//! All places together give back as much time as passes: 128 of them are worth 5,120 streams a second that are reset
+//! before anything has happened, and as many as one likes that have lived longer, such as calls with a deadline of 50 ms.
+//! Each answered request gives back one place, for clients that ask twice and take the first answer. 2,000 resets may
+//! come at once, as when a browser leaves a page or a client gives up its calls as fast as it can.
 //!
 //! It makes no difference who sends RST_STREAM: streams that the client makes us reset, by a window that is too large or
 //! frames for what it has ended itself (CVE-2025-8671), cost the same. A place is not free before the request that held
@@ -51,11 +50,11 @@ const ANSWERED: i64 = 16 * FRAME;
 /// Entries of SETTINGS, or windows that it changes, that cost as much as a frame.
 const ENTRIES: usize = 8;
 /// For how long a stream that is reset is taken to have held its place.
-const PLACE: Duration = Duration::from_millis(10);
+const PLACE: Duration = Duration::from_millis(25);
 /// The same, microseconds.
 const PLACE_MICROS: i64 = PLACE.as_micros() as i64;
 /// Streams that may be reset at once.
-const RESETS: i64 = 1000;
+const RESETS: i64 = 2000;
 
 impl Flood {
     pub fn new(max_concurrent_streams: u32) -> Flood {
@@ -185,10 +184,10 @@ mod tests {
             })
         };
         let rapid = after(0, false);
-        assert!((1000..2000).contains(&rapid), "{rapid}");
-        let half = after(5, false);
-        assert!((1900..4000).contains(&half), "{half}");
-        assert_eq!(after(10, false), usize::MAX);
+        assert!((2000..3000).contains(&rapid), "{rapid}");
+        let half = after(13, false);
+        assert!((3900..6000).contains(&half), "{half}");
+        assert_eq!(after(25, false), usize::MAX);
         assert_eq!(after(50, false), usize::MAX);
         // two requests of which the first answer is taken
         assert_eq!(after(0, true), usize::MAX);
