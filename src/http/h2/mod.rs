@@ -1,5 +1,6 @@
 //! HTTP/2 (RFC 9113) and HPACK (RFC 7541) as bytes: frames and header blocks, the same for both roles.
 
+pub mod allowance;
 pub mod frame;
 pub mod hpack;
 pub mod origin;

@@ -55,8 +55,10 @@ pub(super) struct Connection {
     pub(super) last: u32,
     pub(super) seen: u32,
     pub(super) closed: Closed,
-    /// Streams that were refused.
+    /// Streams that were refused, less those that were answered since.
     pub(super) refused: usize,
+    /// Requests whose streams have been reset may be at their end, which shows when they have had their turn.
+    pub(super) leaving: bool,
     /// Streams opened by what was read last.
     pub(super) new_streams: usize,
     pub(super) priorities: u64,
@@ -204,6 +206,7 @@ impl Connection {
             seen: 0,
             closed: Closed::default(),
             refused: 0,
+            leaving: false,
             new_streams: 0,
             priorities: u64::from(h2.max_concurrent_streams.max(100)),
             flood: Flood::new(h2.max_concurrent_streams),
@@ -326,9 +329,9 @@ impl Connection {
     /// Reads and parses; false at the end of the connection.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
         self.new_streams = 0;
-        let n = match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
+        match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => {
                 if self.processing > 0 || !self.input.is_empty() || self.block.is_some() {
                     self.link.log(
@@ -338,14 +341,10 @@ impl Connection {
                 }
                 return Poll::Ready(Ok(false));
             }
-        };
-        let total = {
-            let out = &mut *self.link.lock();
-            out.total += n as u64;
-            (out.total, out.payload)
-        };
+        }
         self.parse()?;
-        if self.flood.detected(total.0, total.1) {
+        let worth = std::mem::take(&mut self.link.lock().worth);
+        if self.flood.is_one(worth) {
             self.link
                 .log(Level::Info, format_args!("http2 flood detected"));
             return Poll::Ready(Err(Fault(Code::ENHANCE_YOUR_CALM)));
@@ -501,6 +500,7 @@ impl Connection {
         self.closed.add(s.stream, s.reset, s.rest);
         if s.answered {
             self.flood.answered();
+            self.refused = self.refused.saturating_sub(1);
         }
     }
 
@@ -545,6 +545,7 @@ fn run<F: Future<Output = Served>>(
     begin: &impl Fn(Opened) -> F,
 ) -> (Poll<()>, bool) {
     let mut moved = false;
+    c.leaving = false;
     for opened in c.opened.drain(..) {
         work.push(begin(opened));
     }
