@@ -334,6 +334,12 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
     match lookup::location(r) {
         Found::At(id) => r.location = id,
         Found::Slash(id) => {
+            // its settings are in force for the redirect, and what it refuses is refused here
+            r.location = id;
+            let refused = enter_location(r);
+            if refused.is_some() {
+                return refused;
+            }
             r.explain(|| tale::to_slash(r, id));
             let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
             crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
@@ -351,7 +357,7 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
 }
 
 fn enter_location(r: &mut Request) -> Option<Outcome> {
-    r.lost_pass = false;
+    r.content_from = None;
     let site = r.site.clone();
     let location = site.locations.get(r.location as usize)?;
     if let Some((methods, other)) = location.limit_except

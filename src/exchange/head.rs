@@ -96,7 +96,10 @@ pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
     } else {
         head.content_length
     };
-    r.out.content_type.clear();
+    // a response without a type keeps that of X-Accel-Redirect, which brought the request here
+    if head.headers.contains_id(Known::ContentType) {
+        r.out.content_type.clear();
+    }
     let rewrites = pass.protocol.rewrites();
     let mut buffered = None;
     for (known, name, value) in head.headers.entries() {

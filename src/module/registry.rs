@@ -119,6 +119,8 @@ pub struct DirectiveInfo {
     pub own: bool,
     /// Accepted without meaning.
     pub inert: bool,
+    /// Gives its block a content handler.
+    pub content: bool,
 }
 
 /// A [`Module`] whose type has been erased.
@@ -177,6 +179,7 @@ impl<M: Module> AnyModule for Erased<M> {
             help: d.help,
             own: d.own,
             inert: d.inert,
+            content: d.content,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Requests that a request makes of its own site: for `auth_request`, mirrors and included parts.
 
-use super::{BodyRead, ConnInfo, Downstream, Framing, Include, Pass, Request, ResponseHead};
+use super::{BodyRead, ConnInfo, Downstream, Framing, Include, MainRequest, Pass, Request, ResponseHead};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;
@@ -209,6 +209,7 @@ impl Drop for Running {
 /// Makes a subrequest the same as its parent, in its location.
 fn repeats(r: &Request, child: &mut Request) {
     child.location = r.location;
+    child.content_from = r.content_from;
     child.method = r.method;
     child.uri.clone_from(&r.uri);
     child.args.clone_from(&r.args);
@@ -282,6 +283,10 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     // what is included must be in the charset of what includes it
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
+    child.main = Some(r.main.unwrap_or(MainRequest {
+        method: r.method,
+        location: r.location,
+    }));
     child.depth = r.depth + 1;
     child.trace = r.trace.clone();
     r.share(&mut child);

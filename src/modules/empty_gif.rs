@@ -24,7 +24,7 @@ impl Conf for EmptyGifConf {
 impl Module for EmptyGif {
     const NAME: &'static str = "http_empty_gif";
     type Conf = EmptyGifConf;
-    const DIRECTIVES: &'static [Directive<EmptyGifConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<EmptyGifConf>] = &[Directive::content(Directive::new(
         "empty_gif",
         Place::LOCATION,
         Args::None,
@@ -33,7 +33,7 @@ impl Module for EmptyGif {
             c.on = true;
             Ok(())
         },
-    )];
+    ))];
 
     fn attach(conf: &Arc<EmptyGifConf>, on: &mut Hooks) -> Result<()> {
         if conf.on {

@@ -112,10 +112,10 @@ pub fn builtin() -> Registry {
     // origins
     r.add::<upstream::HttpUpstream>();
     r.add::<proxy::Proxy>();
-    r.add::<grpc::Grpc>();
     r.add::<fastcgi::FastCgi>();
     r.add::<uwsgi::Uwsgi>();
     r.add::<scgi::Scgi>();
+    r.add::<grpc::Grpc>();
     r.add::<memcached::Memcached>();
     r.add::<health_check::HealthMatch>();
     r.add::<health_check::HealthCheck>();

@@ -24,7 +24,7 @@ impl Conf for StubStatusConf {
 impl Module for StubStatus {
     const NAME: &'static str = "http_stub_status";
     type Conf = StubStatusConf;
-    const DIRECTIVES: &'static [Directive<StubStatusConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<StubStatusConf>] = &[Directive::content(Directive::new(
         "stub_status",
         Place::SERVER.or(Place::LOCATION),
         Args::Between(0, 1),
@@ -33,7 +33,7 @@ impl Module for StubStatus {
             c.on = true;
             Ok(())
         },
-    )];
+    ))];
     const VARIABLES: &'static [Variable] = &[
         Variable::new("connections_active", |_, _| Val::number(Stat::Active.get())),
         Variable::new("connections_reading", |_, _| {

@@ -43,13 +43,13 @@ impl Conf for ApiConf {
 impl Module for Api {
     const NAME: &'static str = "http_api";
     type Conf = ApiConf;
-    const DIRECTIVES: &'static [Directive<ApiConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<ApiConf>] = &[Directive::content(Directive::new(
         "api",
         Place::LOCATION,
         Args::Between(0, 1),
         "`api [write=on|off];` Shows the state of the process below this location, and changes it where `write` is on. Clients that are not on loopback are refused unless the location has access rules. Default for write: off.",
         api,
-    )];
+    ))];
 
     fn attach(conf: &Arc<ApiConf>, on: &mut Hooks) -> ConfResult<()> {
         if let Some(written) = &conf.api {
