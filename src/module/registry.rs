@@ -92,7 +92,7 @@ impl Registry {
         let longest = self
             .prefixes
             .iter()
-            .filter(|v| name.starts_with(v.name) && name.len() > v.name.len());
+            .filter(|v| name.starts_with(v.name));
         longest
             .max_by_key(|v| v.name.len())
             .map(|v| (*v, v.name.len()))
