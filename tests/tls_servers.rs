@@ -84,7 +84,10 @@ fn ask(addr: SocketAddr, sni: Option<&str>, host: &str, form: Form, identity: Op
     curl.arg("--connect-to").arg(format!("::{addr}"));
     curl.arg(format!("https://{}/", sni.unwrap_or("127.0.0.1")));
     let output = curl.output().expect("curl");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout);
+    // the release in error pages
+    let text: Vec<_> = text.split("nginx/1.").map(|t| t.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')).collect();
+    let text = text.join("nginx");
     match output.status.success() {
         true => text,
         false => format!("{text} {}", String::from_utf8_lossy(&output.stderr).trim()),

@@ -131,9 +131,7 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
                 if !here.nested.is_empty()
                     && let Some(inner) = in_tree(site, &here.nested, uri, r)
                 {
-                    // below a pattern nobody is sent on to `/name/`, which takes the request itself
-                    let (Found::At(inner) | Found::Slash(inner)) = inner;
-                    return Some(Found::At(inner));
+                    return Some(inner);
                 }
                 return Some(Found::At(*id));
             }

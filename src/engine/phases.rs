@@ -41,6 +41,7 @@ async fn post_action(r: &mut Request) {
     // the client's body is not read from here
     r.body.discarded |= r.has_body() && !r.body.read;
     r.body.continued = true;
+    r.completed = r.header_sent && !r.aborted;
     // the action's own location may have inherited the action
     while let Some(action) = r.core().post_action.clone()
         && r.uri_changes > 1
@@ -52,9 +53,9 @@ async fn post_action(r: &mut Request) {
             0 => r.out.status,
             error => error,
         };
-        r.out.clear();
+        // what the client was sent can still be asked for
+        r.out.follow_up();
         r.out.status = status;
-        r.out.header_only = true;
         r.err_status = 0;
         let to = match action.first() {
             Some(b'/') => RedirectTo::Uri(action.to_vec(), Vec::new()),

@@ -435,7 +435,7 @@ impl Assembly<'_> {
     fn tree(
         &mut self,
         outer: BlockId,
-        _kind: Option<&BlockKind>,
+        kind: Option<&BlockKind>,
     ) -> Result<(LocationTree, ByName<LocId>)> {
         let list: Vec<BlockId> = self
             .b
@@ -448,9 +448,12 @@ impl Assembly<'_> {
         let mut patterns = Vec::new();
         let mut named = HashMap::new();
         for id in list {
-            let kind = self.b.kind_of(id).clone();
+            let name = self.b.kind_of(id).clone();
             let loc = self.location(id, Level::Location)?;
-            match kind {
+            match name {
+                // nginx makes no tree of these: only patterns are looked for inside of a pattern
+                BlockKind::Location(LocationName::Exact(_) | LocationName::Prefix(..))
+                    if matches!(kind, Some(BlockKind::Location(LocationName::Pattern(_)))) => {}
                 BlockKind::Location(LocationName::Exact(n)) => {
                     names.entry(n).or_default().0 = Some(loc)
                 }

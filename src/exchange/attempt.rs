@@ -482,6 +482,7 @@ impl<'a> Attempt<'a> {
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
+            head::obey(self.pass, r);
             if status == 401 {
                 let head = std::mem::take(&mut r.upstream.head);
                 for challenge in head.headers.get_all(b"WWW-Authenticate") {

@@ -362,6 +362,12 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
+    /// Forgets the answer of an exchange before this one.
+    pub fn forget_answer(&mut self) {
+        self.has_head = false;
+        self.trailers.clear();
+    }
+
     /// Forgets what the last exchange did with the cache.
     pub fn forget_cache(&mut self) {
         self.cache = None;

@@ -87,6 +87,8 @@ pub struct Request {
     pub aborted: bool,
     /// Whether this is a subrequest.
     pub subrequest: bool,
+    /// Whether the response had been sent in full when `post_action` began.
+    pub completed: bool,
     /// In a subrequest: what it needs to know of the client's request.
     pub main: Option<MainRequest>,
     /// How the response's body passes on its way out.
@@ -176,6 +178,7 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            completed: false,
             main: None,
             output: Default::default(),
             head_size: 0,
@@ -245,6 +248,7 @@ impl Request {
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.completed = false;
         self.main = None;
         self.output.clear();
         self.head_size = 0;

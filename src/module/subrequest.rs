@@ -268,7 +268,12 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     child.head = r.head.clone();
     // the body belongs to the parent
     child.head.header_in_bytes = 0;
-    child.head.content_length = None;
+    child.head.content_length = match r.head.content_length {
+        // thrown away: none of it is left to be sent
+        Some(_) if r.body.discarded => Some(0),
+        Some(0) => Some(0),
+        _ => None,
+    };
     child.head.chunked = false;
     child.head.expect_continue = false;
     child.method = ask.method;
@@ -347,7 +352,6 @@ struct State {
     writer: Option<Waker>,
     refused: bool,
     body: Vec<u8>,
-    sent: u64,
     aborted: bool,
 }
 
@@ -360,7 +364,6 @@ impl Downstream for Memory {
 
     fn write(&self, data: &[u8]) {
         let mut state = self.state.lock();
-        state.sent += data.len() as u64;
         if self.keeps != Keeps::Nothing && !state.refused {
             state.body.extend_from_slice(data);
             if let Some(w) = state.reader.take() {
@@ -427,8 +430,9 @@ impl Downstream for Memory {
         }
     }
 
+    /// What has been sent on the client's connection.
     fn sent(&self) -> u64 {
-        self.state.lock().sent
+        self.parent.sent()
     }
 
     fn abort(&self) {

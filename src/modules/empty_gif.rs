@@ -51,7 +51,7 @@ impl Handler for Pixel {
             return Next::Status(405);
         }
         r.out.status = 200;
-        r.out.content_type.extend_from_slice(b"image/gif");
+        r.out.set_content_type(b"image/gif");
         r.out.content_length = Some(GIF.len() as u64);
         r.out.last_modified = Some(LAST_MODIFIED);
         Next::Respond(Body::Bytes(Bytes::from_static(GIF)))

@@ -73,7 +73,7 @@ impl Handler for Status {
             Stat::Waiting.get(),
         );
         r.out.status = 200;
-        r.out.content_type.extend_from_slice(b"text/plain");
+        r.out.set_content_type(b"text/plain");
         r.out.content_length = Some(text.len() as u64);
         Next::Respond(Body::Bytes(Bytes::from(text)))
     }

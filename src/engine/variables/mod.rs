@@ -90,7 +90,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("sent_http_last_modified", |r, _| r.out.by_variable(b"last_modified")),
     Variable::new("sent_http_connection", o::connection),
     Variable::new("sent_http_keep_alive", o::keep_alive),
-    Variable::new("sent_http_transfer_encoding", |r, _| r.out.by_variable(b"transfer_encoding")),
+    Variable::new("sent_http_transfer_encoding", o::transfer_encoding),
     Variable::new("sent_http_cache_control", |r, _| joined(&r.out.headers, b"cache_control", b", ")),
     Variable::new("sent_http_link", |r, _| joined(&r.out.headers, b"link", b", ")),
     Variable::prefix("sent_http_", o::header),

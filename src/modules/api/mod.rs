@@ -260,7 +260,7 @@ impl Server {
             return Next::Respond(Body::Empty);
         };
         let text = value.to_string();
-        r.out.content_type.extend_from_slice(b"application/json");
+        r.out.set_content_type(b"application/json");
         r.out.content_length = Some(text.len() as u64);
         Next::Respond(Body::Bytes(Bytes::from(text)))
     }
