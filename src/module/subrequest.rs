@@ -432,7 +432,8 @@ impl Downstream for Memory {
 
     /// What has been sent on the client's connection.
     fn sent(&self) -> u64 {
-        self.parent.sent()
+        let parent = &self.parent;
+        parent.sent().saturating_sub(parent.queued() as u64)
     }
 
     fn abort(&self) {
