@@ -59,6 +59,7 @@ build-deps:
 
 test-deps: build-deps
 	@missing=; [ -x "$${NGINX_BIN:-/usr/sbin/nginx}" ] || missing=nginx; \
+	command -v curl >/dev/null 2>&1 || missing="$$missing curl"; \
 	ls /usr/sbin/php-fpm* >/dev/null 2>&1 || missing="$$missing php-fpm"; \
 	[ -x /usr/bin/memcached ] || missing="$$missing memcached"; \
 	ls /usr/lib/uwsgi/plugins/python3*_plugin.so >/dev/null 2>&1 || missing="$$missing uwsgi-core uwsgi-plugin-python3"; \

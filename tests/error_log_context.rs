@@ -28,21 +28,36 @@ fn lines(server: &Server, log: &str, count: usize) -> Vec<String> {
         lines.sort();
         (lines.len() >= count).then_some(lines)
     };
-    wait_for(DEADLINE, read)
-        .unwrap_or_else(|| panic!("{count} lines expected in {log}: {}", std::fs::read_to_string(server.dir().join(log)).unwrap_or_default()))
+    wait_for(DEADLINE, read).unwrap_or_else(|| {
+        panic!(
+            "{count} lines expected in {log}: {}",
+            std::fs::read_to_string(server.dir().join(log)).unwrap_or_default()
+        )
+    })
 }
 
 /// Runs the same requests against both programs; the lines of the logs must be the same.
 fn compare(conf: &str, requests: &[(&str, usize)], logs: &[(&str, usize)]) -> Vec<Vec<String>> {
     let run = |program: &Path| {
         let server = Setup::new(conf)
-            .file("root/ssi.html", "<!--#include virtual=\"/down\" --><!--#include virtual=\"/gone.txt\" -->", None)
+            .file(
+                "root/ssi.html",
+                "<!--#include virtual=\"/down\" --><!--#include virtual=\"/gone.txt\" -->",
+                None,
+            )
             .start(program);
         for (path, status) in requests {
             let response = client::get(server.addr(8080), path, "a.test");
-            assert_eq!(usize::from(response.status), *status, "{}: {path}", program.display());
+            assert_eq!(
+                usize::from(response.status),
+                *status,
+                "{}: {path}",
+                program.display()
+            );
         }
-        logs.iter().map(|(log, count)| lines(&server, log, *count)).collect::<Vec<_>>()
+        logs.iter()
+            .map(|(log, count)| lines(&server, log, *count))
+            .collect::<Vec<_>>()
     };
     let theirs = run(&Nginx::require());
     let ours = run(&Couloir::program());
@@ -61,13 +76,20 @@ fn lines_of_subrequests_name_them_and_go_to_the_log_of_their_request() {
             location = /down { proxy_pass http://unix:%%TESTDIR%%/none:; }
             location = /mirrored { internal; proxy_pass http://unix:%%TESTDIR%%/none:; }
             location /m/ { mirror /mirrored; error_log %%TESTDIR%%/m.log; return 204; }
-            location /mm/ { mirror /mirrored; error_log %%TESTDIR%%/m.log; try_files /none =404; }
+            location /mm/ { mirror /mirrored; error_log %%TESTDIR%%/m.log; root %%TESTDIR%%/root; log_not_found off; }
             location /ssi.html { ssi on; }
             location /add/ { add_before_body /gone.txt; addition_types *; error_log %%TESTDIR%%/add.log; return 200 body; }
             location /plain/ { proxy_pass http://unix:%%TESTDIR%%/none:; } } }"#;
     let seen = compare(
         conf,
-        &[("/a/x", 500), ("/f/x", 500), ("/ssi.html", 200), ("/mm/x", 404), ("/add/x", 200), ("/plain/x", 502)],
+        &[
+            ("/a/x", 500),
+            ("/f/x", 500),
+            ("/ssi.html", 200),
+            ("/mm/x", 404),
+            ("/add/x", 200),
+            ("/plain/x", 502),
+        ],
         &[("error.log", 5), ("a.log", 2), ("m.log", 1), ("add.log", 1)],
     );
     assert_eq!(
@@ -81,7 +103,13 @@ fn lines_of_subrequests_name_them_and_go_to_the_log_of_their_request() {
 #[test]
 fn standard_error_is_a_log_on_every_level() {
     for place in ["http", "server", "location"] {
-        let at = |here: &str| if here == place { "error_log stderr info;" } else { "" };
+        let at = |here: &str| {
+            if here == place {
+                "error_log stderr info;"
+            } else {
+                ""
+            }
+        };
         let conf = format!(
             "%%TEST_GLOBALS%% events {{ }} http {{ %%TEST_GLOBALS_HTTP%% {} server {{ listen 127.0.0.1:%%PORT_8080%%; \
              server_name named; {} location / {{ root %%TESTDIR%%/root; {} }} }} }}",
@@ -90,6 +118,9 @@ fn standard_error_is_a_log_on_every_level() {
             at("location")
         );
         let seen = compare(&conf, &[("/gone", 404)], &[("stderr.txt", 1)]);
-        assert!(seen[0][0].starts_with("open() \"DIR/root/gone\" failed"), "{place}: {seen:?}");
+        assert!(
+            seen[0][0].starts_with("open() \"DIR/root/gone\" failed"),
+            "{place}: {seen:?}"
+        );
     }
 }

@@ -65,7 +65,13 @@ enum Form {
 }
 
 /// Sends one request; the status and the body.
-fn ask(addr: SocketAddr, sni: Option<&str>, host: &str, form: Form, identity: Option<&Path>) -> String {
+fn ask(
+    addr: SocketAddr,
+    sni: Option<&str>,
+    host: &str,
+    form: Form,
+    identity: Option<&Path>,
+) -> String {
     let mut curl = Command::new("curl");
     curl.args(["-ksS", "--max-time", "10", "-w", " | %{http_code}"]);
     if let Some(path) = identity {
@@ -76,7 +82,13 @@ fn ask(addr: SocketAddr, sni: Option<&str>, host: &str, form: Form, identity: Op
     let line = format!("Host: {host}");
     match form {
         Form::Host => curl.args(["--http1.1", "-H", &line]),
-        Form::Absolute => curl.args(["--http1.1", "-H", "Host: known.test", "--request-target", &target]),
+        Form::Absolute => curl.args([
+            "--http1.1",
+            "-H",
+            "Host: known.test",
+            "--request-target",
+            &target,
+        ]),
         Form::OldWithoutHost => curl.args(["--http1.0", "-H", "Host:"]),
         Form::Http2 => curl.args(["--http2", "-H", &line]),
     };
@@ -86,7 +98,10 @@ fn ask(addr: SocketAddr, sni: Option<&str>, host: &str, form: Form, identity: Op
     let output = curl.output().expect("curl");
     let text = String::from_utf8_lossy(&output.stdout);
     // the release in error pages
-    let text: Vec<_> = text.split("nginx/1.").map(|t| t.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')).collect();
+    let text: Vec<_> = text
+        .split("nginx/1.")
+        .map(|t| t.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'))
+        .collect();
     let text = text.join("nginx");
     match output.status.success() {
         true => text,
@@ -115,7 +130,12 @@ fn table(server: &Server) -> String {
         note(8443, *sni, "", Form::OldWithoutHost, false);
     }
     for port in [8444, 8445, 8446] {
-        for sni in [None, Some("known.test"), Some("unknown.test"), Some("mtls.test")] {
+        for sni in [
+            None,
+            Some("known.test"),
+            Some("unknown.test"),
+            Some("mtls.test"),
+        ] {
             for host in ["known.test", "unknown.test", "mtls.test"] {
                 note(port, sni, host, Form::Host, false);
                 note(port, sni, host, Form::Http2, false);

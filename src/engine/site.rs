@@ -383,9 +383,9 @@ impl Assembly<'_> {
             if l.hooks.content.is_none() {
                 l.hooks.content = match level {
                     // where it has no handler of its own, each module in turn may take that of the outer block over
-                    Level::LimitExcept => outer.offered.iter().map(|(_, c)| c).find(|c| {
-                        matches!(c, Content::Upstream(p) if p.protocol.in_limit_except())
-                    }),
+                    Level::LimitExcept => outer.offered.iter().map(|(_, c)| c).find(
+                        |c| matches!(c, Content::Upstream(p) if p.protocol.in_limit_except()),
+                    ),
                     _ => outer.content.as_ref(),
                 }
                 .cloned();

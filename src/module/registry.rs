@@ -89,10 +89,7 @@ impl Registry {
         if let Some(v) = self.variables.get(name) {
             return Some((*v, name.len()));
         }
-        let longest = self
-            .prefixes
-            .iter()
-            .filter(|v| name.starts_with(v.name));
+        let longest = self.prefixes.iter().filter(|v| name.starts_with(v.name));
         longest
             .max_by_key(|v| v.name.len())
             .map(|v| (*v, v.name.len()))

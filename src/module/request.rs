@@ -455,7 +455,11 @@ impl Request {
     /// Puts the settings of an `if` in place of the location's.
     pub fn enter_if(&mut self, id: LocId) {
         let site = &self.site;
-        if site.locations.get(id as usize).is_some_and(|l| l.claims.is_some()) {
+        if site
+            .locations
+            .get(id as usize)
+            .is_some_and(|l| l.claims.is_some())
+        {
             self.content_from = Some(id);
         }
         self.location = id;

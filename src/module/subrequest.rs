@@ -1,6 +1,8 @@
 //! Requests that a request makes of its own site: for `auth_request`, mirrors and included parts.
 
-use super::{BodyRead, ConnInfo, Downstream, Framing, Include, MainRequest, Pass, Request, ResponseHead};
+use super::{
+    BodyRead, ConnInfo, Downstream, Framing, Include, MainRequest, Pass, Request, ResponseHead,
+};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;

@@ -124,9 +124,9 @@ pub fn builtin() -> Registry {
     r.add::<stub_status::StubStatus>();
     r.add::<api::Api>();
     r.add::<metrics::Metrics>();
-    // before content
-    r.add::<mirror::Mirror>();
+    // before content, in nginx's order: what `try_files` sends elsewhere is not mirrored here
     r.add::<try_files::TryFiles>();
+    r.add::<mirror::Mirror>();
     // who is offered content where the location has none of its own, in nginx's order
     r.add::<random_index::RandomIndex>();
     r.add::<index::Index>();

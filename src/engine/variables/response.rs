@@ -21,11 +21,13 @@ pub fn status<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 
 /// `$request_completion`: `OK` once the response has been sent in full.
 pub fn completion<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    Val::Bytes(if (r.header_sent || r.completed) && !r.aborted && !r.client_closed {
-        b"OK"
-    } else {
-        b""
-    })
+    Val::Bytes(
+        if (r.header_sent || r.completed) && !r.aborted && !r.client_closed {
+            b"OK"
+        } else {
+            b""
+        },
+    )
 }
 
 /// `set $limit_rate`.

@@ -10,7 +10,7 @@ use crate::engine::lookup;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
 use crate::http::h2::{Code, DEFAULT_WINDOW, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{Gauge, Lingering, ListenAddr, Stat};
+use crate::module::{Downstream, Gauge, Lingering, ListenAddr, Stat};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::thread::Thread;
