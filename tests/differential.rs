@@ -68,8 +68,8 @@ cases![
     subrequests,
     try_files,
     uri,
-    variables,
     variable_names,
+    variables,
 ];
 
 /// The release from which on a case may say that nginx behaves otherwise.

@@ -22,7 +22,15 @@ fn lines(server: &Server, log: &str, count: usize) -> Vec<String> {
                 let (_, rest) = line.split_once("] ")?;
                 let severe = line.contains("[error]") || line.contains("[crit]");
                 let (_, message) = rest.split_once(": *")?.1.split_once(' ')?;
-                severe.then(|| message.replace(&dir, "DIR").replace(&port, "PORT"))
+                severe.then(|| {
+                    // ours: the reason in a word, at the end; nginx's phase after an upstream's failure
+                    let message = message
+                        .split(", upstream_failure: ")
+                        .next()
+                        .unwrap_or_default();
+                    let message = message.replace(" while sending to client", "");
+                    message.replace(&dir, "DIR").replace(&port, "PORT")
+                })
             })
             .collect();
         lines.sort();

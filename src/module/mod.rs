@@ -152,9 +152,15 @@ pub(crate) fn response_context(r: &Request) -> String {
     if let Some(state) = r.upstream.states.last() {
         let _ = write!(
             s,
-            ", upstream: \"{}://{}{}\"",
+            ", upstream: \"{}://{}{}{}\"",
             r.upstream.scheme,
             state.addr,
+            // where the path of the socket ends
+            if state.addr.starts_with("unix:") {
+                ":"
+            } else {
+                ""
+            },
             text(&r.upstream.uri)
         );
     }
