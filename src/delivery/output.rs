@@ -197,7 +197,9 @@ fn write_head(r: &mut Request) {
     }
     r.header_sent = true;
     r.down.head(&r.out, framing);
-    r.head_size = r.down.sent();
+    if !r.subrequest {
+        r.head_size = r.down.sent();
+    }
 }
 
 /// Sends body bytes through the filters; waits where the client is slow or `limit_rate` says so.

@@ -39,7 +39,7 @@ pub fn absolute(r: &mut Request) {
 }
 
 fn local_address(r: &Request, out: &mut Vec<u8>) {
-    let text = r.conn().local.text;
+    let text = r.local_address();
     let v6 = r.conn().local.addr.is_some_and(|a| a.is_ipv6());
     if v6 {
         out.push(b'[');

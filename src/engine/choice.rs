@@ -189,7 +189,6 @@ impl Tale<'_> {
                     if here.exact || here.regex {
                         return Some((inner, format!("inside {}: {why}", name(l))));
                     }
-                    no_regex = here.no_regex;
                     chosen = Some((inner, format!("inside {}: {why}", name(l))));
                 }
             }

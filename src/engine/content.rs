@@ -3,19 +3,31 @@
 use super::phases::{outcome, settle};
 use super::tale;
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{Content, Location, Next, Request};
+use crate::module::{Content, LocId, Location, Next, Outcome, Request, Site};
 
 /// Produces the content of a request in its location.
 pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
-    match &location.hooks.content {
+    let site;
+    let content = match r.content_from.filter(|from| *from != r.location) {
+        None => location.hooks.content.as_ref(),
+        Some(from) => {
+            site = r.site.clone();
+            match carried(&site, from, location) {
+                Some(content) => Some(content),
+                None => {
+                    r.error(Level::Alert, format_args!("no upstream configuration"));
+                    return Outcome::Status(500);
+                }
+            }
+        }
+    };
+    match content {
         Some(Content::Upstream(pass)) => return crate::exchange::run(r, pass).await,
         Some(Content::Handler(h)) => {
             let next = settle(h.handle(r)).await;
             r.explain(|| tale::content(r, h.name(), &next));
             return outcome(r, next).await.unwrap_or(Outcome::Status(404));
         }
-        None if r.lost_pass => return Outcome::Status(500),
         None => {}
     }
     for h in &location.hooks.contents {
@@ -40,4 +52,19 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
     }
     r.error(Level::Error, format_args!("no handler found"));
     Outcome::Status(404)
+}
+
+/// The content handler of an earlier `if`, with the settings of a later one that has none of its own. `None` where the
+/// handler needs an origin and the later one has none for it.
+fn carried<'a>(site: &'a Site, from: LocId, location: &'a Location) -> Option<&'a Content> {
+    let earlier = site.locations.get(from as usize)?;
+    match &earlier.hooks.content {
+        Some(Content::Upstream(_)) => {
+            let mut offered = location.hooks.offered.iter();
+            offered
+                .find(|(m, _)| Some(*m) == earlier.claims)
+                .map(|(_, content)| content)
+        }
+        content => content.as_ref(),
+    }
 }

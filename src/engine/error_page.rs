@@ -33,7 +33,7 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
             r.error_page = true;
         }
         if let Some(page) = core.error_pages.iter().find(|p| p.status == code) {
-            return Some(configured(r, page));
+            return Some(configured(r, page, code));
         }
     }
     r.body.continued = true;
@@ -41,7 +41,10 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
 }
 
 /// `error_page`: an internal redirect, or a redirect of the client.
-fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
+///
+/// The target is the URI as it stands: nothing is decoded in it. One that would leave the root is not followed; the
+/// error keeps its own status and the built-in page.
+fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
     if let Some(status) = page.overwrite {
         r.err_status = status.unwrap_or(0);
         if status.is_some_and(|s| s != 200) {
@@ -52,29 +55,29 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
     page.target.write(r, &mut target);
     match target.first() {
         Some(b'/') => {
+            let (path, args) = match (&page.args, memchr::memchr(b'?', &target)) {
+                (Some(args), _) => (&target[..], args.clone()),
+                (None, Some(at)) => {
+                    let (path, args) = target.split_at(at);
+                    (path, args.get(1..).unwrap_or_default().to_vec())
+                }
+                (None, None) => (&target[..], Vec::new()),
+            };
+            if !uri::is_safe(path) {
+                r.error(
+                    Level::Error,
+                    format_args!(
+                        "unsafe URI \"{}\" was detected",
+                        String::from_utf8_lossy(&target)
+                    ),
+                );
+                r.err_status = code;
+                return builtin(r);
+            }
             if !r.is_head() {
                 r.method = crate::http::method::Method::Get;
             }
-            let to = match &page.args {
-                Some(args) => match uri::parse_unsafe(&target) {
-                    Ok(safe) => Some(RedirectTo::Uri(safe.path.into_owned(), args.clone())),
-                    Err(_) => None,
-                },
-                None => RedirectTo::parse(&target),
-            };
-            match to {
-                Some(to) => Outcome::Redirect(to),
-                None => {
-                    r.error(
-                        Level::Error,
-                        format_args!(
-                            "unsafe URI \"{}\" was detected",
-                            String::from_utf8_lossy(&target)
-                        ),
-                    );
-                    builtin(r)
-                }
-            }
+            Outcome::Redirect(RedirectTo::Uri(path.to_vec(), args))
         }
         Some(b'@') => Outcome::Redirect(RedirectTo::Named(target)),
         _ => {

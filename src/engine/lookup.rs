@@ -1,6 +1,6 @@
 //! Which server and which location serve a request.
 
-use crate::module::{Listener, LocId, Location, LocationTree, Names, Request, Site};
+use crate::module::{ConnInfo, Listener, LocId, Location, LocationTree, Names, Request, Site};
 
 impl Names {
     /// The server of a name (lower case, without port); `None` where no name matches.
@@ -43,14 +43,25 @@ impl Names {
     }
 }
 
-/// The server of a request on a listener, by its host name, else by the name of the TLS handshake.
+/// The server of a request on a listener: the one with the request's host among its names, else the default one.
+///
+/// The name of the TLS handshake has no say (nginx's ngx_http_set_virtual_server): a default server that refuses unknown
+/// names refuses them whatever name the client gave in the handshake.
 pub fn server(l: &Listener, r: &mut Request) -> u32 {
-    if let Some(n) = by_host(l, r) {
-        return n;
-    }
-    let tls = r.conn().tls.get().cloned();
-    let name = tls.as_ref().and_then(|t| t.chosen_by.as_deref());
-    name.and_then(|n| l.names.find(n, r))
+    by_host(l, r).unwrap_or(l.default_server)
+}
+
+/// The server of a connection's requests until their host is known: the one that the TLS handshake chose, else the
+/// default one.
+pub fn of_connection(l: &Listener, info: &ConnInfo) -> u32 {
+    let chosen = info.tls.get().and_then(|t| t.chosen_by.as_deref());
+    chosen
+        .and_then(|name| {
+            l.names.find_fixed(name).or_else(|| {
+                let mut patterns = l.names.patterns.candidates(name);
+                patterns.find(|(p, _)| p.is_match(name)).map(|(_, s)| *s)
+            })
+        })
         .unwrap_or(l.default_server)
 }
 
@@ -95,6 +106,7 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
     let mut no_regex = false;
     if let Some(id) = prefix {
         let here = at(site, id)?;
+        // `^~` of the location found on this level, whatever is found inside it
         no_regex = here.no_regex;
         // locations inside the one found are asked before the patterns of this level
         if !here.nested.is_empty() {
@@ -105,8 +117,6 @@ fn in_tree(site: &Site, tree: &LocationTree, uri: &[u8], r: &mut Request) -> Opt
                     if found.exact || found.regex {
                         return Some(Found::At(inner));
                     }
-                    // nginx looks at `^~` of the innermost prefix
-                    no_regex = found.no_regex;
                     best = Some(inner);
                 }
                 Some(Found::Slash(id)) => return Some(Found::Slash(id)),
@@ -159,8 +169,11 @@ fn by_prefix(site: &Site, tree: &LocationTree, uri: &[u8]) -> (Option<Found>, Op
     if list.get(end).is_some_and(|p| p.name.starts_with(uri))
         && let Ok(i) = list.binary_search_by(|p| p.name.iter().cmp(uri.iter().chain(b"/")))
         && let Some(p) = list.get(i)
-        && let Some(id) = p.inclusive.or(p.exact)
-        && at(site, id).is_some_and(|l| l.auto_redirect)
+        && let Some(id) = p.exact.or(p.inclusive)
+        && [p.exact, p.inclusive]
+            .into_iter()
+            .flatten()
+            .any(|id| at(site, id).is_some_and(|l| l.auto_redirect))
     {
         return (Some(Found::Slash(id)), None);
     }

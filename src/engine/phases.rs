@@ -41,6 +41,7 @@ async fn post_action(r: &mut Request) {
     // the client's body is not read from here
     r.body.discarded |= r.has_body() && !r.body.read;
     r.body.continued = true;
+    r.completed = r.header_sent && !r.aborted;
     // the action's own location may have inherited the action
     while let Some(action) = r.core().post_action.clone()
         && r.uri_changes > 1
@@ -52,9 +53,9 @@ async fn post_action(r: &mut Request) {
             0 => r.out.status,
             error => error,
         };
-        r.out.clear();
+        // what the client was sent can still be asked for
+        r.out.follow_up();
         r.out.status = status;
-        r.out.header_only = true;
         r.err_status = 0;
         let to = match action.first() {
             Some(b'/') => RedirectTo::Uri(action.to_vec(), Vec::new()),
@@ -334,6 +335,12 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
     match lookup::location(r) {
         Found::At(id) => r.location = id,
         Found::Slash(id) => {
+            // its settings are in force for the redirect, and what it refuses is refused here
+            r.location = id;
+            let refused = enter_location(r);
+            if refused.is_some() {
+                return refused;
+            }
             r.explain(|| tale::to_slash(r, id));
             let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
             crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
@@ -351,7 +358,7 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
 }
 
 fn enter_location(r: &mut Request) -> Option<Outcome> {
-    r.lost_pass = false;
+    r.content_from = None;
     let site = r.site.clone();
     let location = site.locations.get(r.location as usize)?;
     if let Some((methods, other)) = location.limit_except

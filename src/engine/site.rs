@@ -43,7 +43,7 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     };
 
     let main_http = b.effective::<HttpCore>(BlockId(0));
-    let error_log = logs.of(&main_http)?;
+    let mut error_log = logs.of(&main_http)?;
     let main = main_conf(b, defaults);
 
     let mut assembly = Assembly {
@@ -59,6 +59,9 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
         servers.push(assembly.server(*id, index as u32)?);
     }
     let locations = std::mem::take(&mut assembly.locations);
+    if assembly.logs.cache.iter().any(|(_, log)| log.uses_stderr()) {
+        error_log.keep_stderr();
+    }
     let listeners = super::listeners::collect(b, &ids, &mut servers)?;
     static SERIAL: AtomicU64 = AtomicU64::new(1);
     Ok(Site {
@@ -246,6 +249,10 @@ impl Assembly<'_> {
         })
     }
 
+    fn claims(&self, id: BlockId) -> Option<usize> {
+        self.b.blocks.get(id.0 as usize).and_then(|b| b.content)
+    }
+
     fn print(&self, id: BlockId) -> u64 {
         self.b.blocks.get(id.0 as usize).map_or(0, |b| b.print)
     }
@@ -283,7 +290,13 @@ impl Assembly<'_> {
                 }
                 None => continue,
             };
+            hooks.module = m;
             module.attach(&conf, &mut hooks)?;
+        }
+        if let Some(m) = self.claims(id)
+            && let Some((_, content)) = hooks.offered.iter().find(|(n, _)| *n == m)
+        {
+            hooks.content = Some(content.clone());
         }
         self.b.background.append(&mut hooks.background);
         // the phases run in order whatever the order of the modules
@@ -347,6 +360,7 @@ impl Assembly<'_> {
             limit_except,
             place,
             print: self.print(id),
+            claims: self.claims(id),
         };
         self.locations.push(location);
         let this = (self.locations.len() - 1) as LocId;
@@ -356,13 +370,26 @@ impl Assembly<'_> {
         Ok(this)
     }
 
-    /// The settings of an `if` or `limit_except`: a location of its own that shares the outer content handler.
+    /// The settings of an `if` or `limit_except`: a location of its own that shares the outer content handlers.
     fn inner(&mut self, id: BlockId, level: Level, outer: &mut Hooks) -> Result<LocId> {
         let loc = self.location(id, level)?;
-        if let Some(l) = self.locations.get_mut(loc as usize)
-            && l.hooks.content.is_none()
-        {
-            l.hooks.content = outer.content.clone();
+        if let Some(l) = self.locations.get_mut(loc as usize) {
+            let own = &mut l.hooks.offered;
+            for (m, content) in &outer.offered {
+                if !own.iter().any(|(n, _)| n == m) {
+                    own.push((*m, content.clone()));
+                }
+            }
+            if l.hooks.content.is_none() {
+                l.hooks.content = match level {
+                    // where it has no handler of its own, each module in turn may take that of the outer block over
+                    Level::LimitExcept => outer.offered.iter().map(|(_, c)| c).find(
+                        |c| matches!(c, Content::Upstream(p) if p.protocol.in_limit_except()),
+                    ),
+                    _ => outer.content.as_ref(),
+                }
+                .cloned();
+            }
         }
         Ok(loc)
     }
@@ -408,7 +435,7 @@ impl Assembly<'_> {
     fn tree(
         &mut self,
         outer: BlockId,
-        _kind: Option<&BlockKind>,
+        kind: Option<&BlockKind>,
     ) -> Result<(LocationTree, ByName<LocId>)> {
         let list: Vec<BlockId> = self
             .b
@@ -421,9 +448,12 @@ impl Assembly<'_> {
         let mut patterns = Vec::new();
         let mut named = HashMap::new();
         for id in list {
-            let kind = self.b.kind_of(id).clone();
+            let name = self.b.kind_of(id).clone();
             let loc = self.location(id, Level::Location)?;
-            match kind {
+            match name {
+                // nginx makes no tree of these: only patterns are looked for inside of a pattern
+                BlockKind::Location(LocationName::Exact(_) | LocationName::Prefix(..))
+                    if matches!(kind, Some(BlockKind::Location(LocationName::Pattern(_)))) => {}
                 BlockKind::Location(LocationName::Exact(n)) => {
                     names.entry(n).or_default().0 = Some(loc)
                 }

@@ -482,15 +482,13 @@ impl<'a> Attempt<'a> {
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
-            if status == 401
-                && let Some(v) = r
-                    .upstream
-                    .head
-                    .headers
-                    .get(b"www-authenticate")
-                    .map(<[u8]>::to_vec)
-            {
-                r.out.headers.set(b"WWW-Authenticate", &v);
+            head::obey(self.pass, r);
+            if status == 401 {
+                let head = std::mem::take(&mut r.upstream.head);
+                for challenge in head.headers.get_all(b"WWW-Authenticate") {
+                    r.out.headers.append(b"WWW-Authenticate", challenge);
+                }
+                r.upstream.head = head;
             }
             cache::failed_with(r, status);
             return Ok(Outcome::Status(status));

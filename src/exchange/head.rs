@@ -40,6 +40,7 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
         .headers
         .get_id(Known::XAccelRedirect)?
         .to_vec();
+    obey(pass, r);
     let head = std::mem::take(&mut r.upstream.head);
     for (known, name, value) in head.headers.entries() {
         // what nginx lets through in a redirect
@@ -48,7 +49,6 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
             Known::Expires | Known::CacheControl | Known::SetCookie | Known::AcceptRanges => {
                 r.out.append(name, value)
             }
-            Known::XAccelLimitRate => limit_rate(pass, r, value),
             _ if name.eq_ignore_ascii_case(b"content-disposition") => r.out.append(name, value),
             _ => {}
         }
@@ -74,19 +74,31 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
     }
 }
 
-fn limit_rate(pass: &Pass, r: &mut Request, value: &[u8]) {
-    if pass.conf.ignore & ignore::ACCEL_LIMIT_RATE != 0 {
-        return;
+/// Does what the origin asks of the response, whether it is its own that is sent or another one in its place:
+/// X-Accel-Limit-Rate and X-Accel-Charset.
+pub(super) fn obey(pass: &Pass, r: &mut Request) {
+    let head = std::mem::take(&mut r.upstream.head);
+    for (known, _, value) in head.headers.entries() {
+        match known {
+            Known::XAccelLimitRate if pass.conf.ignore & ignore::ACCEL_LIMIT_RATE == 0 => {
+                if let Some(n) = crate::config::value::parse_number(value) {
+                    r.limit_rate = n;
+                    r.limit_rate_set = true;
+                }
+            }
+            Known::XAccelCharset if pass.conf.ignore & ignore::ACCEL_CHARSET == 0 => {
+                r.out.override_charset = value.to_vec()
+            }
+            _ => {}
+        }
     }
-    if let Some(n) = crate::config::value::parse_number(value) {
-        r.limit_rate = n;
-        r.limit_rate_set = true;
-    }
+    r.upstream.head = head;
 }
 
 /// Copies the head to `r.out`: hides, rewrites, and obeys what is meant for us.
 pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
     let conf = &pass.conf;
+    obey(pass, r);
     let head = std::mem::take(&mut r.upstream.head);
     r.out.status = head.status;
     r.out.status_line.clear();
@@ -96,7 +108,8 @@ pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
     } else {
         head.content_length
     };
-    r.out.content_type.clear();
+    // a response without a type keeps that of X-Accel-Redirect, which brought the request here
+    let mut typed = false;
     let rewrites = pass.protocol.rewrites();
     let mut buffered = None;
     for (known, name, value) in head.headers.entries() {
@@ -106,12 +119,8 @@ pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
             | Known::TransferEncoding
             | Known::ContentLength
             | Known::XAccelRedirect => continue,
-            Known::XAccelLimitRate => limit_rate(pass, r, value),
             Known::XAccelBuffering if conf.ignore & ignore::ACCEL_BUFFERING == 0 => {
                 buffered = Some(value.eq_ignore_ascii_case(b"yes"));
-            }
-            Known::XAccelCharset if conf.ignore & ignore::ACCEL_CHARSET == 0 => {
-                r.out.override_charset = value.to_vec()
             }
             Known::Upgrade if head.status == 101 => {
                 r.out.headers.append(name, value);
@@ -126,9 +135,11 @@ pub(super) fn copy(pass: &Pass, to: &Destination<'_>, r: &mut Request) {
             Known::Location | Known::SetCookie | Known::Refresh if rewrites => {
                 rewrite(pass, to, r, known, name, value)
             }
+            // the first one counts
+            Known::ContentType if typed => {}
             Known::ContentType => {
-                r.out.content_type.extend_from_slice(value);
-                r.out.type_charset = true;
+                r.out.set_content_type(value);
+                (r.out.type_charset, typed) = (true, true);
             }
             Known::Date => r.out.date = value.to_vec(),
             Known::Server => r.out.server = value.to_vec(),

@@ -67,6 +67,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
             .map_or(BodyLength::Chunked, BodyLength::Known),
         (None, true) => BodyLength::Known(r.body.spool.len()),
     };
+    r.upstream.forget_answer();
     r.upstream.forget_cache();
     if let Some(settings) = &pass.conf.cache
         && let Some(outcome) = cache::open(r, pass, settings).await

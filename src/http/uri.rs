@@ -167,6 +167,11 @@ pub fn is_unsafe(uri: &[u8]) -> bool {
     parse_unsafe(uri).is_err()
 }
 
+/// Whether a path that is taken as it stands can be followed: it has neither a NUL nor a `..` segment.
+pub fn is_safe(path: &[u8]) -> bool {
+    !climbs(path)
+}
+
 fn climbs(path: &[u8]) -> bool {
     memchr(0, path).is_some() || path.split(|&b| b == b'/').any(|segment| segment == b"..")
 }

@@ -19,6 +19,7 @@ pub struct ErrorLog {
     level: Level,
     debug: DebugMask,
     debug_connection: bool,
+    keeps_stderr: bool,
 }
 
 impl ErrorLog {
@@ -38,6 +39,7 @@ impl ErrorLog {
             level,
             debug,
             debug_connection: false,
+            keeps_stderr: false,
         }
     }
 
@@ -78,6 +80,16 @@ impl ErrorLog {
         self.sinks
             .iter()
             .any(|sink| matches!(sink.output, Output::Stderr))
+    }
+
+    /// Whether standard error is to be left as it is: lines of this log, or of another one of the configuration, go there.
+    pub fn keeps_stderr(&self) -> bool {
+        self.keeps_stderr || self.uses_stderr()
+    }
+
+    /// Notes that another log of the configuration goes to standard error.
+    pub fn keep_stderr(&mut self) {
+        self.keeps_stderr = true;
     }
 
     /// The first file that lines go to.

@@ -73,6 +73,8 @@ pub(crate) struct BlockData {
     pub written: Vec<(usize, Box<AnyConf>)>,
     /// By module; blocks that write nothing share their parent's.
     pub effective: Arc<[Option<Arc<AnyConf>>]>,
+    /// The module whose directive gave the block its content handler last.
+    pub content: Option<usize>,
     /// A fingerprint of what the block says, without the blocks inside that have one of their own.
     pub print: u64,
 }

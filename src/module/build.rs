@@ -2,7 +2,9 @@
 
 use super::block::{self, BlockData, BlockId, BlockKind};
 use super::template::Part;
-use super::{Background, Evaluate, Module, Pattern, Place, Registry, Slot, Template, VarId};
+use super::{
+    Background, Evaluate, Module, PathTemplate, Pattern, Place, Registry, Slot, Template, VarId,
+};
 use crate::config::{self, Diag, Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -116,6 +118,7 @@ impl Build {
             children: Vec::new(),
             written: Vec::new(),
             effective: Arc::new([]),
+            content: None,
             print: 0,
         });
         id
@@ -208,6 +211,9 @@ impl Build {
             // what the setter itself asked for in its own block is not kept
             b.take_written(m);
             b.written.push((m, conf));
+            if info.content {
+                b.content = Some(m);
+            }
             if !apart {
                 b.print = block::print(b.print, s);
             }
@@ -384,6 +390,20 @@ impl Build {
     pub fn template(&mut self, s: &Statement, i: usize) -> Result<Template> {
         let text = s.arg(i).to_vec();
         self.template_of(s, &text)
+    }
+
+    /// A parameter that is a path with variables, relative to the configuration's own folder, as that of
+    /// [`Build::conf_prefixed`].
+    pub fn conf_path(&mut self, s: &Statement, i: usize) -> Result<PathTemplate> {
+        use std::os::unix::ffi::OsStrExt;
+        if s.arg(i).first() == Some(&b'$') {
+            // it may be absolute all the same
+            let base = self.conf_prefix.clone().into();
+            return Ok(PathTemplate::new(self.template(s, i)?, Some(base)));
+        }
+        let path = self.conf_prefix.join(std::ffi::OsStr::from_bytes(s.arg(i)));
+        let path = self.template_of(s, path.as_os_str().as_bytes())?;
+        Ok(PathTemplate::new(path, None))
     }
 
     /// Any text with variables; `s` is where an error is reported.

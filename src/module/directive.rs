@@ -17,6 +17,8 @@ pub struct Directive<C: 'static> {
     pub own: bool,
     /// Whether it is accepted but has no meaning in Couloir (logged once at `info`).
     pub inert: bool,
+    /// Whether it gives its block a content handler; of several in one block the last one counts.
+    pub content: bool,
     /// Writes the directive's parameters to the block's settings.
     pub set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
 }
@@ -46,6 +48,7 @@ impl<C> Directive<C> {
             help,
             own: false,
             inert: false,
+            content: false,
             set,
         }
     }
@@ -65,6 +68,7 @@ impl<C> Directive<C> {
             help,
             own: true,
             inert: false,
+            content: false,
             set,
         }
     }
@@ -78,8 +82,16 @@ impl<C> Directive<C> {
             help,
             own: false,
             inert: true,
+            content: false,
             set: |_, _, _| Ok(()),
         }
+    }
+
+    /// The directive gives its block a content handler (`proxy_pass`, `empty_gif`), with which [`super::Module::attach`]
+    /// calls [`super::Hooks::content`] or [`super::Hooks::upstream`].
+    pub const fn content(mut self) -> Self {
+        self.content = true;
+        self
     }
 }
 

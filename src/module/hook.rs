@@ -233,6 +233,10 @@ pub enum Content {
 pub struct Hooks {
     pub(crate) steps: Vec<(Phase, Arc<dyn Handler>)>,
     pub(crate) content: Option<Content>,
+    /// The content handlers of all modules that have one here, in the order of the modules.
+    pub(crate) offered: Vec<(usize, Content)>,
+    /// The module whose hooks are being collected.
+    pub(crate) module: usize,
     pub(crate) contents: Vec<Arc<dyn Handler>>,
     pub(crate) early: Vec<Arc<dyn EarlyFilter>>,
     pub(crate) response: Vec<Arc<dyn HeadFilter>>,
@@ -262,13 +266,21 @@ impl Hooks {
     }
 
     /// Makes `handler` the location's content (`proxy_pass`, `stub_status`): nothing else is asked.
+    ///
+    /// Where several modules do so, the one whose directive ([`super::Directive::content`]) stands last in the block
+    /// counts, else the last module.
     pub fn content(&mut self, handler: impl Handler) {
-        self.content = Some(Content::Handler(Arc::new(handler)));
+        self.offer(Content::Handler(Arc::new(handler)));
     }
 
-    /// Makes an origin the location's content.
+    /// Makes an origin the location's content, as [`Hooks::content`].
     pub fn upstream(&mut self, pass: Arc<Pass>) {
-        self.content = Some(Content::Upstream(pass));
+        self.offer(Content::Upstream(pass));
+    }
+
+    fn offer(&mut self, content: Content) {
+        self.content = Some(content.clone());
+        self.offered.push((self.module, content));
     }
 
     /// Whether something decides who may come here (`allow`, `deny`, `auth_basic`, …).

@@ -70,14 +70,14 @@ pub use pass::*;
 pub use pattern::{Captures, Pattern};
 pub use pattern_list::PatternList;
 pub use registry::{AnyModule, DirectiveInfo, Order, Registry};
-pub use request::{BodyState, Request};
+pub use request::{BodyState, MainRequest, Request};
 pub use request_filter::RequestBodyFilter;
 pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
 pub use stats::{Gauge, Stat};
 pub use steer::Steer;
-pub use template::Template;
+pub use template::{PathTemplate, Template};
 pub use tls::{
     DynamicCertificates, MakeContext, Renew, ServerContext, SharedTls, TlsListener, TlsServer,
     VerifyClient,
@@ -153,12 +153,21 @@ pub(crate) fn response_context(r: &Request) -> String {
     if !r.head.line.is_empty() {
         let _ = write!(s, ", request: \"{}\"", text(&r.head.line));
     }
+    if r.main.is_some() {
+        let _ = write!(s, ", subrequest: \"{}\"", text(&r.uri));
+    }
     if let Some(state) = r.upstream.states.last() {
         let _ = write!(
             s,
-            ", upstream: \"{}://{}{}\"",
+            ", upstream: \"{}://{}{}{}\"",
             r.upstream.scheme,
             state.addr,
+            // where the path of the socket ends
+            if state.addr.starts_with("unix:") {
+                ":"
+            } else {
+                ""
+            },
             text(&r.upstream.uri)
         );
     }

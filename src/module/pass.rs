@@ -91,6 +91,11 @@ pub trait Protocol: Send + Sync + 'static {
     /// Name for logs: `http`, `fastcgi`.
     fn scheme(&self) -> &'static str;
 
+    /// Whether `limit_except` takes the origin of its location over (in nginx all but `memcached_pass`).
+    fn in_limit_except(&self) -> bool {
+        true
+    }
+
     /// Writes the request's head to `out`. `url` is the evaluated target where it has variables.
     ///
     /// # Errors
@@ -357,6 +362,12 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
+    /// Forgets the answer of an exchange before this one.
+    pub fn forget_answer(&mut self) {
+        self.has_head = false;
+        self.trailers.clear();
+    }
+
     /// Forgets what the last exchange did with the cache.
     pub fn forget_cache(&mut self) {
         self.cache = None;

@@ -264,10 +264,7 @@ impl Registry {
         if let Some(v) = self.variables.get(name) {
             return Some((*v, name.len()));
         }
-        let longest = self
-            .prefixes
-            .iter()
-            .filter(|v| name.starts_with(v.name) && name.len() > v.name.len());
+        let longest = self.prefixes.iter().filter(|v| name.starts_with(v.name));
         longest
             .max_by_key(|v| v.name.len())
             .map(|v| (*v, v.name.len()))
@@ -294,6 +291,8 @@ pub struct DirectiveInfo {
     pub own: bool,
     /// Accepted without meaning.
     pub inert: bool,
+    /// Gives its block a content handler.
+    pub content: bool,
 }
 
 /// A [`Module`] whose type has been erased.
@@ -354,6 +353,7 @@ impl<M: Module> AnyModule for Erased<M> {
             help: d.help,
             own: d.own,
             inert: d.inert,
+            content: d.content,
         })
     }
 

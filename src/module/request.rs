@@ -5,12 +5,12 @@ mod variables;
 
 use super::{
     Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
-    SiteRef, Slot, Spool, UpstreamInfo,
+    SiteRef, Slot, Spool, UpstreamInfo, Val,
 };
 use crate::http::head::{RequestHead, Version};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
-use crate::log::Level;
+use crate::log::{ErrorLog, Level};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -87,6 +87,10 @@ pub struct Request {
     pub aborted: bool,
     /// Whether this is a subrequest.
     pub subrequest: bool,
+    /// Whether the response had been sent in full when `post_action` began.
+    pub completed: bool,
+    /// In a subrequest: what it needs to know of the client's request.
+    pub main: Option<MainRequest>,
     /// How the response's body passes on its way out.
     pub output: super::Output,
     /// Bytes of the response head.
@@ -99,8 +103,8 @@ pub struct Request {
     pub stub: Option<(Vec<u8>, Vec<u8>)>,
     /// Whether the client was too slow (`reset_timedout_connection`).
     pub timed_out: bool,
-    /// Whether an `if` took the place of another one that named an origin: the request cannot be served.
-    pub lost_pass: bool,
+    /// The last `if` entered that has a content handler of its own: nginx calls it, with the settings of later ones.
+    pub content_from: Option<LocId>,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
     /// What the request goes through, if someone asked.
@@ -110,6 +114,15 @@ pub struct Request {
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
     shared: Vec<Arc<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
+}
+
+/// What a subrequest knows of the client's request.
+#[derive(Clone, Copy, Debug)]
+pub struct MainRequest {
+    /// Its method when the subrequest was begun.
+    pub method: Method,
+    /// Its location then, whose `error_log` the subrequest writes to.
+    pub location: LocId,
 }
 
 /// How far the request's body has been read.
@@ -165,6 +178,8 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            completed: false,
+            main: None,
             output: Default::default(),
             head_size: 0,
             depth: 0,
@@ -172,7 +187,7 @@ impl Request {
             stub: None,
             timed_out: false,
             pipelined: false,
-            lost_pass: false,
+            content_from: None,
             client_closed: false,
             trace: None,
             values: Arc::default(),
@@ -233,6 +248,8 @@ impl Request {
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.completed = false;
+        self.main = None;
         self.output.clear();
         self.head_size = 0;
         self.depth = 0;
@@ -240,7 +257,7 @@ impl Request {
         self.stub = None;
         self.timed_out = false;
         self.pipelined = false;
-        self.lost_pass = false;
+        self.content_from = None;
         self.client_closed = false;
         self.trace = None;
         self.shared.clear();
@@ -267,6 +284,16 @@ impl Request {
     /// The connection.
     pub fn conn(&self) -> &ConnInfo {
         self.down.info()
+    }
+
+    /// `$server_addr`: the address that the client connected to, `unix:` and the path of a UNIX-domain socket.
+    pub fn local_address(&self) -> Val<'_> {
+        let conn = self.conn();
+        let index = conn.listener.load(std::sync::atomic::Ordering::Relaxed);
+        match (conn.local.addr, self.site.listeners.get(index)) {
+            (None, Some(listener)) => Val::Owned(listener.addr.to_string().into_bytes()),
+            _ => Val::Bytes(conn.local.text.as_bytes()),
+        }
     }
 
     /// The virtual server.
@@ -296,10 +323,19 @@ impl Request {
 
     /// The method in force, as text.
     pub fn method_text(&self) -> &[u8] {
-        if self.method == self.head.method {
+        self.text_of(self.method)
+    }
+
+    /// The method in force of the client's request, in its subrequests too: `$request_method`.
+    pub fn main_method_text(&self) -> &[u8] {
+        self.text_of(self.main.map_or(self.method, |main| main.method))
+    }
+
+    fn text_of(&self, method: Method) -> &[u8] {
+        if method == self.head.method {
             self.head.method_name()
         } else {
-            self.method.name().as_bytes()
+            method.name().as_bytes()
         }
     }
 
@@ -417,17 +453,15 @@ impl Request {
     }
 
     /// Puts the settings of an `if` in place of the location's.
-    ///
-    /// As in nginx an origin that an earlier `if` chose is lost in a later one that names none.
     pub fn enter_if(&mut self, id: LocId) {
-        let passed = |l: Option<&Location>| {
-            matches!(
-                l.map(|l| &l.hooks.content),
-                Some(Some(super::Content::Upstream(_)))
-            )
-        };
-        self.lost_pass = (self.lost_pass || passed(Some(self.location())))
-            && !passed(self.site.locations.get(id as usize));
+        let site = &self.site;
+        if site
+            .locations
+            .get(id as usize)
+            .is_some_and(|l| l.claims.is_some())
+        {
+            self.content_from = Some(id);
+        }
         self.location = id;
     }
 
@@ -453,12 +487,21 @@ impl Request {
 
     /// Whether a line of this level would be written to the location's `error_log`.
     pub fn log_enabled(&self, level: Level) -> bool {
-        self.core().error_log.enabled(level)
+        self.error_log().enabled(level)
+    }
+
+    /// The `error_log` of the location; of a subrequest, that of the client's request, which both belong to.
+    fn error_log(&self) -> &ErrorLog {
+        let main = self.main.map_or(self.location, |main| main.location);
+        match self.site.locations.get(main as usize) {
+            Some(location) => &location.core.error_log,
+            None => &self.core().error_log,
+        }
     }
 
     /// Writes a line to the location's `error_log`, with the client, server and request added as nginx adds them.
     pub fn error(&self, level: Level, message: std::fmt::Arguments<'_>) {
-        let log = &self.core().error_log;
+        let log = self.error_log();
         if log.enabled(level) {
             let context = super::response_context(self);
             log.write(

@@ -118,6 +118,20 @@ impl ResponseHead {
         self.absolute_location = false;
     }
 
+    /// Makes room for the head of `post_action`, which is not sent; headers stay as they were.
+    pub fn follow_up(&mut self) {
+        self.status_line.clear();
+        self.override_charset.clear();
+        self.trailers.clear();
+        self.allow_ranges = false;
+        self.single_range = false;
+        self.unconditional = true;
+        self.rfc9110 = false;
+        self.upgrade = false;
+        self.expect_trailers = false;
+        self.header_only = true;
+    }
+
     /// What `error_page` and a fresh content handler begin with: no validators, no length, no ranges.
     pub fn clear_entity(&mut self) {
         self.content_type.clear();
@@ -130,6 +144,13 @@ impl ResponseHead {
         for name in ["ETag", "Accept-Ranges", "Content-Encoding", "Content-Range"] {
             self.headers.remove(name.as_bytes());
         }
+    }
+
+    /// Makes this the media type, whatever an internal redirect has brought along.
+    pub fn set_content_type(&mut self, media_type: &[u8]) {
+        self.content_type.clear();
+        self.content_type.extend_from_slice(media_type);
+        self.type_charset = false;
     }
 
     /// Forgets `Last-Modified`.

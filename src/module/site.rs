@@ -386,6 +386,8 @@ pub struct Location {
     pub core: Arc<CoreConf>,
     /// Hooks, flat.
     pub hooks: Hooks,
+    /// The module whose directive in this very block gives the content handler.
+    pub claims: Option<usize>,
     /// Where the steps of the access phase end and of those before it begin.
     pub ends: [u16; 7],
     /// Locations inside this one.

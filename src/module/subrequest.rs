@@ -1,6 +1,8 @@
 //! Requests that a request makes of its own site: for `auth_request`, mirrors and included parts.
 
-use super::{BodyRead, ConnInfo, Downstream, Framing, Include, Pass, Request, ResponseHead};
+use super::{
+    BodyRead, ConnInfo, Downstream, Framing, Include, MainRequest, Pass, Request, ResponseHead,
+};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;
@@ -209,6 +211,7 @@ impl Drop for Running {
 /// Makes a subrequest the same as its parent, in its location.
 fn repeats(r: &Request, child: &mut Request) {
     child.location = r.location;
+    child.content_from = r.content_from;
     child.method = r.method;
     child.uri.clone_from(&r.uri);
     child.args.clone_from(&r.args);
@@ -267,7 +270,12 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     child.head = r.head.clone();
     // the body belongs to the parent
     child.head.header_in_bytes = 0;
-    child.head.content_length = None;
+    child.head.content_length = match r.head.content_length {
+        // thrown away: none of it is left to be sent
+        Some(_) if r.body.discarded => Some(0),
+        Some(0) => Some(0),
+        _ => None,
+    };
     child.head.chunked = false;
     child.head.expect_continue = false;
     child.method = ask.method;
@@ -282,6 +290,10 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
     // what is included must be in the charset of what includes it
     child.out.override_charset = r.out.charset_name().to_vec();
     child.subrequest = true;
+    child.main = Some(r.main.unwrap_or(MainRequest {
+        method: r.method,
+        location: r.location,
+    }));
     child.depth = r.depth + 1;
     child.trace = r.trace.clone();
     r.share(&mut child);
@@ -342,7 +354,6 @@ struct State {
     writer: Option<Waker>,
     refused: bool,
     body: Vec<u8>,
-    sent: u64,
     aborted: bool,
 }
 
@@ -355,7 +366,6 @@ impl Downstream for Memory {
 
     fn write(&self, data: &[u8]) {
         let mut state = self.state.lock();
-        state.sent += data.len() as u64;
         if self.keeps != Keeps::Nothing && !state.refused {
             state.body.extend_from_slice(data);
             if let Some(w) = state.reader.take() {
@@ -422,8 +432,10 @@ impl Downstream for Memory {
         }
     }
 
+    /// What has been sent on the client's connection.
     fn sent(&self) -> u64 {
-        self.state.lock().sent
+        let parent = &self.parent;
+        parent.sent().saturating_sub(parent.queued() as u64)
     }
 
     fn abort(&self) {

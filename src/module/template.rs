@@ -3,11 +3,41 @@
 use super::{Request, VarId};
 use crate::http::escape::{Escape, escape};
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A parameter such as `"$host:$server_port"`, split into literals, variables and captures.
 #[derive(Clone, Debug, Default)]
 pub struct Template {
     pub(crate) parts: Box<[Part]>,
+}
+
+/// The path of a file, with variables; relative to a folder whatever they hold.
+#[derive(Clone, Debug)]
+pub struct PathTemplate {
+    path: Template,
+    /// What a relative path is relative to; none where the path is known to be absolute.
+    base: Option<Arc<Path>>,
+}
+
+impl PathTemplate {
+    pub(crate) fn new(path: Template, base: Option<Arc<Path>>) -> PathTemplate {
+        PathTemplate { path, base }
+    }
+
+    /// The path.
+    pub fn eval(&self, r: &Request) -> Cow<'_, Path> {
+        let path = match self.path.eval(r) {
+            Cow::Borrowed(path) => Cow::Borrowed(Path::new(OsStr::from_bytes(path))),
+            Cow::Owned(path) => Cow::Owned(PathBuf::from(OsString::from_vec(path))),
+        };
+        match &self.base {
+            Some(base) => Cow::Owned(base.join(path)),
+            None => path,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,12 +9,10 @@ use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use parking_lot::Mutex;
 use sha1::{Digest, Sha1};
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
@@ -26,7 +24,7 @@ pub struct AuthBasic;
 #[derive(Default, Clone)]
 pub struct AuthBasicConf {
     realm: Option<Template>,
-    user_file: Option<Template>,
+    user_file: Option<PathTemplate>,
 }
 
 impl Conf for AuthBasicConf {
@@ -54,18 +52,8 @@ impl Module for AuthBasic {
             Args::Exactly(1),
             "`auth_basic_user_file file;` Lines of `name:hash[:comment]`; hashes are those of crypt(3), $apr1$, {SHA}, {SSHA} or {PLAIN}.",
             |c, s, b| {
-                let text = s.arg(0);
-                let path = match text.first() {
-                    Some(b'$') => Cow::Borrowed(text),
-                    _ => Cow::Owned(
-                        b.conf_prefix
-                            .join(Path::new(std::ffi::OsStr::from_bytes(text)))
-                            .as_os_str()
-                            .as_bytes()
-                            .to_vec(),
-                    ),
-                };
-                once(&mut c.user_file, s, b.template_of(s, &path)?)
+                let path = b.conf_path(s, 0)?;
+                once(&mut c.user_file, s, path)
             },
         ),
     ];
@@ -88,7 +76,7 @@ impl Module for AuthBasic {
 
 struct Check {
     realm: Template,
-    file: Template,
+    file: PathTemplate,
 }
 
 impl Handler for Check {
@@ -111,7 +99,7 @@ impl Handler for Check {
             return ask(r, &realm, proxy);
         };
         let path = self.file.eval(r);
-        let shown = Path::new(std::ffi::OsStr::from_bytes(&path));
+        let shown = &*path;
         let hash = match hash_of(shown, &given.user) {
             Ok(Some(hash)) => hash,
             Ok(None) => {

@@ -24,7 +24,7 @@ impl Conf for EmptyGifConf {
 impl Module for EmptyGif {
     const NAME: &'static str = "http_empty_gif";
     type Conf = EmptyGifConf;
-    const DIRECTIVES: &'static [Directive<EmptyGifConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<EmptyGifConf>] = &[Directive::content(Directive::new(
         "empty_gif",
         Place::LOCATION,
         Args::None,
@@ -33,7 +33,7 @@ impl Module for EmptyGif {
             c.on = true;
             Ok(())
         },
-    )];
+    ))];
 
     fn attach(conf: &Arc<EmptyGifConf>, on: &mut Hooks) -> Result<()> {
         if conf.on {
@@ -51,7 +51,7 @@ impl Handler for Pixel {
             return Next::Status(405);
         }
         r.out.status = 200;
-        r.out.content_type.extend_from_slice(b"image/gif");
+        r.out.set_content_type(b"image/gif");
         r.out.content_length = Some(GIF.len() as u64);
         r.out.last_modified = Some(LAST_MODIFIED);
         Next::Respond(Body::Bytes(Bytes::from_static(GIF)))

@@ -88,7 +88,7 @@ const ONE: Args = Args::Exactly(1);
 
 /// The directives that only this module has.
 const OWN: &[Directive<FastCgiConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "fastcgi_pass",
         Place::LOCATION.or(Place::LOCATION_IF),
         ONE,
@@ -101,7 +101,7 @@ const OWN: &[Directive<FastCgiConf>] = &[
             shared::shield::<FastCgi>(b);
             Ok(())
         },
-    ),
+    )),
     Directive::new(
         "fastcgi_param",
         A,

@@ -91,7 +91,7 @@ impl Module for Grpc {
 
 /// The directives that only this module has.
 const OWN: &[Directive<GrpcConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "grpc_pass",
         Place::LOCATION.or(Place::LOCATION_IF),
         Args::Exactly(1),
@@ -111,7 +111,7 @@ const OWN: &[Directive<GrpcConf>] = &[
             shared::shield::<Grpc>(b);
             Ok(())
         },
-    ),
+    )),
     Directive::new(
         "grpc_set_header",
         Place::ANY_HTTP,

@@ -75,7 +75,7 @@ impl Module for Memcached {
 
 /// The directives that only this module has.
 const OWN: &[Directive<MemcachedConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "memcached_pass",
         Place::LOCATION.or(Place::LOCATION_IF),
         Args::Exactly(1),
@@ -92,7 +92,7 @@ const OWN: &[Directive<MemcachedConf>] = &[
             shared::shield::<Memcached>(b);
             Ok(())
         },
-    ),
+    )),
     Directive::new(
         "memcached_gzip_flag",
         Place::ANY_HTTP,
@@ -109,6 +109,10 @@ struct Store {
 }
 
 impl Protocol for Store {
+    fn in_limit_except(&self) -> bool {
+        false
+    }
+
     fn scheme(&self) -> &'static str {
         "memcached"
     }

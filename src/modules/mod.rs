@@ -114,10 +114,10 @@ pub fn builtin() -> Registry {
     // origins
     r.append::<upstream::HttpUpstream>();
     r.append::<proxy::Proxy>();
-    r.append::<grpc::Grpc>();
     r.append::<fastcgi::FastCgi>();
     r.append::<uwsgi::Uwsgi>();
     r.append::<scgi::Scgi>();
+    r.append::<grpc::Grpc>();
     r.append::<memcached::Memcached>();
     r.append::<health_check::HealthMatch>();
     r.append::<health_check::HealthCheck>();
@@ -126,9 +126,9 @@ pub fn builtin() -> Registry {
     r.append::<stub_status::StubStatus>();
     r.append::<api::Api>();
     r.append::<metrics::Metrics>();
-    // before content
-    r.append::<mirror::Mirror>();
+    // before content, in nginx's order: what `try_files` sends elsewhere is not mirrored here
     r.append::<try_files::TryFiles>();
+    r.append::<mirror::Mirror>();
     // who is offered content where the location has none of its own, in nginx's order
     r.append::<random_index::RandomIndex>();
     r.append::<index::Index>();

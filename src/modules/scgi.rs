@@ -67,7 +67,7 @@ impl Module for Scgi {
 
 /// The directives that only this module has.
 const OWN: &[Directive<ScgiConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "scgi_pass",
         Place::LOCATION.or(Place::LOCATION_IF),
         Args::Exactly(1),
@@ -80,7 +80,7 @@ const OWN: &[Directive<ScgiConf>] = &[
             shared::shield::<Scgi>(b);
             Ok(())
         },
-    ),
+    )),
     Directive::new(
         "scgi_param",
         Place::ANY_HTTP,

@@ -24,7 +24,7 @@ impl Conf for StubStatusConf {
 impl Module for StubStatus {
     const NAME: &'static str = "http_stub_status";
     type Conf = StubStatusConf;
-    const DIRECTIVES: &'static [Directive<StubStatusConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<StubStatusConf>] = &[Directive::content(Directive::new(
         "stub_status",
         Place::SERVER.or(Place::LOCATION),
         Args::Between(0, 1),
@@ -33,7 +33,7 @@ impl Module for StubStatus {
             c.on = true;
             Ok(())
         },
-    )];
+    ))];
     const VARIABLES: &'static [Variable] = &[
         Variable::new("connections_active", |_, _| Val::number(Stat::Active.get())),
         Variable::new("connections_reading", |_, _| {
@@ -73,7 +73,7 @@ impl Handler for Status {
             Stat::Waiting.get(),
         );
         r.out.status = 200;
-        r.out.content_type.extend_from_slice(b"text/plain");
+        r.out.set_content_type(b"text/plain");
         r.out.content_length = Some(text.len() as u64);
         Next::Respond(Body::Bytes(Bytes::from(text)))
     }

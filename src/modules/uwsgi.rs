@@ -89,7 +89,7 @@ const ONE: Args = Args::Exactly(1);
 
 /// The directives that only this module has.
 const OWN: &[Directive<UwsgiConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "uwsgi_pass",
         Place::LOCATION.or(Place::LOCATION_IF),
         ONE,
@@ -102,7 +102,7 @@ const OWN: &[Directive<UwsgiConf>] = &[
             shared::shield::<Uwsgi>(b);
             Ok(())
         },
-    ),
+    )),
     Directive::new(
         "uwsgi_param",
         A,

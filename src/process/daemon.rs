@@ -85,7 +85,7 @@ pub(super) fn detach(log: &ErrorLog) -> Result<Side, ()> {
 
 /// What a worker has for an error stream: what [`redirect_stderr`] turns that of its master to.
 pub(super) fn stderr_of_worker(log: &ErrorLog, detached: bool) -> Stdio {
-    if log.uses_stderr() {
+    if log.keeps_stderr() {
         return Stdio::inherit();
     }
     match log.file().map(|file| file.descriptor().try_clone()) {
@@ -95,9 +95,9 @@ pub(super) fn stderr_of_worker(log: &ErrorLog, detached: bool) -> Stdio {
     }
 }
 
-/// Turns the error stream to the error log's first file, as nginx does; `error_log stderr` leaves it.
+/// Turns the error stream to the error log's first file, as nginx does; `error_log stderr` leaves it, on whichever level it stands.
 pub(super) fn redirect_stderr(log: &ErrorLog, detached: bool) {
-    if log.uses_stderr() {
+    if log.keeps_stderr() {
         return;
     }
     if let Some(file) = log.file() {

@@ -4,7 +4,7 @@ use super::conn::Conn;
 use super::h2::{self, Protocol};
 use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
-use crate::engine::phases;
+use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
 use crate::http::headers::Known;
 use crate::log::Level;
@@ -279,7 +279,8 @@ impl Place {
             (self.site, self.index) = (site.serial, found);
         }
         let listener = site.listeners.get(self.index)?;
-        let server = site.servers.get(listener.default_server as usize)?;
+        let first = lookup::of_connection(listener, crate::module::Downstream::info(&**conn));
+        let server = site.servers.get(first as usize)?;
         self.header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
             header_buffer: server.conf.client_header_buffer_size,
@@ -291,7 +292,7 @@ impl Place {
         };
         let mut r = thread.request(&site, conn.clone());
         Stat::Requests.up();
-        r.server = listener.default_server;
+        r.server = first;
         r.location = server.default_location;
         Some((r, limits))
     }

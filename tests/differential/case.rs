@@ -26,6 +26,8 @@ pub struct Exchange {
     pub request: Vec<u8>,
     /// How many responses to expect.
     pub responses: usize,
+    /// How many requests reach the origin, some perhaps after the response: they are waited for, and put in order.
+    pub arrivals: usize,
     /// Headers whose values may differ.
     pub ignore: Vec<String>,
     /// What Couloir answers where the installed nginx answers otherwise.
@@ -76,7 +78,7 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             "get" => group
                 .exchanges
                 .push(Exchange::new(line, rest, get(rest, &body)?)),
-            "ignore" | "responses" | "differs" => {
+            "ignore" | "responses" | "arrivals" | "differs" => {
                 let Some(exchange) = group.exchanges.last_mut() else {
                     return fail("a request comes first");
                 };
@@ -87,6 +89,10 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
                     },
                     "responses" => {
                         exchange.responses =
+                            rest.parse().map_err(|_| format!("line {line}: a number"))?
+                    }
+                    "arrivals" => {
+                        exchange.arrivals =
                             rest.parse().map_err(|_| format!("line {line}: a number"))?
                     }
                     _ => {

@@ -10,6 +10,7 @@ use crate::case::{Exchange, Group};
 use crate::common::client::{Client, Response};
 use crate::common::origin::Origin;
 use crate::common::proc::{Server, Setup};
+use crate::common::{DEADLINE, wait_for};
 
 /// What each exchange of the group gave.
 ///
@@ -56,13 +57,29 @@ impl Seen {
         let mut text = String::new();
         let end = self.responses(&mut client, exchange, &mut text);
         let _ = writeln!(text, "=== {end}");
-        for request in self.origin.take_requests() {
-            if request.target() != "/-sentinel" {
-                text += "=== origin\n";
-                text += &self.request(&request.raw);
-            }
+        let mut requests = self.arrivals(exchange.arrivals);
+        if exchange.arrivals > 0 {
+            requests.sort();
+        }
+        for request in requests {
+            text += "=== origin\n";
+            text += &request;
         }
         self.neutral(&text)
+    }
+
+    /// What has reached the origin, once there are so many requests, or none has come for long.
+    fn arrivals(&self, count: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        let _ = wait_for(DEADLINE, || {
+            for request in self.origin.take_requests() {
+                if request.target() != "/-sentinel" {
+                    seen.push(self.request(&request.raw));
+                }
+            }
+            (seen.len() >= count).then_some(())
+        });
+        seen
     }
 
     /// Reads what comes back; tells what became of the connection.

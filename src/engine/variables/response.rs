@@ -21,11 +21,13 @@ pub fn status<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 
 /// `$request_completion`: `OK` once the response has been sent in full.
 pub fn completion<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    Val::Bytes(if r.header_sent && !r.aborted && !r.client_closed {
-        b"OK"
-    } else {
-        b""
-    })
+    Val::Bytes(
+        if (r.header_sent || r.completed) && !r.aborted && !r.client_closed {
+            b"OK"
+        } else {
+            b""
+        },
+    )
 }
 
 /// `set $limit_rate`.
@@ -49,6 +51,14 @@ pub fn connection<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
         _ if r.keepalive => b"keep-alive",
         _ => b"close",
     })
+}
+
+/// `$sent_http_transfer_encoding`: `chunked` once such a head has been sent; parts of a response have none of their own.
+pub fn transfer_encoding<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    if !r.header_sent || r.subrequest {
+        return Val::None;
+    }
+    r.out.by_variable(b"transfer_encoding")
 }
 
 /// `$sent_http_keep_alive`.

@@ -43,13 +43,13 @@ impl Conf for ApiConf {
 impl Module for Api {
     const NAME: &'static str = "http_api";
     type Conf = ApiConf;
-    const DIRECTIVES: &'static [Directive<ApiConf>] = &[Directive::new(
+    const DIRECTIVES: &'static [Directive<ApiConf>] = &[Directive::content(Directive::new(
         "api",
         Place::LOCATION,
         Args::Between(0, 1),
         "`api [write=on|off];` Shows the state of the process below this location, and changes it where `write` is on. Clients that are not on loopback are refused unless the location has access rules. Default for write: off.",
         api,
-    )];
+    ))];
 
     fn attach(conf: &Arc<ApiConf>, on: &mut Hooks) -> ConfResult<()> {
         if let Some(written) = &conf.api {
@@ -260,7 +260,7 @@ impl Server {
             return Next::Respond(Body::Empty);
         };
         let text = value.to_string();
-        r.out.content_type.extend_from_slice(b"application/json");
+        r.out.set_content_type(b"application/json");
         r.out.content_length = Some(text.len() as u64);
         Next::Respond(Body::Bytes(Bytes::from(text)))
     }

@@ -50,7 +50,7 @@ impl Endpoint for Process {
             Method::Get => Ok(Answer::Value(json!({
                 "version": NGINX_VERSION,
                 "build": format!("couloir/{}", env!("CARGO_PKG_VERSION")),
-                "address": String::from_utf8_lossy(ask.request.conn().local.text.as_bytes()),
+                "address": String::from_utf8_lossy(ask.request.var_named("server_addr").as_bytes()),
                 "generation": ask.site.serial,
                 "load_timestamp": time(self.0),
                 "timestamp": time(Timestamp::now()),

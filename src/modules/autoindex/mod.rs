@@ -136,8 +136,9 @@ impl List {
             Format::Json | Format::Jsonp => b"application/json",
             Format::Xml => b"text/xml",
         };
-        r.out.content_type.extend_from_slice(content_type);
+        r.out.set_content_type(content_type);
         if self.format == Format::Xml {
+            r.out.charset.clear();
             r.out.charset.extend_from_slice(b"utf-8");
         }
         let mut entries = Vec::new();

@@ -32,13 +32,13 @@ impl Conf for MetricsConf {
 impl Module for Metrics {
     const NAME: &'static str = "http_metrics";
     type Conf = MetricsConf;
-    const DIRECTIVES: &'static [Directive<MetricsConf>] = &[Directive::own(
+    const DIRECTIVES: &'static [Directive<MetricsConf>] = &[Directive::content(Directive::own(
         "metrics",
         Place::LOCATION,
         Args::None,
         "`metrics;` Answers with counters of connections, requests, peers, caches, limits and certificates in Prometheus's text format. Clients that are not on loopback are refused unless the location has access rules.",
         metrics,
-    )];
+    ))];
 
     fn attach(conf: &Arc<MetricsConf>, on: &mut Hooks) -> ConfResult<()> {
         if let Some(sources) = &conf.sources {

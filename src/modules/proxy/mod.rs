@@ -136,13 +136,13 @@ const CONVERT_HEAD: &[Directive<ProxyConf>] = &[Directive::new(
 
 /// The directives that only this module has.
 const OWN: &[Directive<ProxyConf>] = &[
-    Directive::new(
+    Directive::content(Directive::new(
         "proxy_pass",
         PASS,
         ONE,
         "`proxy_pass URL;` Passes requests to `http://` or `https://` and an address, `unix:/path:`, or the name of an `upstream`; a URI replaces the location's name.",
         pass::proxy_pass,
-    ),
+    )),
     Directive::new(
         "proxy_redirect",
         A,

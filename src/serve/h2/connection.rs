@@ -6,10 +6,11 @@ use super::link::{HIGH_WATER, Link};
 use super::listener;
 use super::open::{Opened, Served};
 use super::stream::Stream;
+use crate::engine::lookup;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
 use crate::http::h2::{Code, DEFAULT_WINDOW, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{Gauge, Lingering, ListenAddr, Stat};
+use crate::module::{Downstream, Gauge, Lingering, ListenAddr, Stat};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::thread::Thread;
@@ -168,7 +169,9 @@ pub(super) struct Fault(pub Code);
 impl Connection {
     pub fn new(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) -> Option<Connection> {
         let site = thread.site();
-        let (_, _, server) = listener(&site, addr)?;
+        let (_, l, _) = listener(&site, addr)?;
+        let first = lookup::of_connection(l, conn.info());
+        let server = site.servers.get(first as usize)?;
         let core = &site.locations.get(server.default_location as usize)?.core;
         let (number, size) = server.conf.large_client_header_buffers;
         let millis = Duration::from_millis;

@@ -76,10 +76,14 @@ impl Connection {
         let thread = self.thread;
         let site = thread.site();
         // a reload may have moved or removed the address
-        let Some((index, l, server)) = listener(&site, &self.addr) else {
+        let Some((index, l, _)) = listener(&site, &self.addr) else {
             return Err(Fault(Code::NO_ERROR));
         };
         let info = self.conn.info();
+        let first = lookup::of_connection(l, info);
+        let Some(server) = site.servers.get(first as usize) else {
+            return Err(Fault(Code::NO_ERROR));
+        };
         info.listener.store(index, Ordering::Relaxed);
         let requests = info.requests.fetch_add(1, Ordering::Relaxed) + 1;
         self.kept = true;
@@ -92,7 +96,7 @@ impl Connection {
         };
         let stream = Arc::new(Stream::new(id, self.link.clone(), begin));
         let mut r = thread.request(&site, stream.clone());
-        r.server = l.default_server;
+        r.server = first;
         r.location = server.default_location;
         r.start = stream.opened;
         let (sec, msec) = crate::http::date::time();
