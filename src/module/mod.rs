@@ -16,6 +16,7 @@ mod dispatch;
 mod docs;
 mod downstream;
 pub mod files;
+mod head_value;
 mod hook;
 mod output;
 mod pass;
@@ -57,6 +58,7 @@ pub(crate) use downstream::Nobody;
 pub use downstream::{
     BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo,
 };
+pub use head_value::{BadValue, check_header_name, has_break};
 pub use hook::{
     Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
     Logger, Next, Outcome, Phase, Prepare, RedirectTo, StatusText,

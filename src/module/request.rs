@@ -4,7 +4,7 @@ mod body;
 mod variables;
 
 use super::{
-    Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
+    BadValue, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
     SiteRef, Slot, Spool, UpstreamInfo,
 };
 use crate::http::head::{RequestHead, Version};
@@ -87,6 +87,8 @@ pub struct Request {
     pub aborted: bool,
     /// Whether this is a subrequest.
     pub subrequest: bool,
+    /// Whether a value was found that cannot be written into a head.
+    pub bad_value: BadValue,
     /// How the response's body passes on its way out.
     pub output: super::Output,
     /// Bytes of the response head.
@@ -165,6 +167,7 @@ impl Request {
             limit_rate_after: 0,
             aborted: false,
             subrequest: false,
+            bad_value: BadValue::None,
             output: Default::default(),
             head_size: 0,
             depth: 0,
@@ -233,6 +236,7 @@ impl Request {
         self.limit_rate_after = 0;
         self.aborted = false;
         self.subrequest = false;
+        self.bad_value = BadValue::None;
         self.output.clear();
         self.head_size = 0;
         self.depth = 0;
