@@ -553,7 +553,9 @@ impl RequestHead {
         if let (Some(_), Some(host)) = (&self.schema, self.headers.get_id(Known::Host))
             && !self.target_authority().eq_ignore_ascii_case(host)
         {
-            return Err(refused("different hosts in request line and \"Host\" header"));
+            return Err(refused(
+                "different hosts in request line and \"Host\" header",
+            ));
         }
         Ok(())
     }

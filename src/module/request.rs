@@ -4,8 +4,8 @@ mod body;
 mod variables;
 
 use super::{
-    BadValue, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
-    SiteRef, Slot, Spool, UpstreamInfo,
+    BadValue, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead,
+    Server, SiteRef, Slot, Spool, UpstreamInfo,
 };
 use crate::http::head::{RequestHead, Version};
 use crate::http::headers::Headers;

@@ -264,8 +264,14 @@ mod tests {
         for (input, expected) in [
             ("0\r\n\r\n", Some(("", 5, true))),
             ("5\r\nhello\r\n0\r\n\r\nGET", Some(("hello", 15, true))),
-            ("A\r\n0123456789\r\n00\r\n\r\n", Some(("0123456789", 21, true))),
-            ("1;a\r\nx\r\n0;b=c;d=\"e;\\\" f\"\r\n\r\n", Some(("x", 30, true))),
+            (
+                "A\r\n0123456789\r\n00\r\n\r\n",
+                Some(("0123456789", 21, true)),
+            ),
+            (
+                "1;a\r\nx\r\n0;b=c;d=\"e;\\\" f\"\r\n\r\n",
+                Some(("x", 30, true)),
+            ),
             ("1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n", Some(("x", 21, true))),
             ("3\r\nab", Some(("ab", 5, false))),
             ("\r\n", None),

@@ -309,15 +309,13 @@ fn write_method(method: &Template, r: &Request, out: &mut Vec<u8>) -> Result<(),
 ///
 /// # Errors
 /// As [`Request::check_value`].
-pub fn check_uri(
-    r: &Request,
-    directive: &str,
-    begin: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), u16> {
+pub fn check_uri(r: &Request, directive: &str, begin: usize, out: &mut Vec<u8>) -> Result<(), u16> {
     let uri = out.get(begin..).unwrap_or_default();
     // the client's own was checked when it was read
-    if uri.iter().fold(true, |fine, b| fine & (*b > b' ' && *b != 0x7f)) {
+    if uri
+        .iter()
+        .fold(true, |fine, b| fine & (*b > b' ' && *b != 0x7f))
+    {
         return Ok(());
     }
     if uri.iter().any(|b| *b < b' ' || *b == 0x7f) {

@@ -369,7 +369,9 @@ impl Run<'_> {
         r.uri_changed = !rule.end_cycle;
         self.quote = false;
         if let Some(status) = rule.redirect {
-            return Some(Next::Status(self.redirect(rule).map_or_else(|e| e, |()| status)));
+            return Some(Next::Status(
+                self.redirect(rule).map_or_else(|e| e, |()| status),
+            ));
         }
         if let Err(status) = self.replace(rule) {
             return Some(Next::Status(status));

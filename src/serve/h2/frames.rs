@@ -535,8 +535,7 @@ fn trailers(fields: &crate::http::h2::hpack::Fields, strict: bool) -> Option<Hea
             return None;
         }
         let allowed = || {
-            strict::field_v2(name, value).is_ok()
-                && !strict::is_forbidden_trailer(Known::of(name))
+            strict::field_v2(name, value).is_ok() && !strict::is_forbidden_trailer(Known::of(name))
         };
         if strict && !allowed() {
             return None;
