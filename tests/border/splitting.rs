@@ -86,7 +86,7 @@ const RESPONSES: &[(&str, &str, u16, &str)] = &[
         "$remote_user",
     ),
     (
-        "if ($uri ~ ^/(.*)$) { add_header X-A $1; return 200 x; }",
+        "if ($uri ~ \"(?s)^/(.*)$\") { add_header X-A $1; return 200 x; }",
         "/a%0aX-Split:1",
         400,
         "\"$1\"",

@@ -270,7 +270,7 @@ mod tests {
             ),
             (
                 "1;a\r\nx\r\n0;b=c;d=\"e;\\\" f\"\r\n\r\n",
-                Some(("x", 30, true)),
+                Some(("x", 28, true)),
             ),
             ("1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n", Some(("x", 21, true))),
             ("3\r\nab", Some(("ab", 5, false))),
