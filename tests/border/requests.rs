@@ -1,7 +1,7 @@
 //! Requests that are refused, in `request_parsing strict` and as nginx does, and what of the others an origin gets.
 
 use super::common::client::Client;
-use super::common::nginx;
+use super::common::nginx::Nginx;
 use super::common::origin::Origin;
 use super::common::proc::Setup;
 use super::{ask, is_clean, start};
@@ -354,7 +354,7 @@ fn the_table_in_both_modes() {
 /// What the table says of nginx is so, where an nginx of our level is there.
 #[test]
 fn nginx_answers_as_the_table_says() {
-    if !nginx::available() || nginx::version() < (1, 31, 0) {
+    if !Nginx::available() || Nginx::version() < (1, 31, 0) {
         return;
     }
     let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
@@ -362,7 +362,7 @@ fn nginx_answers_as_the_table_says() {
         server { listen 127.0.0.1:%%PORT_8080%%; location / { proxy_pass http://127.0.0.1:%%ORIGIN%%; } } }";
     let server = Setup::new(conf)
         .set("ORIGIN", origin.port())
-        .start(&nginx::require());
+        .start(&Nginx::require());
     let mut wrong = Vec::new();
     for (request, _, expected) in table() {
         let status = ask(server.addr(8080), &request).status;

@@ -193,7 +193,7 @@ fn servers_come_and_go_by_the_api() {
     assert_eq!(call(&server, "GET", "app/servers", "").text(), before);
     let readonly = exchange(
         server.addr(8080),
-        "DELETE /read/9/http/upstreams/app/servers/0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        "DELETE /read/9/http/upstreams/app/servers/0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     );
     assert_eq!(readonly.status, 405);
 
@@ -269,7 +269,7 @@ fn the_api_is_for_this_machine_unless_rules_say_otherwise() {
     );
     let from = |path: &str, ip: &str| {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: h\r\nX-Real-IP: {ip}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Real-IP: {ip}\r\nConnection: close\r\n\r\n"
         );
         exchange(server.addr(8080), &request).status
     };
