@@ -280,7 +280,11 @@ fn mandatory_checks_come_before_the_first_request() {
     eventually("b passes", || body(&server) == "b");
     assert!(all_from(&server, "b"));
     eventually("a is known to be unhealthy", || {
-        let view = json(&get(server.addr(8080), "/api/9/http/upstreams/app", "h"));
+        let view = json(&get(
+            server.addr(8080),
+            "/api/9/http/upstreams/app",
+            "localhost",
+        ));
         let (a, b) = (&view["peers"][0], &view["peers"][1]);
         a["state"] == "unhealthy"
             && a["health_checks"]["last_passed"] == false
@@ -373,7 +377,11 @@ fn checks_by_grpc() {
         &[("A", addr.to_string())],
     );
     eventually("verdicts", || {
-        let all = json(&get(server.addr(8080), "/api/9/http/upstreams", "h"));
+        let all = json(&get(
+            server.addr(8080),
+            "/api/9/http/upstreams",
+            "localhost",
+        ));
         let state = |name: &str| all[name]["peers"][0]["state"].clone();
         state("good") == "up" && state("bad") == "unhealthy" && state("old") == "up"
     });

@@ -1,7 +1,8 @@
-//! A request head read in two pieces is the head read in one.
+//! A request head read in two pieces is the head read in one; what strict mode takes is clean, and read alike by both modes.
 #![no_main]
 
 use couloir::http::head::{Limits, Parser, Progress, RequestHead};
+use couloir::http::strict;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u16, &[u8])| {
@@ -11,8 +12,20 @@ fuzz_target!(|input: (u16, &[u8])| {
     let (pieces, other) = read(text, usize::from(split).min(text.len()), &limits);
     assert_eq!(whole, pieces);
     if matches!(whole, Progress::Done { .. }) {
-        assert_eq!((head.line, head.content_length, head.chunked), (other.line, other.content_length, other.chunked));
+        assert_eq!((&head.line, head.content_length, head.chunked), (&other.line, other.content_length, other.chunked));
         assert!(!(head.chunked && head.content_length.is_some()));
+        assert!(head.headers.iter().all(|(_, value)| !strict::has_control(value)));
+    }
+    let limits = Limits { strict: true, ..limits };
+    let (whole, head) = read(text, text.len(), &limits);
+    let (pieces, _) = read(text, usize::from(split).min(text.len()), &limits);
+    assert_eq!(whole, pieces);
+    if matches!(whole, Progress::Done { .. }) {
+        assert_eq!((&head.line, head.content_length, head.chunked), (&other.line, other.content_length, other.chunked));
+        assert!(strict::request_line(&[&head.line[..], b"\r\n"].concat()).is_ok());
+        for (name, value) in head.headers.iter() {
+            assert!(strict::field_line(&[name, b": ", value, b"\r\n"].concat(), name).is_ok());
+        }
     }
 });
 

@@ -7,7 +7,7 @@ use super::redirect;
 use crate::http::head::Version;
 use crate::http::range;
 use crate::log::Level;
-use crate::module::{Body, Cut, Framing, Request, Stage};
+use crate::module::{BadValue, Body, Cut, Framing, Request, Stage, has_break};
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
@@ -121,8 +121,26 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
     if !r.subrequest {
         conditions::ranges(r)?;
     }
+    redirect::absolute(r);
+    if r.out.has_break() {
+        clean(r);
+    }
+    if let BadValue::Found(status) = r.bad_value {
+        r.bad_value = BadValue::Answered;
+        return Err(status);
+    }
     write_head(r);
     Ok(())
+}
+
+/// Takes out of the head what would break it; the request ends for it.
+#[cold]
+fn clean(r: &mut Request) {
+    while let Some(name) = r.out.take_broken() {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        let status = r.refuse_value("response header", &name, "a CR, LF or NUL");
+        r.end_for_value(status);
+    }
 }
 
 fn write_head(r: &mut Request) {
@@ -144,7 +162,6 @@ fn write_head(r: &mut Request) {
     if r.out.last_modified_text.is_empty() && !matches!(r.out.status, 200 | 206 | 304) {
         r.out.last_modified = None;
     }
-    redirect::absolute(r);
     let site = r.site.clone();
     let Some(location) = site.locations.get(r.location as usize) else {
         return;
@@ -222,6 +239,11 @@ pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
 pub fn finish(r: &mut Request) {
     if !r.output.ended {
         r.output.ended = true;
+        if r.out.trailers.has_break() {
+            r.out
+                .trailers
+                .retain(|_, name, value| !(has_break(name) || has_break(value)));
+        }
         r.down.finish(Some(&r.out.trailers));
     }
 }

@@ -81,6 +81,10 @@ fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
         }
         Some(b'@') => Outcome::Redirect(RedirectTo::Named(target)),
         _ => {
+            if let Err(status) = r.check_value("error_page", "its URL", &target) {
+                r.err_status = status;
+                return builtin(r);
+            }
             r.out.clear_entity();
             r.out.location = target;
             r.body.continued = true;

@@ -218,6 +218,7 @@ impl Assembly<'_> {
             underscores_in_headers: conf
                 .underscores_in_headers
                 .unwrap_or(d.underscores_in_headers),
+            strict: conf.strict.unwrap_or(d.strict),
             merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
             max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
             allow_connect: d.allow_connect,

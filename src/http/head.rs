@@ -7,6 +7,7 @@ use crate::http::{
     headers::{Headers, Known, contains_ignore_case, has_token},
     host::parse_host,
     request_line::{RequestLine, Step},
+    strict,
 };
 
 pub use crate::http::method::Method;
@@ -22,6 +23,8 @@ pub struct Parser {
     fields: FieldScanner,
     room: Room,
     count: usize,
+    /// Bytes of empty lines before the request line that have been dropped.
+    blank: usize,
 }
 
 /// What [`Parser::parse`] came to.
@@ -59,6 +62,8 @@ pub struct Limits {
     pub max_headers: usize,
     /// Whether CONNECT is served here at all.
     pub allow_connect: bool,
+    /// `request_parsing strict`.
+    pub strict: bool,
 }
 
 impl Default for Limits {
@@ -71,6 +76,7 @@ impl Default for Limits {
             underscores: false,
             max_headers: 1000,
             allow_connect: false,
+            strict: false,
         }
     }
 }
@@ -120,6 +126,8 @@ pub struct RequestHead {
     pub connection: ConnectionHeader,
     /// HTTP/1.1 with `Expect: 100-continue`.
     pub expect_continue: bool,
+    /// The head was read as `request_parsing strict` says, and so is the body.
+    pub strict: bool,
     /// Bytes of the head on the wire, empty lines before it not counted; what `$request_length` begins with.
     pub header_in_bytes: usize,
 }
@@ -184,6 +192,7 @@ impl Parser {
                 ..Parser::default()
             };
             head.clear();
+            head.strict = limits.strict;
         }
         let progress = self.run(buf, limits, head).unwrap_or_else(Progress::Bad);
         self.started = matches!(progress, Progress::Need | Progress::Blank { .. });
@@ -205,6 +214,9 @@ impl Parser {
             match self.line.advance(self.room.of(buf)) {
                 Step::Done => {
                     head.take_line(&self.line, buf)?;
+                    if limits.strict {
+                        self.check_line(buf)?;
+                    }
                     if head.version == Version::V09 {
                         return Ok(Progress::Done {
                             consumed: self.line.pos(),
@@ -218,12 +230,17 @@ impl Parser {
                     if consumed == 0 {
                         return Ok(Progress::Need);
                     }
+                    if limits.strict {
+                        let lines = buf.get(..consumed).unwrap_or_default();
+                        strict::empty_lines(self.blank, lines).map_err(refused)?;
+                    }
                     if self.room.is_used_up(buf) {
                         self.room.end += limits.header_buffer.max(1);
                         continue;
                     }
                     self.line.forget(consumed);
                     self.room.end -= consumed;
+                    self.blank += consumed;
                     return Ok(Progress::Blank { consumed });
                 }
                 Step::More => {
@@ -272,6 +289,11 @@ impl Parser {
                     unusual,
                 } => {
                     head.header_in_bytes = self.fields.pos() - self.line.start();
+                    if limits.strict {
+                        let raw = buf.get(name.start..self.fields.pos()).unwrap_or_default();
+                        let name = buf.get(name.clone()).unwrap_or_default();
+                        strict::field_line(raw, name).map_err(refused)?;
+                    }
                     if unusual && limits.ignore_invalid {
                         head.ignored.push(name.start..value.end);
                         continue;
@@ -287,6 +309,10 @@ impl Parser {
                 }
                 Field::End => {
                     head.header_in_bytes = self.fields.pos() - self.line.start();
+                    let last = self.fields.last_line_start()..self.fields.pos();
+                    if limits.strict && buf.get(last) != Some(b"\r\n") {
+                        return Err(refused("header line without CR LF"));
+                    }
                     head.finish(limits)?;
                     return Ok(Progress::Done {
                         consumed: self.fields.pos(),
@@ -306,6 +332,15 @@ impl Parser {
                 }
             }
         }
+    }
+
+    /// What `request_parsing strict` says of the request line and of the empty lines before it.
+    fn check_line(&self, buf: &[u8]) -> Result<(), HeadError> {
+        let before = buf.get(..self.line.start()).unwrap_or_default();
+        strict::empty_lines(self.blank, before).map_err(refused)?;
+        let line = self.line.start()..self.line.pos();
+        strict::request_line(buf.get(line).unwrap_or_default())
+            .map_err(|(status, why)| error(status, "client sent ", Some(why.to_owned())))
     }
 
     fn too_large(&self, buf: &[u8]) -> HeadError {
@@ -340,6 +375,7 @@ impl RequestHead {
         (self.content_length, self.chunked, self.expect_continue) = (None, false, false);
         self.connection = ConnectionHeader::default();
         self.header_in_bytes = 0;
+        self.strict = false;
     }
 
     /// A part of the request line: `head.text(&head.uri)`.
@@ -479,7 +515,7 @@ impl RequestHead {
             if !value.eq_ignore_ascii_case(b"chunked") {
                 let detail = Some(format!("\"{}\"", String::from_utf8_lossy(value)));
                 return Err(error(
-                    501,
+                    if self.strict { 400 } else { 501 },
                     "client sent unknown \"Transfer-Encoding\"",
                     detail,
                 ));
@@ -490,6 +526,10 @@ impl RequestHead {
             }
             self.chunked = true;
         }
+        if self.strict {
+            self.finish_strict()?;
+        }
+        self.headers.clean();
         match self.method {
             Method::Connect if self.http_major_minor != (1, 1) || !limits.allow_connect => {
                 Err(error(405, "client sent CONNECT method", None))
@@ -500,6 +540,35 @@ impl RequestHead {
             Method::Trace => Err(error(405, "client sent TRACE method", None)),
             _ => Ok(()),
         }
+    }
+}
+
+impl RequestHead {
+    /// What `request_parsing strict` says of the head as a whole.
+    fn finish_strict(&self) -> Result<(), HeadError> {
+        let http11 = self.version == Version::V11;
+        strict::fields(&self.headers, http11, self.has_body())
+            .map_err(|(status, why)| error(status, "client sent ", Some(why.to_owned())))?;
+        // RFC 9112, section 3.2: both say the same
+        if let (Some(_), Some(host)) = (&self.schema, self.headers.get_id(Known::Host))
+            && !self.target_authority().eq_ignore_ascii_case(host)
+        {
+            return Err(refused(
+                "different hosts in request line and \"Host\" header",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Host and port of an absolute-form target, as written.
+    fn target_authority(&self) -> &[u8] {
+        let target = self.text(&self.target);
+        let Some(at) = memchr::memmem::find(target, b"://") else {
+            return b"";
+        };
+        let rest = target.get(at + 3..).unwrap_or_default();
+        let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+        rest.get(..end).unwrap_or_default()
     }
 }
 
@@ -582,6 +651,12 @@ fn error(status: u16, reason: &'static str, detail: Option<String>) -> HeadError
         detail,
         line_known: false,
     }
+}
+
+/// Refused by `request_parsing strict`.
+#[cold]
+fn refused(why: strict::Why) -> HeadError {
+    error(400, "client sent ", Some(why.to_owned()))
 }
 
 #[path = "head_v2.rs"]

@@ -2,6 +2,7 @@
 
 use super::{
     HeadError, Known, Limits, Method, RequestHead, Version, error, parse_host, parse_length,
+    refused, strict,
 };
 
 /// What is known of a request beside its fields.
@@ -48,6 +49,7 @@ impl RequestHead {
         mut dropped: impl FnMut(&[u8]),
     ) -> Result<Asked, HeadError> {
         self.clear();
+        self.strict = limits.strict;
         (self.version, self.http_major_minor) = (Version::V11, (2, 0));
         let mut pseudo = Pseudo::default();
         let taken = self.take_fields_v2(&mut pseudo, fields, limits, &mut dropped);
@@ -92,6 +94,9 @@ impl RequestHead {
                 if value.first() != Some(&b'/') || value.iter().any(|b| *b <= b' ' || *b == 0x7f) {
                     return refuse_with("client sent invalid :path header", value);
                 }
+                if self.strict {
+                    strict::path_and_query(value).map_err(refused)?;
+                }
             }
             b"scheme" => {
                 put(
@@ -104,7 +109,7 @@ impl RequestHead {
                     b.is_ascii_alphabetic()
                         || (i > 0 && (b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.')))
                 };
-                if !value.iter().enumerate().all(usual) {
+                if !value.iter().enumerate().all(usual) || (self.strict && !strict::is_web(value)) {
                     return refuse_with("client sent invalid :scheme header", value);
                 }
             }
@@ -114,6 +119,9 @@ impl RequestHead {
                 }
                 let host = parse_host(value)
                     .ok_or_else(|| error(400, "client sent invalid \":authority\" header", None))?;
+                if self.strict {
+                    strict::host(value).map_err(refused)?;
+                }
                 self.set_host(value, host);
             }
             b"protocol" => {
@@ -198,6 +206,9 @@ impl RequestHead {
                 continue;
             }
             self.take_line_v2(pseudo)?;
+            if limits.strict {
+                strict::field_v2(name, value).map_err(refused)?;
+            }
             if !usual && limits.ignore_invalid {
                 dropped(name);
                 continue;
@@ -272,7 +283,9 @@ impl RequestHead {
         }
         let length = self.headers.get_id(Known::ContentLength).map(parse_length);
         if pseudo.protocol.is_some() {
-            return self.connect_protocol(pseudo, options, length.is_some());
+            let length = length.is_some();
+            self.headers.clean();
+            return self.connect_protocol(pseudo, options, length);
         }
         match length {
             Some(None) => return refuse("client sent invalid \"Content-Length\" header"),
@@ -282,6 +295,10 @@ impl RequestHead {
             Some(length) => self.content_length = length,
             None => self.chunked = !options.ended,
         }
+        if self.strict {
+            self.finish_strict()?;
+        }
+        self.headers.clean();
         match self.method {
             Method::Connect => Err(error(405, "client sent CONNECT method", None)),
             Method::Trace => Err(error(405, "client sent TRACE method", None)),

@@ -280,3 +280,72 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn strict_mode() {
+    let strict = Limits {
+        strict: true,
+        ..Limits::default()
+    };
+    for (fields, lenient, strictly) in [
+        (&[][..], 0, 0),
+        (&[("a", "b c\u{e4}\td")], 0, 0),
+        (&[("a!", "b")], 0, 0),
+        (&[(":path", "/%41?[b]={c}|%0a")], 0, 0),
+        (&[("a", "b\x01")], 0, 400),
+        (&[("a", "b\x7f")], 0, 400),
+        (&[("a", " b")], 0, 400),
+        (&[("a", "b\t")], 0, 400),
+        (&[("a(b", "c")], 0, 400),
+        (&[("\u{e4}", "b")], 0, 400),
+        (&[("a", "b\r\nc")], 400, 400),
+        (&[("a", "b\0")], 400, 400),
+        (&[("A", "b")], 400, 400),
+        (&[("a b", "c")], 400, 400),
+        (&[("connection", "close")], 400, 400),
+        (&[("transfer-encoding", "chunked")], 400, 400),
+        (&[("te", "gzip")], 400, 400),
+        (&[(":path", "/a#b")], 0, 400),
+        (&[(":path", "/a\\b")], 0, 400),
+        (&[(":path", "/\u{e4}")], 0, 400),
+        (&[(":path", "/%c0%af")], 0, 400),
+        (&[(":path", "/%0d%0a")], 0, 400),
+        (&[(":path", "/?%")], 0, 400),
+        (&[(":path", "/a b")], 400, 400),
+        (&[(":path", "*")], 400, 400),
+        (&[(":scheme", "ftp")], 0, 400),
+        (&[(":authority", ".h")], 0, 400),
+        (&[(":authority", "[x]")], 0, 400),
+        (&[(":authority", "u@h")], 400, 400),
+        (&[("host", "other")], 400, 400),
+        (&[("content-length", "+0")], 400, 400),
+        (&[("content-length", "00")], 0, 400),
+        (
+            &[("content-length", "0"), ("content-length", "0")],
+            400,
+            400,
+        ),
+        (&[("expect", "x")], 0, 417),
+    ] {
+        let mut list = with(&[]);
+        for (name, value) in fields {
+            match list
+                .iter()
+                .position(|(n, _)| n == name && name.starts_with(':'))
+            {
+                Some(at) => list[at].1 = value,
+                None => list.push((name, value)),
+            }
+        }
+        for (limits, expected) in [(&Limits::default(), lenient), (&strict, strictly)] {
+            let mut head = RequestHead::default();
+            let taken = head.take_v2(bytes(&list), options(true), limits, |_| {});
+            let status = taken.map_or_else(|e| e.status, |_| 0);
+            assert_eq!(status, expected, "{fields:?}");
+            if status == 0 {
+                let clean = |(_, v): (&[u8], &[u8])| !crate::http::strict::has_control(v);
+                assert!(head.headers.iter().all(clean), "{fields:?}");
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! One header list for requests, upstream responses and our own responses.
 
+use super::strict;
 use memchr::memchr;
 
 /// An ordered header list that keeps names as they were written and compares them without regard to case.
@@ -222,6 +223,40 @@ impl Headers {
         }
     }
 
+    /// Writes a space for every control character in a value other than HTAB, and cuts the spaces that then stand around
+    /// the value. RFC 9110, section 5.5, has a recipient do so before it forwards a message that it does not refuse.
+    pub fn clean(&mut self) {
+        if strict::has_control(&self.arena) {
+            self.clean_values();
+        }
+    }
+
+    #[cold]
+    fn clean_values(&mut self) {
+        for e in &mut self.list {
+            let begin = e.at as usize + e.name_len as usize;
+            let Some(value) = self.arena.get_mut(begin..begin + e.value_len as usize) else {
+                continue;
+            };
+            if !strict::has_control(value) {
+                continue;
+            }
+            for b in value.iter_mut().filter(|b| strict::is_control(**b)) {
+                *b = b' ';
+            }
+            let lead = value.iter().take_while(|b| **b == b' ').count();
+            value.rotate_left(lead);
+            let rest = value.get(..value.len() - lead).unwrap_or_default();
+            let tail = rest.iter().rev().take_while(|b| **b == b' ').count();
+            e.value_len -= (lead + tail) as u32;
+        }
+    }
+
+    /// Whether a CR, LF or NUL stands anywhere in the list: none may be written.
+    pub fn has_break(&self) -> bool {
+        memchr::memchr3(b'\r', b'\n', 0, &self.arena).is_some()
+    }
+
     fn position(&self, known: Known, name: &[u8]) -> Option<usize> {
         self.list
             .iter()
@@ -438,6 +473,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn control_characters_become_spaces() {
+        let mut h = Headers::new();
+        for (name, value) in [
+            ("a", "plain"),
+            ("b", "x\x01y\tz\x7f"),
+            ("c", "\x0b \x0cz"),
+            ("d", "\x01"),
+            ("e", ""),
+        ] {
+            h.append(name.as_bytes(), value.as_bytes());
+        }
+        h.clean();
+        let shown: Vec<_> = h
+            .iter()
+            .map(|(n, v)| [n, b"=", v].concat().escape_ascii().to_string())
+            .collect();
+        assert_eq!(shown, ["a=plain", "b=x y\\tz", "c=z", "d=", "e="]);
+    }
 
     fn list(fields: &[(&str, &str)]) -> Headers {
         let mut h = Headers::new();

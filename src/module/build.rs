@@ -406,6 +406,22 @@ impl Build {
         Ok(PathTemplate::new(path, None))
     }
 
+    /// A parameter that becomes part of a head: line breaks written in it become spaces.
+    pub fn head_template(&mut self, s: &Statement, i: usize) -> Result<Template> {
+        let t = self.template(s, i)?;
+        if !t.has_break() {
+            return Ok(t);
+        }
+        let notice = format!(
+            "line breaks in a value of \"{}\" are written as spaces",
+            s.name()
+        );
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
+        }
+        Ok(t.unfolded())
+    }
+
     /// Any text with variables; `s` is where an error is reported.
     pub fn template_of(&mut self, s: &Statement, text: &[u8]) -> Result<Template> {
         let mut parts: Vec<Part> = Vec::new();

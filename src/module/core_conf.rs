@@ -22,6 +22,8 @@ pub struct ServerConf {
     pub ignore_invalid_headers: bool,
     /// `underscores_in_headers`.
     pub underscores_in_headers: bool,
+    /// `request_parsing strict`.
+    pub strict: bool,
     /// `merge_slashes`.
     pub merge_slashes: bool,
     /// `max_headers`.
@@ -67,6 +69,7 @@ impl Default for ServerConf {
             client_header_timeout: 60_000,
             ignore_invalid_headers: true,
             underscores_in_headers: false,
+            strict: false,
             merge_slashes: true,
             max_headers: 1000,
             allow_connect: false,

@@ -17,6 +17,7 @@ mod dispatch;
 mod docs;
 mod downstream;
 pub mod files;
+mod head_value;
 mod hook;
 mod output;
 mod pass;
@@ -60,6 +61,7 @@ pub(crate) use downstream::Nobody;
 pub use downstream::{
     BodyRead, ConnInfo, Downstream, Framing, ProxyProtocol, Remote, TcpInfo, TlsInfo,
 };
+pub use head_value::{BadValue, check_header_name, has_break};
 pub use hook::{
     Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
     Logger, Next, Outcome, Phase, Prepare, RedirectTo, StatusText,

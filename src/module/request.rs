@@ -4,8 +4,8 @@ mod body;
 mod variables;
 
 use super::{
-    Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead, Server,
-    SiteRef, Slot, Spool, UpstreamInfo, Val,
+    BadValue, Captures, ConnInfo, CoreConf, Downstream, LocId, Location, Remote, ResponseHead,
+    Server, SiteRef, Slot, Spool, UpstreamInfo, Val,
 };
 use crate::http::head::{RequestHead, Version};
 use crate::http::headers::Headers;
@@ -91,6 +91,8 @@ pub struct Request {
     pub completed: bool,
     /// In a subrequest: what it needs to know of the client's request.
     pub main: Option<MainRequest>,
+    /// Whether a value was found that cannot be written into a head.
+    pub bad_value: BadValue,
     /// How the response's body passes on its way out.
     pub output: super::Output,
     /// Bytes of the response head.
@@ -180,6 +182,7 @@ impl Request {
             subrequest: false,
             completed: false,
             main: None,
+            bad_value: BadValue::None,
             output: Default::default(),
             head_size: 0,
             depth: 0,
@@ -250,6 +253,7 @@ impl Request {
         self.subrequest = false;
         self.completed = false;
         self.main = None;
+        self.bad_value = BadValue::None;
         self.output.clear();
         self.head_size = 0;
         self.depth = 0;

@@ -1,6 +1,6 @@
 //! The response head, the same for local, proxied and cached responses.
 
-use super::Val;
+use super::{Val, has_break};
 use crate::http::headers::{Headers, Known};
 
 /// A response head on its way to the client.
@@ -222,6 +222,47 @@ impl ResponseHead {
             }
         }
         None
+    }
+
+    /// Whether CR, LF or NUL stands anywhere in the head.
+    pub fn has_break(&self) -> bool {
+        // fields that were replaced may still be in memory: this is only a first look
+        self.headers.has_break() || self.own().iter().any(|(_, value)| has_break(value))
+    }
+
+    /// Removes the first field with a CR, LF or NUL and returns its name; `None` where there is none.
+    pub fn take_broken(&mut self) -> Option<Vec<u8>> {
+        let broken = self.own().into_iter().find(|(_, value)| has_break(value));
+        if let Some((name, _)) = broken {
+            match name {
+                "status line" => self.status_line.clear(),
+                "charset" => self.charset.clear(),
+                _ => self.set(name.as_bytes(), b""),
+            }
+            return Some(name.into());
+        }
+        let mut found = None;
+        self.headers.retain(|_, name, value| {
+            let broken = found.is_none() && (has_break(name) || has_break(value));
+            if broken {
+                found = Some(name.to_vec());
+            }
+            !broken
+        });
+        found
+    }
+
+    /// What has a place of its own in a head.
+    fn own(&self) -> [(&'static str, &[u8]); 7] {
+        [
+            ("status line", &self.status_line),
+            ("Server", &self.server),
+            ("Date", &self.date),
+            ("Content-Type", &self.content_type),
+            ("charset", &self.charset),
+            ("Last-Modified", &self.last_modified_text),
+            ("Location", &self.location),
+        ]
     }
 
     /// Sets a header, replacing any of the same name; an empty value removes it.

@@ -44,7 +44,7 @@ impl Module for AuthBasic {
             A,
             Args::Exactly(1),
             "`auth_basic realm|off;` Asks for a name and a password of the realm. Default: off.",
-            |c, s, b| once(&mut c.realm, s, b.template(s, 0)?),
+            |c, s, b| once(&mut c.realm, s, b.head_template(s, 0)?),
         ),
         Directive::new(
             "auth_basic_user_file",
@@ -179,6 +179,9 @@ fn decide(
 
 /// 401 with the challenge; a CONNECT is answered 407.
 fn ask(r: &mut Request, realm: &[u8], proxy: bool) -> Next<'static> {
+    if let Err(status) = r.check_value("auth_basic", "its realm", realm) {
+        return Next::Status(status);
+    }
     let challenge = [b"Basic realm=\"", realm, b"\""].concat();
     let (name, status): (&[u8], u16) = if proxy {
         (b"Proxy-Authenticate", 407)

@@ -5,7 +5,7 @@ use crate::inherit;
 use crate::module::*;
 use crate::modules::pass::tls::{TlsWritten, tls_directives};
 use crate::modules::pass::{self as shared, Origin, PassWritten, Schemes};
-use crate::modules::proxy::request::RequestHeaders;
+use crate::modules::proxy::request::{RequestHeaders, check_uri};
 use std::sync::Arc;
 
 /// gRPC servers.
@@ -118,7 +118,8 @@ const OWN: &[Directive<GrpcConf>] = &[
         Args::Exactly(2),
         "`grpc_set_header field value;` A header of the request; an empty value drops it. Defaults: Content-Length $content_length, TE where the client takes trailers.",
         |c, s, b| {
-            let value = b.template(s, 1)?;
+            check_header_name(s, 0)?;
+            let value = b.head_template(s, 1)?;
             let list = c.headers.get_or_insert_default();
             list.push((s.arg(0).into(), value));
             Ok(())
@@ -190,18 +191,19 @@ impl Protocol for Service {
                 out.extend_from_slice(&r.args);
             }
         }
+        check_uri(r, "grpc_pass", begin, out)?;
         let path = out.get(begin..).unwrap_or_default();
         r.upstream.uri.extend_from_slice(path);
         out.extend_from_slice(b" HTTP/2.0\r\nHost: ");
         let begin = out.len();
         if let Some(host) = &self.headers.host {
-            host.write(r, out);
+            host.write_value(r, "grpc_set_header", out)?;
         }
         if out.len() == begin {
             out.extend_from_slice(host);
         }
         out.extend_from_slice(b"\r\n");
-        self.headers.write(r, body, out);
+        self.headers.write(r, "grpc_set_header", body, out)?;
         let te = r.head.headers.get(b"te").unwrap_or_default();
         if crate::http::headers::has_token(te, b"trailers") {
             out.extend_from_slice(b"TE: trailers\r\n");

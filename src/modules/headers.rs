@@ -185,13 +185,18 @@ impl HeadFilter for Filter {
             set_expires(r, e);
         }
         for h in self.0.headers.iter().flatten().filter(|h| safe || h.always) {
-            let value = h.value.eval(r);
+            let mut value = r.scratch();
+            if !h.value.put_value(r, "add_header", &mut value) {
+                r.put_scratch(value);
+                continue;
+            }
             match h.how {
                 How::Replace => r.out.set(&h.name, &value),
                 How::Append if value.is_empty() => {}
                 // what has a field of its own is not replaced: nginx adds a second line
                 How::Append => r.out.headers.append(&h.name, &value),
             }
+            r.put_scratch(value);
         }
         if !self.0.trailers.iter().flatten().any(|t| safe || t.always) {
             return None;
@@ -227,8 +232,9 @@ impl BodyFilter for Trailers {
                 .flatten()
                 .filter(|t| self.safe || t.always)
             {
-                let value = t.value.eval(r);
-                if !value.is_empty() {
+                let mut value = Vec::new();
+                // the head has been sent: what cannot be written is left out
+                if t.value.write_value(r, "add_trailer", &mut value).is_ok() && !value.is_empty() {
                     r.out.trailers.append(&t.name, &value);
                 }
             }
@@ -348,6 +354,7 @@ fn expires(c: &mut HeadersConf, s: &Statement, b: &mut Build) -> Result<()> {
 }
 
 fn added(s: &Statement, b: &mut Build, header: bool) -> Result<Added> {
+    check_header_name(s, 0)?;
     let name: Box<[u8]> = s.arg(0).into();
     let only = [&b"Last-Modified"[..], b"ETag"]
         .iter()
@@ -357,7 +364,7 @@ fn added(s: &Statement, b: &mut Build, header: bool) -> Result<Added> {
     } else {
         How::Append
     };
-    let value = b.template(s, 1)?;
+    let value = b.head_template(s, 1)?;
     let always = match s.arg(2) {
         b"always" => true,
         _ if s.len() < 3 => false,

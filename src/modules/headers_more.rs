@@ -145,8 +145,21 @@ impl Change {
         }
     }
 
+    /// The value, if one is given; `None` where it cannot be written into a head: the request ends then.
+    fn evaluate(&self, r: &mut Request, directive: &str) -> Option<Option<Vec<u8>>> {
+        let Some(template) = &self.value else {
+            return Some(None);
+        };
+        let mut value = Vec::new();
+        template
+            .put_value(r, directive, &mut value)
+            .then_some(Some(value))
+    }
+
     fn output(&self, r: &mut Request, command: &Command) {
-        let value = self.value.as_ref().map(|v| v.eval(r).into_owned());
+        let Some(value) = self.evaluate(r, "more_set_headers") else {
+            return;
+        };
         match value.filter(|v| !v.is_empty()) {
             Some(value) if command.append => r.out.append(&self.name, &value),
             Some(value) => {
@@ -179,7 +192,9 @@ impl Change {
     }
 
     fn input(&self, r: &mut Request, command: &Command) {
-        let value = self.value.as_ref().map(|v| v.eval(r).into_owned());
+        let Some(value) = self.evaluate(r, "more_set_input_headers") else {
+            return;
+        };
         let headers = &mut r.head.headers;
         match value.filter(|v| !v.is_empty()) {
             Some(_) if command.replace && !headers.contains(&self.name) => {}
@@ -310,7 +325,7 @@ fn change(kind: Kind, s: &Statement, i: usize, b: &mut Build) -> Result<Change> 
         wildcard,
         value: match value {
             b"" => None,
-            text => Some(b.template_of(s, text)?),
+            text => Some(b.template_of(s, text)?.unfolded()),
         },
     })
 }

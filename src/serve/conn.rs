@@ -4,7 +4,8 @@ mod downstream;
 
 use super::front::Client;
 use super::transport::Transport;
-use crate::http::h1::chunked::Decoder;
+use crate::http::h1::chunked_strict::Chunks;
+use crate::http::head::RequestHead;
 use crate::http::headers::Headers;
 use crate::module::{ConnInfo, Framing};
 use crate::runtime::buffers;
@@ -21,7 +22,7 @@ use tokio::io::AsyncWrite;
 enum BodyIn {
     None,
     Length(u64),
-    Chunked(Box<Decoder>),
+    Chunked(Box<Chunks>),
     /// An upgraded connection: everything belongs to it.
     Raw,
     Done,
@@ -192,14 +193,10 @@ impl Conn {
     }
 
     /// Sets the framing of the next request's body.
-    pub(super) fn begin(&self, length: Option<u64>, chunked: bool, keep_trailers: usize) {
+    pub(super) fn begin(&self, head: &RequestHead, keep_trailers: usize) {
         let inner = &mut *self.inner.lock();
-        inner.body = match (chunked, length) {
-            (true, _) => BodyIn::Chunked(Box::new(if keep_trailers > 0 {
-                Decoder::with_trailers(keep_trailers)
-            } else {
-                Decoder::new()
-            })),
+        inner.body = match (head.chunked, head.content_length) {
+            (true, _) => BodyIn::Chunked(Box::new(Chunks::new(head.strict, keep_trailers))),
             (false, Some(n)) if n > 0 => BodyIn::Length(n),
             _ => BodyIn::None,
         };

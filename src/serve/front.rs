@@ -5,7 +5,7 @@ use super::h2::{self, Protocol};
 use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
 use crate::engine::{lookup, phases};
-use crate::http::head::{HeadError, Limits, Parser, Progress, Version};
+use crate::http::head::{HeadError, Limits, Parser, Progress, RequestHead, Version};
 use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
@@ -289,6 +289,7 @@ impl Place {
             underscores: server.conf.underscores_in_headers,
             max_headers: server.conf.max_headers,
             allow_connect: server.conf.allow_connect,
+            strict: server.conf.strict,
         };
         let mut r = thread.request(&site, conn.clone());
         Stat::Requests.up();
@@ -432,7 +433,7 @@ fn begin(conn: &Conn, r: &mut Request) {
         Version::V10 => r.head.connection.keep_alive,
         Version::V09 => false,
     };
-    conn.begin(r.head.content_length, r.head.chunked, 8192);
+    conn.begin(&r.head, 8192);
 }
 
 /// Answers a head that is refused, and logs why.
@@ -440,7 +441,7 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     crate::module::Downstream::info(conn)
         .requests
         .fetch_add(1, Ordering::Relaxed);
-    conn.begin(None, false, 0);
+    conn.begin(&RequestHead::default(), 0);
     let what = if e.line_known { "headers" } else { "line" };
     r.error(
         Level::Info,

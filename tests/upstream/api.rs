@@ -5,7 +5,7 @@ use super::*;
 
 fn call(server: &Server, method: &str, path: &str, body: &str) -> Response {
     let request = format!(
-        "{method} /api/9/http/upstreams/{path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} /api/9/http/upstreams/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     exchange(server.addr(8080), &request)
@@ -193,7 +193,7 @@ fn servers_come_and_go_by_the_api() {
     assert_eq!(call(&server, "GET", "app/servers", "").text(), before);
     let readonly = exchange(
         server.addr(8080),
-        "DELETE /read/9/http/upstreams/app/servers/0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        "DELETE /read/9/http/upstreams/app/servers/0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     );
     assert_eq!(readonly.status, 405);
 
@@ -226,7 +226,7 @@ fn the_api_shows_what_there_is() {
          server { listen 127.0.0.1:%%PORT_8080%%; location / { proxy_pass http://app; } location /api/ { api; } }",
         &[("A", a.addr().to_string())],
     );
-    let api = |path: &str| get(server.addr(8080), path, "h");
+    let api = |path: &str| get(server.addr(8080), path, "localhost");
     assert_eq!(api("/api/").text(), "[1,2,3,4,5,6,7,8,9]");
     assert_eq!(
         api("/api/9/").text(),
@@ -269,7 +269,7 @@ fn the_api_is_for_this_machine_unless_rules_say_otherwise() {
     );
     let from = |path: &str, ip: &str| {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: h\r\nX-Real-IP: {ip}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Real-IP: {ip}\r\nConnection: close\r\n\r\n"
         );
         exchange(server.addr(8080), &request).status
     };

@@ -262,6 +262,7 @@ fn request(
         underscores: conf.underscores_in_headers,
         max_headers: conf.max_headers,
         allow_connect: conf.allow_connect,
+        strict: conf.strict,
     };
     match Parser::default().parse(head.as_bytes(), &limits, &mut r.head) {
         Progress::Done { consumed } if consumed == head.len() => {}

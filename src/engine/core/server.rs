@@ -23,6 +23,7 @@ pub struct ServerWritten {
     pub client_header_timeout: Option<u64>,
     pub ignore_invalid_headers: Option<bool>,
     pub underscores_in_headers: Option<bool>,
+    pub strict: Option<bool>,
     pub merge_slashes: Option<bool>,
     pub max_headers: Option<u64>,
 }
@@ -45,7 +46,7 @@ pub enum ServerName {
 impl Conf for ServerWritten {
     fn inherit(&mut self, o: &Self) {
         inherit!(self, o; client_header_buffer_size, large_client_header_buffers, client_header_timeout,
-            ignore_invalid_headers, underscores_in_headers, merge_slashes, max_headers);
+            ignore_invalid_headers, underscores_in_headers, strict, merge_slashes, max_headers);
     }
 }
 
@@ -118,6 +119,16 @@ impl Module for HttpServer {
             Args::Flag,
             "`underscores_in_headers on|off;` Default: off.",
             |c, s, _| once(&mut c.underscores_in_headers, s, s.flag(0)?),
+        ),
+        Directive::own(
+            "request_parsing",
+            HS,
+            Args::Exactly(1),
+            "`request_parsing nginx|strict;` How requests are read. `nginx`: as leniently as nginx does; control characters in header values become spaces. `strict`: whatever RFC 9110, 9112 and 9113 do not allow, or HTTP implementations are known to read differently, is answered with 400 (417 for an unknown `Expect`, 505 for an unknown version): lines that end without CR, headers without colon or with names that are no tokens, control characters, targets with fragments, backslashes or 8-bit bytes, blanks and odd extensions in chunked bodies, a `Host` that differs from the target's, and so on. As requests are read before their server is known, what the default server of the address says is in force, as with `underscores_in_headers`. Default: nginx.",
+            |c, s, _| {
+                let modes = [("nginx", false), ("strict", true)];
+                once(&mut c.strict, s, s.one_of(0, &modes)?)
+            },
         ),
         Directive::new(
             "merge_slashes",

@@ -1,4 +1,5 @@
 //! The HTTP/1 codec.
 
 pub mod chunked;
+pub mod chunked_strict;
 pub mod response;

@@ -4,6 +4,7 @@
 
 mod body;
 mod certificates;
+mod guard;
 mod peers;
 mod servers;
 mod status;
@@ -47,7 +48,7 @@ impl Module for Api {
         "api",
         Place::LOCATION,
         Args::Between(0, 1),
-        "`api [write=on|off];` Shows the state of the process below this location, and changes it where `write` is on. Clients that are not on loopback are refused unless the location has access rules. Default for write: off.",
+        "`api [write=on|off];` Shows the state of the process below this location, and changes it where `write` is on. Clients that are not on loopback are refused unless the location has access rules, and so are requests for another host than a name of the server, an address of its listener or localhost. Changes are not taken from pages of other sites (`Origin`, `Sec-Fetch-Site`; 403), and only as `application/json` (415; `application/x-www-form-urlencoded`, as `curl -d` says, where no browser asks). Default for write: off.",
         api,
     ))];
 
@@ -212,8 +213,22 @@ impl Handler for Server {
             );
             return Next::Status(403);
         }
+        if let Err(status) = guard(r, "api") {
+            return Next::Status(status);
+        }
         Next::Wait(Box::pin(self.serve(r)))
     }
+}
+
+/// Refuses what a page of another site has a browser send; logged.
+///
+/// # Errors
+/// 403 or 415.
+pub fn guard(r: &mut Request, what: &str) -> Result<(), u16> {
+    guard::check(r, what).map_err(|(status, why)| {
+        r.error(Level::Error, format_args!("{why}"));
+        status
+    })
 }
 
 /// Whether the client is on this machine, or rules of the location have let it in.

@@ -36,7 +36,7 @@ impl Module for Metrics {
         "metrics",
         Place::LOCATION,
         Args::None,
-        "`metrics;` Answers with counters of connections, requests, peers, caches, limits and certificates in Prometheus's text format. Clients that are not on loopback are refused unless the location has access rules.",
+        "`metrics;` Answers with counters of connections, requests, peers, caches, limits and certificates in Prometheus's text format. Clients that are not on loopback are refused unless the location has access rules, and so are requests for another host than a name of the server, an address of its listener or localhost.",
         metrics,
     ))];
 
@@ -108,6 +108,9 @@ impl Handler for Page {
                 ),
             );
             return Next::Status(403);
+        }
+        if let Err(status) = api::guard(r, "metrics") {
+            return Next::Status(status);
         }
         let mut out = Text::default();
         for source in self.0.get().into_iter().flatten() {

@@ -8,7 +8,8 @@ use crate::module::*;
 use crate::upstream::proxy_header::ProxyHeader;
 
 pub(super) fn set_header(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
-    let value = b.template(s, 1)?;
+    let value = b.head_template(s, 1)?;
+    check_header_name(s, 0)?;
     c.headers
         .get_or_insert_default()
         .push((s.arg(0).into(), value));
@@ -56,8 +57,9 @@ pub(super) fn redirect(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> ConfR
         return Ok(());
     }
     let rule = Rule {
+        directive: "proxy_redirect",
         from: path_pattern(s, b)?,
-        to: b.template(s, 1)?,
+        to: b.head_template(s, 1)?,
     };
     push(&mut c.redirects, rule);
     Ok(())
@@ -69,8 +71,9 @@ pub(super) fn cookie_path(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> Co
     }
     two(s)?;
     let rule = Rule {
+        directive: "proxy_cookie_path",
         from: path_pattern(s, b)?,
-        to: b.template(s, 1)?,
+        to: b.head_template(s, 1)?,
     };
     push(&mut c.cookie_paths, rule);
     Ok(())
@@ -81,15 +84,18 @@ pub(super) fn cookie_domain(c: &mut ProxyConf, s: &Statement, b: &mut Build) -> 
         return Ok(());
     }
     two(s)?;
+    const DOMAIN: &str = "proxy_cookie_domain";
     let undotted = |text: &[u8]| text.strip_prefix(b".").unwrap_or(text).to_vec();
     let rule = match s.arg(0).strip_prefix(b"~") {
         Some(text) => Rule {
+            directive: DOMAIN,
             from: Match::Pattern(b.pattern(s, text, true)?),
-            to: b.template(s, 1)?,
+            to: b.head_template(s, 1)?,
         },
         None => Rule {
+            directive: DOMAIN,
             from: Match::Domain(b.template_of(s, &undotted(s.arg(0)))?),
-            to: b.template_of(s, &undotted(s.arg(1)))?,
+            to: b.template_of(s, &undotted(s.arg(1)))?.unfolded(),
         },
     };
     push(&mut c.cookie_domains, rule);

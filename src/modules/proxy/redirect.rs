@@ -7,6 +7,8 @@ use std::sync::Arc;
 /// What is replaced by what.
 #[derive(Clone)]
 pub struct Rule {
+    /// The directive that says it.
+    pub directive: &'static str,
     /// What the value must look like.
     pub from: Match,
     /// What takes its place.
@@ -56,9 +58,9 @@ impl Rule {
         };
         out.clear();
         out.extend_from_slice(kept);
-        self.to.write(r, out);
+        let fits = self.to.put_value(r, self.directive, out);
         out.extend_from_slice(subject.get(replaced..).unwrap_or_default());
-        true
+        fits
     }
 }
 
@@ -89,6 +91,7 @@ pub fn default_rule(pass: &ProxyPass, target: &Target) -> Rule {
         (pass.url.to_vec(), &*pass.location)
     };
     Rule {
+        directive: "proxy_redirect",
         from: Match::Prefix(Template::literal(&from)),
         to: Template::literal(to),
     }

@@ -8,6 +8,7 @@ use crate::config::addr::Address;
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
 use crate::http::names::NameSet;
+use crate::http::strict::is_token;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
@@ -107,12 +108,13 @@ impl Protocol for HttpProxy {
         self.remember(r, to, body);
         match &self.method {
             _ if r.upstream.convert_head => out.extend_from_slice(b"GET"),
-            Some(m) => m.write(r, out),
+            Some(m) => write_method(m, r, out)?,
             None => out.extend_from_slice(r.method_text()),
         }
         out.push(b' ');
         let begin = out.len();
         self.write_uri(r, to, out);
+        check_uri(r, "proxy_pass", begin, out)?;
         if out.len() == begin {
             r.error(Level::Error, format_args!("zero length URI to proxy"));
             return Err(500);
@@ -125,12 +127,12 @@ impl Protocol for HttpProxy {
             HttpVersion::V11 => b" HTTP/1.1\r\n",
             HttpVersion::V2 => b" HTTP/2.0\r\n",
         });
-        self.write_host(r, out);
+        self.write_host(r, out)?;
         let headers = match &self.cached_headers {
             Some(h) if r.upstream.is_cacheable() => h,
             _ => &self.headers,
         };
-        headers.write(r, body, out);
+        headers.write(r, "proxy_set_header", body, out)?;
         if self.pass_headers {
             for (known, name, value) in r.head.headers.entries() {
                 if !headers.names.contains(known, name) {
@@ -267,17 +269,20 @@ impl HttpProxy {
         }
     }
 
-    fn write_host(&self, r: &Request, out: &mut Vec<u8>) {
+    fn write_host(&self, r: &Request, out: &mut Vec<u8>) -> Result<(), u16> {
         let begin = out.len();
         out.extend_from_slice(b"Host: ");
         let name_end = out.len();
         if let Some(host) = &self.headers.host {
-            host.write(r, out);
+            host.write_value(r, "proxy_set_header", out)?;
         }
         // HTTP/1.1 asks for a Host whatever the directive says
         if out.len() == name_end
             && (self.headers.host.is_none() || self.version != HttpVersion::V10)
         {
+            if matches!(self.uri, Uri::Dynamic) {
+                r.check_value("proxy_pass", "its host", &r.upstream.host)?;
+            }
             out.extend_from_slice(&r.upstream.host);
         }
         if out.len() == name_end {
@@ -285,7 +290,48 @@ impl HttpProxy {
         } else {
             out.extend_from_slice(b"\r\n");
         }
+        Ok(())
     }
+}
+
+/// Writes `proxy_method`, which must be a token.
+fn write_method(method: &Template, r: &Request, out: &mut Vec<u8>) -> Result<(), u16> {
+    let begin = out.len();
+    method.write_value(r, "proxy_method", out)?;
+    match out.get(begin..) {
+        Some(text) if is_token(text) => Ok(()),
+        _ => Err(r.refuse_value("proxy_method", "its value", "what is no method")),
+    }
+}
+
+/// Checks the URI in a request line, from `begin` on: no control character reaches an origin. A space that came from a
+/// variable is escaped, so that the line still has three words.
+///
+/// # Errors
+/// As [`Request::check_value`].
+pub fn check_uri(r: &Request, directive: &str, begin: usize, out: &mut Vec<u8>) -> Result<(), u16> {
+    let uri = out.get(begin..).unwrap_or_default();
+    // the client's own was checked when it was read
+    if uri
+        .iter()
+        .fold(true, |fine, b| fine & (*b > b' ' && *b != 0x7f))
+    {
+        return Ok(());
+    }
+    if uri.iter().any(|b| *b < b' ' || *b == 0x7f) {
+        return Err(r.refuse_value(directive, "the URI", "a control character"));
+    }
+    let escaped: Vec<u8> = uri
+        .iter()
+        .flat_map(|b| match b {
+            b' ' => &b"%20"[..],
+            b => std::slice::from_ref(b),
+        })
+        .copied()
+        .collect();
+    out.truncate(begin);
+    out.extend_from_slice(&escaped);
+    Ok(())
 }
 
 /// Scheme and address of a target: what the cache's own key begins with.
@@ -411,7 +457,16 @@ impl RequestHeaders {
     }
 
     /// Writes them, each as a line.
-    pub fn write(&self, r: &Request, body: BodyLength, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// As [`Template::write_value`].
+    pub fn write(
+        &self,
+        r: &Request,
+        directive: &str,
+        body: BodyLength,
+        out: &mut Vec<u8>,
+    ) -> Result<(), u16> {
         for (name, value) in &self.list {
             match value {
                 Value::Line => out.extend_from_slice(name),
@@ -419,7 +474,7 @@ impl RequestHeaders {
                     let begin = out.len();
                     out.extend_from_slice(name);
                     let name_end = out.len();
-                    t.write(r, out);
+                    t.write_value(r, directive, out)?;
                     if out.len() == name_end {
                         out.truncate(begin);
                     } else {
@@ -454,6 +509,7 @@ impl RequestHeaders {
                 }
             }
         }
+        Ok(())
     }
 }
 

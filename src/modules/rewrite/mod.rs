@@ -178,13 +178,13 @@ fn answer(c: &mut RewriteConf, s: &Statement, b: &mut Build) -> ConfResult<()> {
     let (status, text) = match parse_number(s.arg(0)) {
         Some(n @ 0..=999) => (
             n as u16,
-            if s.len() > 1 {
-                b.template(s, 1)?
-            } else {
-                Template::default()
+            match n {
+                _ if s.len() < 2 => Template::default(),
+                301 | 302 | 303 | 307 | 308 => b.head_template(s, 1)?,
+                _ => b.template(s, 1)?,
             },
         ),
-        None if s.len() == 1 && is_url(s.arg(0)) => (302, b.template(s, 0)?),
+        None if s.len() == 1 && is_url(s.arg(0)) => (302, b.head_template(s, 0)?),
         _ => return Err(invalid()),
     };
     let literal = text.as_literal().map(Bytes::copy_from_slice);

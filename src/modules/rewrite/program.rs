@@ -369,8 +369,9 @@ impl Run<'_> {
         r.uri_changed = !rule.end_cycle;
         self.quote = false;
         if let Some(status) = rule.redirect {
-            self.redirect(rule);
-            return Some(Next::Status(status));
+            return Some(Next::Status(
+                self.redirect(rule).map_or_else(|e| e, |()| status),
+            ));
         }
         if let Err(status) = self.replace(rule) {
             return Some(Next::Status(status));
@@ -378,7 +379,7 @@ impl Run<'_> {
         rule.last.then_some(Next::Continue)
     }
 
-    fn redirect(&mut self, rule: &Rule) {
+    fn redirect(&mut self, rule: &Rule) -> Result<(), u16> {
         let r = &mut *self.r;
         let mut escaped = r.scratch();
         if rule.path.has_captures() && is_quoted(r) {
@@ -395,11 +396,13 @@ impl Run<'_> {
             location.extend_from_slice(&r.args);
         }
         r.put_scratch(escaped);
+        r.check_value("rewrite", "the new URI", &location)?;
         r.out.location = location;
         self.notice(format_args!(
             "rewritten redirect: \"{}\"",
             String::from_utf8_lossy(&self.r.out.location)
         ));
+        Ok(())
     }
 
     fn replace(&mut self, rule: &Rule) -> Result<(), u16> {
@@ -448,8 +451,12 @@ impl Run<'_> {
         if matches!(status, 301 | 302 | 303 | 307 | 308) {
             let mut location = std::mem::take(&mut r.out.location);
             location.clear();
-            answer.text.write(r, &mut location);
+            let written = answer.text.write_value(r, "return", &mut location);
             r.out.location = location;
+            if let Err(status) = written {
+                r.out.location.clear();
+                return Next::Status(status);
+            }
             return Next::Status(status);
         }
         r.out.status = status;

@@ -196,12 +196,13 @@ impl Cookie {
     }
 }
 
-fn attribute(r: &Request, template: Option<&Template>, name: &[u8], out: &mut Vec<u8>) {
+fn attribute(r: &mut Request, template: Option<&Template>, name: &[u8], out: &mut Vec<u8>) {
     if let Some(template) = template {
-        let text = template.eval(r);
-        if !text.is_empty() {
-            out.extend_from_slice(name);
-            out.extend_from_slice(&text);
+        let begin = out.len();
+        out.extend_from_slice(name);
+        let name_end = out.len();
+        if !template.put_value(r, "sticky", out) || out.len() == name_end {
+            out.truncate(begin);
         }
     }
 }

@@ -5,7 +5,8 @@ use super::stream::Stream;
 use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
 use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
 use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
-use crate::http::headers::Headers;
+use crate::http::headers::{Headers, Known};
+use crate::http::strict;
 use crate::log::Level;
 use bytes::{Buf, BytesMut};
 use std::sync::Arc;
@@ -335,7 +336,9 @@ impl Connection {
             Purpose::Nothing => return Ok(()),
             Purpose::Trailers(_) | Purpose::Late => {}
         }
-        let trailers = end.then(|| trailers(&self.fields)).flatten();
+        let site = self.thread.site();
+        let strict = super::listener(&site, &self.addr).is_some_and(|(.., s)| s.conf.strict);
+        let trailers = end.then(|| trailers(&self.fields, strict)).flatten();
         if trailers.is_none() {
             self.link.log(
                 Level::Info,
@@ -538,14 +541,21 @@ impl Connection {
 }
 
 /// Trailers as they are passed on; `None` where they are not allowed (RFC 9113, section 8.1).
-fn trailers(fields: &crate::http::h2::hpack::Fields) -> Option<Headers> {
+fn trailers(fields: &crate::http::h2::hpack::Fields, strict: bool) -> Option<Headers> {
     let mut list = Headers::new();
     for (name, value) in fields.iter() {
         let broken = |b: &u8| *b <= b' ' || *b == 0x7f || *b == b':' || b.is_ascii_uppercase();
         if name.iter().any(broken) || memchr::memchr3(0, b'\r', b'\n', value).is_some() {
             return None;
         }
+        let allowed = || {
+            strict::field_v2(name, value).is_ok() && !strict::is_forbidden_trailer(Known::of(name))
+        };
+        if strict && !allowed() {
+            return None;
+        }
         list.append(name, value);
     }
+    list.clean();
     Some(list)
 }

@@ -143,6 +143,7 @@ fn read_head(
         underscores: conf.underscores_in_headers,
         max_headers: conf.max_headers,
         allow_connect: false,
+        strict: conf.strict,
     };
     let options = OptionsV2 {
         ended,
