@@ -85,7 +85,7 @@ fn run(registry: Registry, options: &Options) -> Result<(), String> {
             key_prefix,
             tag,
         } => {
-            let path = choose(&zones, zone.as_deref())?;
+            let path = choose(zones, zone.as_deref())?;
             let mut list = Lister {
                 out,
                 prefix: key_prefix.as_bytes(),
@@ -95,7 +95,7 @@ fn run(registry: Registry, options: &Options) -> Result<(), String> {
             list.folder(&path.zone.root, 0)
         }
         What::Inspect { zone, key } => {
-            let path = choose(&zones, zone.as_deref())?;
+            let path = choose(zones, zone.as_deref())?;
             let digest = Digest::from_hex(key).unwrap_or_else(|| Digest::of(key.as_bytes()));
             let file = path.zone.path(digest);
             let object = store::read(&file, 0).map_err(|e| match e {

@@ -249,7 +249,14 @@ fn set_time(path: &[u8], mtime: i64) -> io::Result<()> {
     Ok(())
 }
 
+/// An operation that failed; the [`Journal`] says why.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed;
+
 /// Copies a file with its permissions and time, or with those that are given.
+///
+/// # Errors
+/// What failed is in `journal`.
 pub fn copy_file(
     from: &[u8],
     to: &[u8],
@@ -257,9 +264,11 @@ pub fn copy_file(
     access: u32,
     mtime: Option<i64>,
     journal: &mut Journal,
-) -> Result<(), ()> {
-    let mut note =
-        |level, call: &str, path: &[u8], e: io::Error| journal.note(level, failure(call, path, &e));
+) -> Result<(), Failed> {
+    let mut note = |level, call: &str, path: &[u8], e: io::Error| {
+        journal.note(level, failure(call, path, &e));
+        Failed
+    };
     // a FIFO must not hold up the thread
     let open = OpenOptions::new()
         .read(true)
@@ -294,10 +303,9 @@ pub fn copy_file(
             Level::Alert,
             format!("read() has read only {copied} of {size} from {name}"),
         );
-        return Err(());
+        return Err(Failed);
     }
-    set_time(to, mtime.unwrap_or(found.mtime()))
-        .map_err(|e| journal.note(Level::Alert, failure("utimes()", to, &e)))
+    set_time(to, mtime.unwrap_or(found.mtime())).map_err(|e| note(Level::Alert, "utimes()", to, e))
 }
 
 /// Deletes a file, or a folder with all that is in it.
