@@ -377,7 +377,7 @@ impl Change {
             return blocking(r, move |j| match moves {
                 true => tree::move_file(&paths.from, &paths.to, access, j),
                 false => tree::copy_file(&paths.from, &paths.to, Some(&info), 0, None, j)
-                    .map_err(|()| 500),
+                    .map_err(|_| 500),
             })
             .await
             .map(|()| 204);
