@@ -24,6 +24,7 @@ pub mod discovery;
 pub mod ewma;
 pub mod group;
 pub mod hash;
+pub mod identity;
 pub mod health;
 pub mod least_conn;
 pub mod least_time;
