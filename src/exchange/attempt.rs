@@ -440,6 +440,7 @@ impl<'a> Attempt<'a> {
             // the last peer's own answer is passed on, so the response must be kept for that case
             let more = self.more_peers(r);
             if more {
+                self.count_only_head(r);
                 body::finish(self, conn, connector, body);
                 r.upstream.fails(status_name(status));
                 return Err(Failure {
@@ -486,12 +487,14 @@ impl<'a> Attempt<'a> {
                 r.upstream.head = head;
             }
             cache::failed_with(r, status);
+            self.count_only_head(r);
             return Ok(Outcome::Status(status));
         }
         if let Some(steer) = self.group.steer.as_deref() {
             steer.head(r, self.peer);
         }
         if let Some(redirect) = head::accel_redirect(self.pass, r) {
+            self.count_only_head(r);
             return Ok(redirect);
         }
         head::copy(self.pass, &to, r);

@@ -58,6 +58,17 @@ pub(super) async fn pass_on(
         return Outcome::Status(status);
     }
     cache::begin(r, a.pass, !framing.may_close());
+    if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
+        // as in nginx a response that is not buffered is not slowed down
+        r.limit_rate = 0;
+    }
+    if r.limit_rate > 0
+        && !cache::filling(r)
+        && let Err(e) = Box::pin(output::pace_head(r)).await
+    {
+        output::broken(r, &e);
+        return Outcome::Done;
+    }
     // a body that neither the client nor the cache wants is not read
     if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
         // an application may have ended the request already

@@ -138,6 +138,16 @@ pub(super) async fn pass_on(
         return Outcome::Status(status);
     }
     cache::begin(r, a.pass, true);
+    if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
+        r.limit_rate = 0;
+    }
+    if r.limit_rate > 0
+        && !cache::filling(r)
+        && let Err(e) = Box::pin(output::pace_head(r)).await
+    {
+        output::broken(r, &e);
+        return Outcome::Done;
+    }
     r.output.prompt = !r.upstream.buffered.unwrap_or(a.pass.conf.buffering);
     let result = x.transfer(a, r, &mut conn).await;
     if result.is_err() {
