@@ -471,7 +471,10 @@ fn protocols_share_no_connections() {
     .start(&Couloir::program());
     let text = |path: &str| get(server.addr(8080), path, "localhost").text();
     let (h1, h2) = (text("/h1"), text("/h2"));
-    assert!(h1.starts_with("HTTP/1.1 ") && h2.starts_with("HTTP/2.0 "), "{h1} {h2}");
+    assert!(
+        h1.starts_with("HTTP/1.1 ") && h2.starts_with("HTTP/2.0 "),
+        "{h1} {h2}"
+    );
     // `/g` and `/h2` may use the same one
     for _ in 0..3 {
         assert!(text("/g").starts_with("HTTP/2.0 "));
@@ -479,5 +482,10 @@ fn protocols_share_no_connections() {
         assert!(text("/again").starts_with("HTTP/2.0 "));
         assert!(text("/h2").starts_with("HTTP/2.0 "));
     }
-    assert_eq!(server.log().matches("[error]").count(), 0, "{}", server.log());
+    assert_eq!(
+        server.log().matches("[error]").count(),
+        0,
+        "{}",
+        server.log()
+    );
 }

@@ -20,10 +20,7 @@ pub(super) enum HeadReader<'a> {
     Http1(Http1<'a>),
     Cgi(cgi::Parser),
     FastCgi(Box<(Answer, cgi::Parser)>, bool),
-    Memcached {
-        key: &'a [u8],
-        gzip_flag: u64,
-    },
+    Memcached { key: &'a [u8], gzip_flag: u64 },
 }
 
 /// Reads the head of a response of HTTP/1, and the interim responses before it.

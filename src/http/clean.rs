@@ -64,7 +64,11 @@ pub fn line_fault(
     }
     // blanks may stand behind the value, and nothing else
     let behind = buf.get(value.end..end.saturating_sub(2));
-    match behind.unwrap_or_default().iter().all(|b| matches!(b, b' ' | b'\t')) {
+    match behind
+        .unwrap_or_default()
+        .iter()
+        .all(|b| matches!(b, b' ' | b'\t'))
+    {
         true => None,
         false => Some("bare carriage return"),
     }

@@ -45,7 +45,10 @@ impl UpstreamTls {
         TlsSettings {
             context: self.client.id(),
             send_name: self.send_name,
-            name: self.fixed_name().filter(|_| self.is_named()).map(Into::into),
+            name: self
+                .fixed_name()
+                .filter(|_| self.is_named())
+                .map(Into::into),
             alpn: self.alpn,
         }
     }

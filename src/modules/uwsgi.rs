@@ -73,7 +73,11 @@ impl Module for Uwsgi {
                 string: conf.string.clone().unwrap_or_default(),
                 origin: to.clone(),
             };
-            on.upstream(Arc::new(Pass::new(Box::new(application), to.target(), pass)));
+            on.upstream(Arc::new(Pass::new(
+                Box::new(application),
+                to.target(),
+                pass,
+            )));
             if to.slash {
                 on.redirect_to_slash();
             }

@@ -279,7 +279,10 @@ fn hash(group: u32, peer: u32, tag: Tag<'_>) -> u64 {
         [] => 0,
         own => foldhash::fast::FixedState::default().hash_one(own),
     };
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ tag.location ^ tag.identity.hash() ^ own.rotate_left(32)
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ tag.location
+        ^ tag.identity.hash()
+        ^ own.rotate_left(32)
 }
 
 /// A peer in Pingora's terms; nothing in it is resolved or can panic.

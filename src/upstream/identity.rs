@@ -57,7 +57,8 @@ impl Identity {
 
     /// Of connections that no location makes.
     pub fn plain() -> &'static Arc<Identity> {
-        static PLAIN: LazyLock<Arc<Identity>> = LazyLock::new(|| Identity::new(Settings::default()));
+        static PLAIN: LazyLock<Arc<Identity>> =
+            LazyLock::new(|| Identity::new(Settings::default()));
         &PLAIN
     }
 

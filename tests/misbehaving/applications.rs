@@ -418,7 +418,11 @@ fn a_short_body_and_the_end_of_the_request_in_one_read() {
         (split, "upstream prematurely closed FastCGI request"),
     ] {
         for conf in ["", "fastcgi_buffering off;", "fastcgi_keep_conn on;"] {
-            let script = vec![Step::ReadBytes(8), Step::Send(bytes.clone()), Step::WaitForClose];
+            let script = vec![
+                Step::ReadBytes(8),
+                Step::Send(bytes.clone()),
+                Step::WaitForClose,
+            ];
             let origin = Origin::script(vec![script]);
             let server = server(&origin, "fastcgi", conf);
             let mut client = super::common::client::Client::connect(server.addr(8080));
@@ -449,5 +453,9 @@ fn error_output_of_a_good_answer() {
     let response = exchange(server.addr(8080), &get_once("/x"));
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
     error_logged(&server, &["FastCGI sent in stderr: \"careful\""]);
-    assert!(!server.log().contains("upstream_failure"), "{}", server.log());
+    assert!(
+        !server.log().contains("upstream_failure"),
+        "{}",
+        server.log()
+    );
 }

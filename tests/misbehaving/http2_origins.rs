@@ -84,14 +84,22 @@ fn ask(path: &str, frames: &[Vec<u8>], close: bool) -> Option<u16> {
         last = match client.response("GET") {
             Ok(response) => {
                 assert_ne!(response.header("X-Cache"), Some("HIT"), "{path}");
-                assert!(response.status != 200 || response.text() == "abcde", "{path}");
+                assert!(
+                    response.status != 200 || response.text() == "abcde",
+                    "{path}"
+                );
                 // the next response on the connection is its own
-                client.send("GET /alive HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                client
+                    .send("GET /alive HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .unwrap();
                 assert_eq!(client.response("GET").unwrap().text(), "alive", "{path}");
                 Some(response.status)
             }
             Err(e) => {
-                let broken = matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+                let broken = matches!(
+                    e.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+                );
                 assert!(broken, "{path}: {e}");
                 None
             }
@@ -107,18 +115,41 @@ fn shorter_or_longer_than_declared() {
         ("HEADERS", vec![head(END_STREAM)], false),
         ("empty DATA", vec![head(0), data(b"", END_STREAM)], false),
         ("DATA", vec![head(0), data(b"abc", END_STREAM)], false),
-        ("trailers", vec![head(0), data(b"abc", 0), trailers()], false),
-        ("too much", vec![head(0), data(b"abcdef", END_STREAM)], false),
-        ("RST_STREAM NO_ERROR", vec![head(0), data(b"abc", 0), reset(0)], false),
-        ("RST_STREAM CANCEL", vec![head(0), data(b"abc", 0), reset(8)], false),
+        (
+            "trailers",
+            vec![head(0), data(b"abc", 0), trailers()],
+            false,
+        ),
+        (
+            "too much",
+            vec![head(0), data(b"abcdef", END_STREAM)],
+            false,
+        ),
+        (
+            "RST_STREAM NO_ERROR",
+            vec![head(0), data(b"abc", 0), reset(0)],
+            false,
+        ),
+        (
+            "RST_STREAM CANCEL",
+            vec![head(0), data(b"abc", 0), reset(8)],
+            false,
+        ),
         ("GOAWAY", vec![head(0), data(b"abc", 0), go_away(0)], false),
-        ("end of the connection", vec![head(0), data(b"abc", 0)], true),
+        (
+            "end of the connection",
+            vec![head(0), data(b"abc", 0)],
+            true,
+        ),
     ];
     for (name, frames, close) in &endings {
         for path in ["/plain", "/unbuffered", "/cached", "/grpc"] {
             let status = ask(path, frames, *close);
             // where the head is sent by then, the response is broken off
-            assert!(matches!(status, None | Some(502)), "{path}, {name}: {status:?}");
+            assert!(
+                matches!(status, None | Some(502)),
+                "{path}, {name}: {status:?}"
+            );
         }
     }
     // nothing was sent yet

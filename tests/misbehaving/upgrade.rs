@@ -132,7 +132,12 @@ fn ends_of_tunnels_are_logged() {
     super::error_logged(&server, &["[info]", timed_out, DOING]);
     assert!(!server.log().contains("[error]"), "{}", server.log());
     // the origin resets
-    let (_origin, server) = tunnel(vec![Step::Read, Step::send(ACCEPT), Step::ReadBytes(1), Step::Reset]);
+    let (_origin, server) = tunnel(vec![
+        Step::Read,
+        Step::send(ACCEPT),
+        Step::ReadBytes(1),
+        Step::Reset,
+    ]);
     let mut client = Client::connect(server.addr(8080));
     client.send(ASK).unwrap();
     accepted(&mut client);

@@ -301,7 +301,9 @@ fn are_extensions(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some((b';', more)) = rest.split_first() {
         let end = |text: &[u8], stops: &[u8]| {
-            text.iter().position(|b| stops.contains(b)).unwrap_or(text.len())
+            text.iter()
+                .position(|b| stops.contains(b))
+                .unwrap_or(text.len())
         };
         let (name, more) = more.split_at(end(more, b";="));
         if !clean::is_token(name) {
@@ -478,7 +480,12 @@ mod tests {
                 assert_eq!(outcome.is_ok(), good, "{} {step}", input.escape_ascii());
                 // nginx takes all of them but bare line feeds
                 let lenient = decode(&mut Decoder::new(), input, step);
-                assert_eq!(lenient.is_ok(), !input.ends_with(b"y\n\r\n"), "{}", input.escape_ascii());
+                assert_eq!(
+                    lenient.is_ok(),
+                    !input.ends_with(b"y\n\r\n"),
+                    "{}",
+                    input.escape_ascii()
+                );
             }
         }
         let mut endless = Decoder::new().strict();

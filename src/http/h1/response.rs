@@ -207,7 +207,8 @@ pub(crate) fn next_line(
                 return Err(field::describe(buf, &(name.start..value.start + at)));
             }
             if strict && let Some(fault) = clean::line_fault(buf, &name, &value, fields.pos()) {
-                let line = String::from_utf8_lossy(buf.get(name.start..value.end).unwrap_or_default());
+                let line =
+                    String::from_utf8_lossy(buf.get(name.start..value.end).unwrap_or_default());
                 return Err(format!("\"{line}\" ({fault})"));
             }
             Ok(Some(Some((name, value))))

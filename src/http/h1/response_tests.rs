@@ -136,10 +136,16 @@ fn values_with_control_bytes_are_refused() {
             let Progress::Bad(e) = progress else {
                 panic!("{line:?}: {progress:?}");
             };
-            assert_eq!(e.to_string(), format!("upstream sent invalid header: {shown}"));
+            assert_eq!(
+                e.to_string(),
+                format!("upstream sent invalid header: {shown}")
+            );
         }
     }
-    assert_eq!(done("HTTP/1.1 200 x\r\nX: a\tb\r\n\r\n").headers.get(b"x"), Some(&b"a\tb"[..]));
+    assert_eq!(
+        done("HTTP/1.1 200 x\r\nX: a\tb\r\n\r\n").headers.get(b"x"),
+        Some(&b"a\tb"[..])
+    );
 }
 
 #[test]

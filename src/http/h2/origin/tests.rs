@@ -107,9 +107,8 @@ fn lengths_are_kept() {
     const SHORT: &str = "upstream prematurely closed stream";
     const LONG: &str = "upstream sent response body larger than indicated content length";
     const REPEATED: &str = "upstream sent duplicate header line: \"content-length: 5\", previous value: \"content-length: 5\"";
-    let head = |length: &str, end| {
-        answer(&[(":status", "200"), ("content-length", length)], 1, end)
-    };
+    let head =
+        |length: &str, end| answer(&[(":status", "200"), ("content-length", length)], 1, end);
     let data = |bytes: &[u8], end| {
         let mut out = BytesMut::new();
         frame::data(&mut out, 1, bytes, end);
@@ -120,21 +119,40 @@ fn lengths_are_kept() {
         frame::reset(&mut out, 1, code);
         out
     };
-    let status = |status: &str, end| {
-        answer(&[(":status", status), ("content-length", "5")], 1, end)
-    };
+    let status =
+        |status: &str, end| answer(&[(":status", status), ("content-length", "5")], 1, end);
     let trailers = || answer(&[("x", "y")], 1, true);
-    let twice = [(":status", "200"), ("content-length", "5"), ("content-length", "5")];
+    let twice = [
+        (":status", "200"),
+        ("content-length", "5"),
+        ("content-length", "5"),
+    ];
     for (head_only, pieces, expected) in [
         (false, vec![head("5", true)], Err(SHORT)),
         (false, vec![head("5", false), data(b"", true)], Err(SHORT)),
-        (false, vec![head("5", false), data(b"1234", true)], Err(SHORT)),
-        (false, vec![head("5", false), data(b"1234", false), trailers()], Err(SHORT)),
-        (false, vec![head("5", false), data(b"1234", false), data(b"56", true)], Err(LONG)),
+        (
+            false,
+            vec![head("5", false), data(b"1234", true)],
+            Err(SHORT),
+        ),
+        (
+            false,
+            vec![head("5", false), data(b"1234", false), trailers()],
+            Err(SHORT),
+        ),
+        (
+            false,
+            vec![head("5", false), data(b"1234", false), data(b"56", true)],
+            Err(LONG),
+        ),
         (false, vec![head("0", false), data(b"1", true)], Err(LONG)),
         (
             false,
-            vec![head("5", false), data(b"1234", false), reset(Code::NO_ERROR)],
+            vec![
+                head("5", false),
+                data(b"1234", false),
+                reset(Code::NO_ERROR),
+            ],
             Err("upstream rejected request with error 0"),
         ),
         (
@@ -143,13 +161,29 @@ fn lengths_are_kept() {
             Err("upstream rejected request with error 8"),
         ),
         (false, vec![answer(&twice, 1, true)], Err(REPEATED)),
-        (false, vec![status("204", false), data(b"1", true)], Err(LONG)),
+        (
+            false,
+            vec![status("204", false), data(b"1", true)],
+            Err(LONG),
+        ),
         (true, vec![head("5", false), data(b"1", true)], Err(LONG)),
         // whole ones
         (false, vec![head("0", true)], Ok(())),
         (false, vec![head("5", false), data(b"12345", true)], Ok(())),
-        (false, vec![head("5", false), data(b"12345", false), trailers()], Ok(())),
-        (false, vec![head("5", false), data(b"12345", true), reset(Code::NO_ERROR)], Ok(())),
+        (
+            false,
+            vec![head("5", false), data(b"12345", false), trailers()],
+            Ok(()),
+        ),
+        (
+            false,
+            vec![
+                head("5", false),
+                data(b"12345", true),
+                reset(Code::NO_ERROR),
+            ],
+            Ok(()),
+        ),
         (false, vec![status("304", true)], Ok(())),
         (true, vec![head("5", true)], Ok(())),
     ] {
@@ -166,7 +200,11 @@ fn lengths_are_kept() {
                 Err(text) => break Err(text),
             }
         };
-        assert_eq!(outcome, expected.map(|()| true).map_err(str::to_owned), "{pieces:?}");
+        assert_eq!(
+            outcome,
+            expected.map(|()| true).map_err(str::to_owned),
+            "{pieces:?}"
+        );
     }
 }
 
