@@ -282,6 +282,7 @@ fn the_sum_over_all_threads_is_nginx_s() {
 async fn identities_are_not_mixed() {
     use super::super::identity::{Identity, Settings, TlsSettings};
     let site = Site::new(1, keep(8)).await;
+    let options = ConnectOptions::default();
     let plain = Settings {
         protocol: "http/1",
         ..Settings::default()
@@ -346,9 +347,9 @@ async fn identities_are_not_mixed() {
                 identity,
                 own,
             };
-            let connecting =
-                site.connector
-                    .connect(&site.group, site.peer(), tag, &ConnectOptions::default());
+            let connecting = site
+                .connector
+                .connect(&site.group, site.peer(), tag, &options);
             let (conn, _accepted) = tokio::join!(connecting, site.origin.accept());
             assert!(site.park(conn.unwrap()));
             for (j, other) in kinds.iter().enumerate() {
