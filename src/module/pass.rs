@@ -3,8 +3,8 @@
 use super::{Request, Steer, TempPath, Template, Val};
 use crate::config::addr::{Address, parse_server};
 use crate::http::h1::response::UpstreamHead;
-use crate::upstream::{Group, UpstreamState};
 use crate::upstream::identity::{Identity, Settings, TlsSettings};
+use crate::upstream::{Group, UpstreamState};
 use std::sync::Arc;
 
 /// A location's origin, protocol and settings: the content of `proxy_pass` and its kin.
