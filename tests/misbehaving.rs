@@ -10,6 +10,8 @@ mod applications;
 mod clients;
 #[path = "misbehaving/disk.rs"]
 mod disk;
+#[path = "misbehaving/http2_origins.rs"]
+mod http2_origins;
 #[path = "misbehaving/origins.rs"]
 mod origins;
 #[path = "misbehaving/upgrade.rs"]

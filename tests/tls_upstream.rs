@@ -258,3 +258,69 @@ fn the_hybrid_key_exchange_is_negotiated_with_an_origin() {
     assert_eq!(text(server.addr(8080), "/"), "X25519MLKEM768");
     assert!(server.stop().success());
 }
+
+/// Kept connections and sessions serve only requests that would have made the same ones.
+#[test]
+fn connections_are_shared_between_equals_only() {
+    let server = start(
+        "%%TEST_GLOBALS%% worker_processes 1; events { } http { %%TEST_GLOBALS_HTTP%%
+        upstream u { server 127.0.0.1:%%PORT_8443%% max_fails=0; keepalive 32; }
+        upstream other { server 127.0.0.1:%%PORT_8443%% max_fails=0; keepalive 32; }
+        server { listen 127.0.0.1:%%PORT_8080%%; proxy_ssl_server_name on;
+            location /one { proxy_pass https://u; proxy_ssl_name one; }
+            location /same { proxy_pass https://u; proxy_ssl_name one; }
+            location /two { proxy_pass https://u; proxy_ssl_name two; }
+            location /named { proxy_pass https://u; proxy_ssl_name $arg_n; }
+            location /silent { proxy_pass https://u; proxy_ssl_name one; proxy_ssl_server_name off; }
+            location /shown { proxy_pass https://u; proxy_ssl_name one; proxy_ssl_certificate two.crt; proxy_ssl_certificate_key two.key; }
+            location /old { proxy_pass https://u; proxy_ssl_name one; proxy_ssl_protocols TLSv1.2; }
+            location /trusted { proxy_pass https://u; proxy_ssl_name one; proxy_ssl_verify on; proxy_ssl_trusted_certificate one.crt; }
+            location /untrusted { proxy_pass https://u; proxy_ssl_name one; proxy_ssl_verify on; proxy_ssl_trusted_certificate two.crt; }
+            location /wrong { proxy_pass https://u; proxy_ssl_name other; proxy_ssl_verify on; proxy_ssl_trusted_certificate one.crt; }
+            location /bound { proxy_pass https://u; proxy_ssl_name one; proxy_bind 127.0.0.2; }
+            location /bound-to { proxy_pass https://u; proxy_ssl_name one; proxy_bind $arg_b; }
+            location /keepalive { proxy_pass https://u; proxy_ssl_name one; proxy_socket_keepalive on; }
+            location /other { proxy_pass https://other; proxy_ssl_name one; }
+            location /plain { proxy_pass http://u; }
+        }
+        server { listen 127.0.0.1:%%PORT_8443%% ssl; ssl_certificate one.crt; ssl_certificate_key one.key;
+            ssl_verify_client optional_no_ca; ssl_session_cache shared:s:1m; default_type text/plain;
+            return 200 '$connection:$ssl_server_name:$ssl_client_s_dn:$ssl_protocol:$remote_addr:$ssl_session_reused'; } }",
+        &["one", "two"],
+    );
+    let addr = server.addr(8080);
+    let kinds = [
+        ("/one", ":one::TLSv1.3:127.0.0.1:"),
+        ("/two", ":two::TLSv1.3:127.0.0.1:"),
+        ("/named?n=one", ":one::TLSv1.3:127.0.0.1:"),
+        ("/named?n=two", ":two::TLSv1.3:127.0.0.1:"),
+        ("/silent", ":::TLSv1.3:127.0.0.1:"),
+        ("/shown", ":one:CN=two:TLSv1.3:127.0.0.1:"),
+        ("/old", ":one::TLSv1.2:127.0.0.1:"),
+        ("/trusted", ":one::TLSv1.3:127.0.0.1:"),
+        ("/bound", ":one::TLSv1.3:127.0.0.2:"),
+        ("/bound-to?b=127.0.0.3", ":one::TLSv1.3:127.0.0.3:"),
+        ("/bound-to?b=127.0.0.4", ":one::TLSv1.3:127.0.0.4:"),
+        ("/keepalive", ":one::TLSv1.3:127.0.0.1:"),
+        ("/other", ":one::TLSv1.3:127.0.0.1:"),
+    ];
+    let mut connections = std::collections::HashSet::new();
+    let mut first = Vec::new();
+    for (uri, rest) in kinds {
+        // no session is resumed that another kind has begun
+        let seen = text(addr, uri);
+        let (connection, what) = seen.split_once(':').unwrap();
+        assert_eq!(what, format!("{}.", &rest[1..]), "{uri}");
+        assert!(connections.insert(connection.to_owned()), "{uri}: {seen}");
+        first.push(seen);
+    }
+    // each finds its own again, whatever is kept beside it
+    for ((uri, _), seen) in kinds.iter().zip(&first) {
+        assert_eq!(&text(addr, uri), seen, "{uri}");
+    }
+    assert_eq!(text(addr, "/same"), first[0]);
+    assert_eq!(status(addr, "/untrusted"), 502);
+    assert_eq!(status(addr, "/wrong"), 502);
+    assert_eq!(status(addr, "/plain"), 400);
+    assert!(server.stop().success());
+}

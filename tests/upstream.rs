@@ -452,3 +452,40 @@ fn settings_that_make_no_sense_are_refused() {
         );
     }
 }
+
+/// A kept connection speaks one protocol.
+#[test]
+fn protocols_share_no_connections() {
+    let server = Setup::new(
+        "%%TEST_GLOBALS%% events { }
+         http { %%TEST_GLOBALS_HTTP%%
+             upstream u { server 127.0.0.1:%%PORT_8081%%; keepalive 8; }
+             server { listen 127.0.0.1:%%PORT_8081%%; http2 on; default_type text/plain;
+                 return 200 '$server_protocol $connection'; }
+             server { listen 127.0.0.1:%%PORT_8080%%;
+                 location /h1 { proxy_http_version 1.1; proxy_set_header Connection ''; proxy_pass http://u; }
+                 location /h2 { proxy_http_version 2; proxy_pass http://u; }
+                 location /again { proxy_http_version 2; proxy_pass http://u; }
+                 location /g { grpc_pass grpc://u; } } }",
+    )
+    .start(&Couloir::program());
+    let text = |path: &str| get(server.addr(8080), path, "localhost").text();
+    let (h1, h2) = (text("/h1"), text("/h2"));
+    assert!(
+        h1.starts_with("HTTP/1.1 ") && h2.starts_with("HTTP/2.0 "),
+        "{h1} {h2}"
+    );
+    // `/g` and `/h2` may use the same one
+    for _ in 0..3 {
+        assert!(text("/g").starts_with("HTTP/2.0 "));
+        assert_eq!(text("/h1"), h1);
+        assert!(text("/again").starts_with("HTTP/2.0 "));
+        assert!(text("/h2").starts_with("HTTP/2.0 "));
+    }
+    assert_eq!(
+        server.log().matches("[error]").count(),
+        0,
+        "{}",
+        server.log()
+    );
+}

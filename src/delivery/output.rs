@@ -42,6 +42,12 @@ pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
         return Ok(());
     }
     start(r)?;
+    if r.limit_rate > 0
+        && let Err(e) = Box::pin(pace_head(r)).await
+    {
+        broken(r, &e);
+        return Ok(());
+    }
     if r.out.header_only {
         return Ok(());
     }
@@ -318,15 +324,53 @@ pub fn portion(r: &Request) -> Result<u64, Duration> {
     if r.limit_rate == 0 {
         return Ok(u64::MAX);
     }
-    let elapsed = r.start.elapsed().as_millis() as u64;
-    let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
     let sent = r.body_sent + r.head_size;
-    let limit = (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after);
+    let limit = allowed(r);
     if limit > sent {
         return Ok(limit - sent);
     }
     let delay = (sent - limit) * 1000 / r.limit_rate + 1;
     Err(Duration::from_millis(delay))
+}
+
+/// How many bytes of the response `limit_rate` lets through up to now, the head included.
+fn allowed(r: &Request) -> u64 {
+    let elapsed = r.start.elapsed().as_millis() as u64;
+    let seconds = (r.start_msec + elapsed) / 1000 - r.start_msec / 1000 + 1;
+    (r.limit_rate.saturating_mul(seconds)).saturating_add(r.limit_rate_after)
+}
+
+/// Holds the head back where `limit_rate` is so low that it does not let all of it through at once, as nginx does with
+/// HTTP/1; a head that it lets through stays queued, and leaves with the body.
+///
+/// # Errors
+/// What the client's connection gives.
+pub async fn pace_head(r: &mut Request) -> io::Result<()> {
+    while r.limit_rate > 0
+        && !r.subrequest
+        && r.head.http_major_minor.0 < 2
+        && r.out.status >= 200
+        && r.body_sent == 0
+        && r.head_size > allowed(r)
+    {
+        let down = r.down.clone();
+        let gone = r.head_size.saturating_sub(down.queued() as u64);
+        let part = allowed(r).saturating_sub(gone);
+        if part > 0 {
+            let limit = Duration::from_millis(r.core().send_timeout);
+            let part = usize::try_from(part).unwrap_or(usize::MAX);
+            timed(r, limit, poll_fn(|cx| down.poll_part(cx, part))).await?;
+        }
+        let missing = r.head_size.saturating_sub(allowed(r)).min(r.limit_rate);
+        let delay = Duration::from_millis(missing * 1000 / r.limit_rate.max(1) + 1);
+        if tokio::time::timeout(delay, poll_fn(|cx| down.poll_closed(cx)))
+            .await
+            .is_ok()
+        {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+    }
+    Ok(())
 }
 
 /// How many bytes `limit_rate` lets through now; waits while it is none, unless the client goes away.

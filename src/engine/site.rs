@@ -600,6 +600,7 @@ impl Assembly<'_> {
                 errors: w.open_file_cache_errors.unwrap_or(false),
             }),
             early_hints: w.early_hints.as_deref().map(Arc::from),
+            strict_responses: w.response_parsing.unwrap_or(false),
             auth_delay: w.auth_delay.unwrap_or(0),
             gzip: w.gzip.rules(),
             uninitialized_variable_warn: w.uninitialized_variable_warn.unwrap_or(true),

@@ -2,7 +2,7 @@
 
 use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
-use super::{body, cache, head, tunnel};
+use super::{body, cache, framing, head, tunnel};
 use crate::log::Level;
 use crate::module::Outcome;
 use crate::module::{BodyLength, Codec, Pass, Request, Upstream, next};
@@ -147,7 +147,12 @@ impl<'a> Attempt<'a> {
         let Some(connector) = crate::upstream::connector() else {
             return Err(Failure::new(next::ERROR, 502));
         };
-        let tag = self.tag(r);
+        let own = head::own(r, self.pass, self.target);
+        let tag = Tag {
+            location: Arc::as_ptr(self.pass) as usize as u64,
+            identity: self.pass.identity(self.target.tls),
+            own: &own,
+        };
         let kept = match self.pooled() {
             true => pool::take(self.group, self.peer, tag),
             false => None,
@@ -189,19 +194,6 @@ impl<'a> Attempt<'a> {
         self.respond(r, conn, connector, body).await
     }
 
-    /// Which requests may share connections with this one.
-    fn tag(&self, r: &Request) -> Tag {
-        use std::hash::BuildHasher;
-        let bind = self.pass.conf.bind.as_ref();
-        let differs = bind.filter(|t| t.as_literal().is_none());
-        Tag {
-            location: Arc::as_ptr(self.pass) as usize as u64,
-            local_address: differs.map_or(0, |t| {
-                foldhash::fast::FixedState::default().hash_one(t.eval(r))
-            }),
-        }
-    }
-
     /// Whether a kept connection may serve the request.
     fn pooled(&self) -> bool {
         !self.fresh && self.pass.conf.proxy_protocol.is_none()
@@ -211,7 +203,7 @@ impl<'a> Attempt<'a> {
         &self,
         r: &mut Request,
         connector: &Connector,
-        tag: Tag,
+        tag: Tag<'_>,
     ) -> Result<UpConn, Failure> {
         let conf = &self.pass.conf;
         let mut options = ConnectOptions {
@@ -240,7 +232,7 @@ impl<'a> Attempt<'a> {
             }
         }
         if self.target.tls {
-            let tls = head::tls_options(r, self.pass, self.target, self.peer);
+            let tls = head::tls_options(r, self.pass, self.target, self.peer, &tag);
             options.tls = Some(tls.map_err(|text| {
                 r.upstream.fails("setup");
                 r.error(Level::Error, format_args!("{text}"));
@@ -291,15 +283,12 @@ impl<'a> Attempt<'a> {
         request: &[u8],
         mut early: bool,
     ) -> Result<Body, Failure> {
-        let mut reader = HeadReader::new(self.pass, request);
+        let strict = r.core().strict_responses;
+        let mut reader = HeadReader::new(self.pass, request, !conn.reused, strict);
         loop {
             if !conn.rbuf.is_empty() || early {
                 early = false;
-                // what the reader logs is a failure, or nothing
-                r.upstream.failing = "bad_header";
-                let read = reader.read(r, self.pass, &mut conn.rbuf);
-                r.upstream.failing = "";
-                match read {
+                match reader.read(r, self.pass, &mut conn.rbuf) {
                     Read::Need => {}
                     Read::Again => {
                         super::hints::send(r).await;
@@ -307,19 +296,12 @@ impl<'a> Attempt<'a> {
                     }
                     Read::Done(body) => {
                         r.upstream.has_head = true;
-                        if r.upstream.head.is_http09() {
-                            r.error(Level::Error, format_args!("upstream sent no valid HTTP/1.0 header while reading response header from upstream"));
-                        }
-                        for text in std::mem::take(&mut r.upstream.head.ignored) {
-                            r.error(
-                                Level::Warn,
-                                format_args!("{text} while reading response header from upstream"),
-                            );
-                        }
+                        head::log_ignored(r);
                         return Ok(body);
                     }
                     Read::Bad => {
                         r.upstream.fails("bad_header");
+                        self.count_only_head(r);
                         return Err(Failure::new(next::INVALID_HEADER, 502));
                     }
                 }
@@ -329,13 +311,7 @@ impl<'a> Attempt<'a> {
                 .await?
                 == 0
             {
-                r.upstream.fails(if self.is_stale(r) {
-                    STALE
-                } else {
-                    "closed_before_header"
-                });
-                r.error(self.level(r), format_args!("upstream prematurely closed connection while reading response header from upstream"));
-                return Err(Failure::new(next::ERROR, 502));
+                return Err(self.closed(r, "while reading response header from upstream"));
             }
         }
     }
@@ -384,6 +360,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Counts what was received as nginx does where the body is not read: nothing beyond the buffer for the head.
+    pub fn count_only_head(&self, r: &mut Request) {
+        if let Some(s) = r.upstream.states.last_mut() {
+            s.bytes_received = s.bytes_received.min(self.pass.conf.buffer_size as u64);
+        }
+    }
+
     /// Logs a broken connection.
     pub fn broken(&self, r: &mut Request, e: &io::Error, call: &str, doing: &str) -> Failure {
         let text = e.to_string();
@@ -403,6 +386,20 @@ impl<'a> Attempt<'a> {
         Failure::new(next::ERROR, 502)
     }
 
+    /// Logs that the origin closed the connection before its response was whole.
+    pub fn closed(&self, r: &mut Request, doing: &str) -> Failure {
+        r.upstream.fails(match () {
+            () if self.is_stale(r) => STALE,
+            () if r.upstream.has_head => "closed_in_body",
+            () => "closed_before_header",
+        });
+        r.error(
+            self.level(r),
+            format_args!("upstream prematurely closed connection {doing}"),
+        );
+        Failure::new(next::ERROR, 502)
+    }
+
     /// Whether a kept connection broke before anything came: the origin had closed it already.
     pub fn is_stale(&self, r: &Request) -> bool {
         let received = r.upstream.states.last().map_or(0, |s| s.bytes_received);
@@ -417,7 +414,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// How a broken connection is logged: one that is renewed is not worth an error.
-    fn level(&self, r: &Request) -> Level {
+    pub fn level(&self, r: &Request) -> Level {
         if self.may_renew(r) {
             Level::Info
         } else {
@@ -437,11 +434,13 @@ impl<'a> Attempt<'a> {
         let status = r.upstream.head.status;
         let codec = self.pass.protocol.codec();
         let kind = head::condition(status);
+        self.check(r, &conn, &body)?;
         cache::judge(r, self.pass);
         if kind != 0 && conf.next_upstream & kind != 0 {
             // the last peer's own answer is passed on, so the response must be kept for that case
             let more = self.more_peers(r);
             if more {
+                self.count_only_head(r);
                 body::finish(self, conn, connector, body);
                 r.upstream.fails(status_name(status));
                 return Err(Failure {
@@ -473,10 +472,7 @@ impl<'a> Attempt<'a> {
             body::finish(self, conn, connector, body);
             return Ok(Outcome::Status(status));
         }
-        if status == 101
-            && matches!(codec, Codec::Http1 | Codec::Cgi)
-            && r.head.headers.contains(b"upgrade")
-        {
+        if status == 101 {
             cache::abandon(r);
             head::copy(self.pass, &to, r);
             return Ok(Box::pin(tunnel::run(self, r, conn)).await);
@@ -491,16 +487,53 @@ impl<'a> Attempt<'a> {
                 r.upstream.head = head;
             }
             cache::failed_with(r, status);
+            self.count_only_head(r);
             return Ok(Outcome::Status(status));
         }
         if let Some(steer) = self.group.steer.as_deref() {
             steer.head(r, self.peer);
         }
         if let Some(redirect) = head::accel_redirect(self.pass, r) {
+            self.count_only_head(r);
             return Ok(redirect);
         }
         head::copy(self.pass, &to, r);
         Ok(body::pass_on(self, r, conn, connector, body).await)
+    }
+
+    /// Refuses a head that cannot stand, and a body whose beginning cannot, before anything is sent to the client.
+    fn check(&self, r: &mut Request, conn: &UpConn, body: &Body) -> Result<(), Failure> {
+        // what follows a 101 that nobody asked for is no HTTP, and the client would take it for its next response
+        if r.upstream.head.status == 101 {
+            if !r.head.headers.contains(b"upgrade") {
+                return Err(self.refuse(r, "bad_header", "upstream sent unexpected status 101"));
+            }
+            if r.subrequest {
+                return Err(self.refuse(r, "bad_header", "connection upgrade in subrequest"));
+            }
+            return Ok(());
+        }
+        if r.core().strict_responses
+            && self.pass.protocol.codec() == Codec::Http1
+            && matches!(body, Body::Http)
+        {
+            let head_only = self.pass.protocol.method(r).as_bytes() == b"HEAD";
+            let length = r.upstream.head.body(head_only);
+            framing::check(length, &conn.rbuf, self.pass.conf.buffer_size)
+                .map_err(|text| self.refuse(r, "bad_body", &text))?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse(&self, r: &mut Request, kind: &'static str, text: &str) -> Failure {
+        r.upstream.fails(kind);
+        r.error(
+            Level::Error,
+            format_args!("{text} while reading response header from upstream"),
+        );
+        self.count_only_head(r);
+        Failure::new(next::INVALID_HEADER, 502)
     }
 
     /// Whether another peer is asked instead of passing on a status that `proxy_next_upstream` names.

@@ -3,11 +3,11 @@
 use super::attempt::{Attempt, Failure, received};
 use super::cache;
 use super::codec::{self, Body};
-use super::framing::{Framing, decode};
+use super::framing::{BEHIND_THE_END, Framing, decode};
 use crate::delivery::output;
 use crate::log::Level;
 use crate::module::Outcome;
-use crate::module::{Request, Spool};
+use crate::module::{Codec, Request, Spool};
 use crate::runtime::buffers;
 use crate::upstream::{Connector, UpConn, pool};
 use bytes::{Buf, BytesMut};
@@ -58,6 +58,17 @@ pub(super) async fn pass_on(
         return Outcome::Status(status);
     }
     cache::begin(r, a.pass, !framing.may_close());
+    if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
+        // as in nginx a response that is not buffered is not slowed down
+        r.limit_rate = 0;
+    }
+    if r.limit_rate > 0
+        && !cache::filling(r)
+        && let Err(e) = Box::pin(output::pace_head(r)).await
+    {
+        output::broken(r, &e);
+        return Outcome::Done;
+    }
     // a body that neither the client nor the cache wants is not read
     if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
         // an application may have ended the request already
@@ -66,7 +77,8 @@ pub(super) async fn pass_on(
             && let Ok(piece) = decode(&mut framing, &conn.rbuf, &mut none)
         {
             conn.rbuf.advance(piece.used);
-            if conn.rbuf.is_empty() && framing.is_clean() && !a.streaming {
+            let clean = piece.fault.is_none() && framing.is_clean();
+            if conn.rbuf.is_empty() && clean && !a.streaming {
                 buffers::give(std::mem::take(&mut conn.rbuf));
                 pool::park(connector, a.group, conn);
                 return Outcome::Done;
@@ -137,6 +149,9 @@ async fn store_head(
         length += data.len() as u64;
         cache::tee(r, data, false);
         conn.rbuf.advance(piece.used);
+        if piece.fault.is_some() {
+            break false;
+        }
         if piece.done {
             break true;
         }
@@ -174,6 +189,10 @@ async fn drain(
         };
         cache::tee(r, data, piece.done);
         conn.rbuf.advance(piece.used);
+        if let Some(e) = piece.fault {
+            r.error(Level::Error, format_args!("{e} {DOING}"));
+            return Err(Broken::Origin);
+        }
         if piece.done || !cache::filling(r) {
             return Ok(());
         }
@@ -183,10 +202,7 @@ async fn drain(
                 return Ok(());
             }
             Ok(0) => {
-                r.error(
-                    Level::Error,
-                    format_args!("upstream prematurely closed connection {DOING}"),
-                );
+                a.closed(r, DOING);
                 return Err(Broken::Origin);
             }
             Ok(_) => {}
@@ -207,7 +223,24 @@ async fn transfer(
     conn: &mut UpConn,
     framing: &mut Framing,
 ) -> Result<(), Broken> {
+    let mut backlog = Backlog::default();
+    let result = move_body(a, r, conn, framing, &mut backlog).await;
+    if matches!(result, Err(Broken::Origin)) {
+        // what has come is the client's all the same
+        backlog.drain(r).await.map_err(Broken::Client)?;
+    }
+    result
+}
+
+async fn move_body(
+    a: &Attempt<'_>,
+    r: &mut Request,
+    conn: &mut UpConn,
+    framing: &mut Framing,
+    backlog: &mut Backlog,
+) -> Result<(), Broken> {
     let conf = &a.pass.conf;
+    let strict = r.core().strict_responses && a.pass.protocol.codec() == Codec::Http1;
     let buffered = r.upstream.buffered.unwrap_or(conf.buffering);
     r.output.prompt = !buffered;
     let memory = conf
@@ -215,7 +248,6 @@ async fn transfer(
         .0
         .saturating_mul(conf.buffers.1)
         .max(conf.buffer_size);
-    let mut backlog = Backlog::default();
     let mut body = BytesMut::new();
     let mut received = 0u64;
     loop {
@@ -227,6 +259,12 @@ async fn transfer(
             Broken::Origin
         })?;
         let (used, done) = (piece.used, piece.done);
+        if strict && done && used < conn.rbuf.len() {
+            // without its last piece the client's message cannot be taken for a whole one
+            r.upstream.fails("bad_body");
+            r.error(Level::Error, format_args!("{BEHIND_THE_END} {DOING}"));
+            return Err(Broken::Origin);
+        }
         if let Framing::FastCgi(f) = framing {
             for text in f.answer.stderr.drain(..) {
                 codec::log_stderr(r, &text, DOING);
@@ -291,6 +329,11 @@ async fn transfer(
             }
         }
         conn.rbuf.advance(used);
+        if let Some(e) = piece.fault {
+            r.upstream.fails("bad_body");
+            r.error(Level::Error, format_args!("{e} {DOING}"));
+            return Err(Broken::Origin);
+        }
         if done {
             match framing {
                 Framing::FastCgi(f) if f.excess && !r.out.header_only => {
@@ -330,7 +373,7 @@ async fn transfer(
         if r.upstream.limit_rate > 0 {
             pace(r.upstream.limit_rate, received, a.start).await;
         }
-        match more(a, r, conn, &mut backlog, buffered, memory).await? {
+        match more(a, r, conn, backlog, buffered, memory).await? {
             0 if framing.may_close() => {
                 cache::complete(r);
                 backlog.drain(r).await.map_err(Broken::Client)?;
@@ -338,12 +381,7 @@ async fn transfer(
                 return Ok(());
             }
             0 => {
-                r.upstream.fails("closed_in_body");
-                r.error(
-                    Level::Error,
-                    format_args!("upstream prematurely closed connection {DOING}"),
-                );
-                let _ = backlog.drain(r).await;
+                a.closed(r, DOING);
                 return Err(Broken::Origin);
             }
             _ => {}

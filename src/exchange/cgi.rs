@@ -1,8 +1,8 @@
 //! The head of an answer in CGI's form (RFC 3875, section 6): `Status:` and headers, as FastCGI, SCGI and uwsgi
 //! applications send it; the latter two may begin with an HTTP status line instead.
 
-use crate::http::field::{self, Field, FieldScanner};
-use crate::http::h1::response::{NAMES, StatusLine, UpstreamError, UpstreamHead, error};
+use crate::http::field::FieldScanner;
+use crate::http::h1::response::{Next, StatusLine, UpstreamError, UpstreamHead, error};
 use crate::http::headers::Known;
 
 /// Reads one head from a buffer that may still grow at its end.
@@ -61,7 +61,7 @@ impl Parser {
                     None => return Ok(None),
                     Some(false) => 0,
                     Some(true) => {
-                        line.give(buf, head)?;
+                        line.give(buf, head, false)?;
                         head.connection_close = true;
                         line.length()
                     }
@@ -73,19 +73,10 @@ impl Parser {
             return Ok(None);
         };
         loop {
-            match fields.next(buf, NAMES) {
-                Field::More => return Ok(None),
-                Field::Line { name, value, .. } => head.take_field(
-                    buf.get(name).unwrap_or_default(),
-                    buf.get(value).unwrap_or_default(),
-                )?,
-                Field::Invalid(line) => {
-                    return Err(error(
-                        "upstream sent invalid header",
-                        Some(field::describe(buf, &line)),
-                    ));
-                }
-                Field::End => {
+            match head.next_field(fields, buf, false)? {
+                Next::More => return Ok(None),
+                Next::Line => {}
+                Next::End => {
                     settle(head)?;
                     return Ok(Some(fields.pos()));
                 }

@@ -3,7 +3,7 @@
 use super::cgi;
 use super::fastcgi::{self, Answer};
 use super::memcached;
-use crate::http::h1::response::{Parser, Progress};
+use crate::http::h1::response::{NO_VALID_HEADER, Parser, Progress};
 use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::{Codec, Pass, Request};
@@ -17,14 +17,22 @@ const DOING: &str = "while reading response header from upstream";
 
 /// Reads the head of an answer.
 pub(super) enum HeadReader<'a> {
-    /// With how many bytes the interim responses had so far.
-    Http1(Parser, usize),
+    Http1(Http1<'a>),
     Cgi(cgi::Parser),
     FastCgi(Box<(Answer, cgi::Parser)>, bool),
-    Memcached {
-        key: &'a [u8],
-        gzip_flag: u64,
-    },
+    Memcached { key: &'a [u8], gzip_flag: u64 },
+}
+
+/// Reads the head of a response of HTTP/1, and the interim responses before it.
+pub(super) struct Http1<'a> {
+    parser: Parser,
+    /// The request that is answered.
+    request: &'a [u8],
+    /// No other request was sent on the connection before.
+    fresh: bool,
+    strict: bool,
+    /// Bytes of interim responses so far.
+    interim: usize,
 }
 
 /// What [`HeadReader::read`] came to.
@@ -73,11 +81,17 @@ impl Body {
 }
 
 impl<'a> HeadReader<'a> {
-    /// A reader for the answer to `request`.
-    pub fn new(pass: &Pass, request: &'a [u8]) -> HeadReader<'a> {
+    /// A reader for the answer to `request`; `fresh`: it is the first on its connection; `strict`: `response_parsing`.
+    pub fn new(pass: &Pass, request: &'a [u8], fresh: bool, strict: bool) -> HeadReader<'a> {
         match pass.protocol.codec() {
             // HTTP/2 reads its own
-            Codec::Http1 | Codec::Http2 => HeadReader::Http1(Parser::default(), 0),
+            Codec::Http1 | Codec::Http2 => HeadReader::Http1(Http1 {
+                parser: Parser::new(strict),
+                request,
+                fresh,
+                strict,
+                interim: 0,
+            }),
             Codec::Cgi => HeadReader::Cgi(cgi::Parser::new(true)),
             Codec::FastCgi { keep } => {
                 HeadReader::FastCgi(Box::new((Answer::default(), cgi::Parser::new(false))), keep)
@@ -93,7 +107,7 @@ impl<'a> HeadReader<'a> {
     pub fn read(&mut self, r: &mut Request, pass: &Pass, buf: &mut BytesMut) -> Read {
         let limit = pass.conf.buffer_size;
         match self {
-            HeadReader::Http1(parser, hints) => http1(parser, hints, r, pass, buf),
+            HeadReader::Http1(http1) => http1.read(r, pass, buf),
             HeadReader::Cgi(parser) => match parser.parse(buf, limit, &mut r.upstream.head) {
                 cgi::Progress::Need => Read::Need,
                 cgi::Progress::Done(length) => {
@@ -117,43 +131,49 @@ impl<'a> HeadReader<'a> {
     }
 }
 
-const TOO_MANY: &str = "upstream sent too many interim responses";
-
-fn http1(
-    parser: &mut Parser,
-    hints: &mut usize,
-    r: &mut Request,
-    pass: &Pass,
-    buf: &mut BytesMut,
-) -> Read {
-    let limit = pass.conf.buffer_size;
-    let mut interim = |consumed: usize| {
-        *hints = hints.saturating_add(consumed);
-        *hints <= limit.saturating_mul(INTERIM)
-    };
-    match parser.parse(buf, limit, &mut r.upstream.head) {
-        Progress::Need => Read::Need,
-        Progress::EarlyHints { consumed } => {
-            buf.advance(consumed);
-            if !interim(consumed) {
-                return bad(r, &TOO_MANY);
-            }
-            super::hints::pass_on(r, pass, *hints);
-            Read::Again
-        }
-        Progress::Done { consumed } => {
-            buf.advance(consumed);
-            if matches!(r.upstream.head.status, 100 | 102..=199) {
-                if interim(consumed) {
-                    Read::Again
-                } else {
-                    bad(r, &TOO_MANY)
+impl Http1<'_> {
+    fn read(&mut self, r: &mut Request, pass: &Pass, buf: &mut BytesMut) -> Read {
+        let progress = self
+            .parser
+            .parse(buf, pass.conf.buffer_size, &mut r.upstream.head);
+        let consumed = match progress {
+            Progress::Need => return Read::Need,
+            Progress::Bad(e) => return bad(r, &e),
+            Progress::EarlyHints { consumed } => consumed,
+            Progress::Done { .. } if r.upstream.head.is_http09() => {
+                if !self.may_be_http09(buf) {
+                    return bad(r, &NO_VALID_HEADER);
                 }
-            } else {
-                Read::Done(Body::Http)
+                r.error(Level::Error, format_args!("{NO_VALID_HEADER} {DOING}"));
+                return Read::Done(Body::Http);
             }
+            Progress::Done { consumed } => consumed,
+        };
+        buf.advance(consumed);
+        if !matches!(r.upstream.head.status, 100 | 102..=199) {
+            return Read::Done(Body::Http);
         }
-        Progress::Bad(e) => bad(r, &e),
+        self.interim = self.interim.saturating_add(consumed);
+        if self.interim > pass.conf.buffer_size.saturating_mul(INTERIM) {
+            return bad(r, &"upstream sent too many interim responses");
+        }
+        if r.upstream.head.status == 103 {
+            super::hints::pass_on(r, pass, self.interim);
+        }
+        Read::Again
+    }
+
+    /// Whether bytes without a status line are the response of an HTTP/0.9 server. Such a server knows no second
+    /// request on a connection and no interim response, and is asked by HTTP/1.0 at most: anything else that does not
+    /// begin with a status line belongs to no response, or to another one.
+    #[cold]
+    fn may_be_http09(&self, buf: &[u8]) -> bool {
+        let line = self.request.split(|byte| *byte == b'\r').next();
+        !self.strict
+            && self.fresh
+            && self.interim == 0
+            && line.unwrap_or_default().ends_with(b" HTTP/1.0")
+            && !buf.starts_with(b"HTTP/")
     }
 }
 
@@ -231,7 +251,7 @@ fn value(key: &[u8], gzip_flag: u64, r: &mut Request, limit: usize, buf: &mut By
     }
 }
 
-/// Logs what an application wrote to its error output.
+/// Logs what an application wrote to its error output, which is no failure in itself.
 pub(super) fn log_stderr(r: &mut Request, text: &[u8], doing: &str) {
     let text = String::from_utf8_lossy(fastcgi::trimmed(text));
     r.error(
@@ -241,6 +261,7 @@ pub(super) fn log_stderr(r: &mut Request, text: &[u8], doing: &str) {
 }
 
 fn bad(r: &mut Request, e: &dyn std::fmt::Display) -> Read {
+    r.upstream.fails("bad_header");
     r.error(Level::Error, format_args!("{e} {DOING}"));
     Read::Bad
 }

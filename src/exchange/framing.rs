@@ -9,6 +9,9 @@ use crate::http::h1::response::BodyLength;
 use crate::module::{Codec, Request};
 use bytes::BytesMut;
 
+/// The log text for bytes that no response accounts for, where responses are parsed strictly.
+pub(super) const BEHIND_THE_END: &str = "upstream sent data behind the end of the response";
+
 /// How the end of the origin's body is found.
 pub(super) enum Framing {
     Length(u64),
@@ -50,10 +53,12 @@ impl Framing {
             (_, BodyLength::None) => Framing::Length(0),
             (_, BodyLength::Bytes(n)) => Framing::Length(n),
             (_, BodyLength::Chunked) => {
-                let d = if a.pass.conf.pass_trailers {
-                    Decoder::with_trailers(a.pass.conf.buffer_size)
-                } else {
-                    Decoder::new()
+                let limit = a.pass.conf.buffer_size;
+                let d = match r.core().strict_responses {
+                    // trailers that are not passed on are parsed all the same
+                    true => Decoder::with_trailers(limit).strict(),
+                    false if a.pass.conf.pass_trailers => Decoder::with_trailers(limit),
+                    false => Decoder::new(),
                 };
                 Framing::Chunked(Box::new(d))
             }
@@ -105,6 +110,28 @@ impl Framing {
     }
 }
 
+/// Checks a body of HTTP/1 as far as it has come with its head, where responses are parsed strictly: whether bytes stand
+/// behind its end, or chunks that RFC 9112 does not allow. Nothing has been sent to the client by then.
+///
+/// # Errors
+/// The log text.
+pub(super) fn check(length: BodyLength, buf: &[u8], limit: usize) -> Result<(), String> {
+    let over = match length {
+        BodyLength::None => !buf.is_empty(),
+        BodyLength::Bytes(n) => buf.len() as u64 > n,
+        BodyLength::Chunked => {
+            let mut decoder = Decoder::with_trailers(limit).strict();
+            let decoded = decoder.decode(buf, |_| {}).map_err(|e| e.to_string())?;
+            decoded.done && decoded.consumed < buf.len()
+        }
+        BodyLength::UntilClose => false,
+    };
+    match over {
+        true => Err(BEHIND_THE_END.to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// What a piece of the origin's bytes came to.
 pub(super) struct Piece {
     /// Bytes of the buffer that were used up.
@@ -113,6 +140,8 @@ pub(super) struct Piece {
     pub direct: usize,
     /// The body has come to its end.
     pub done: bool,
+    /// What is wrong behind the bytes of this piece, which are the body's all the same: nginx's log text.
+    pub fault: Option<fastcgi::Error>,
 }
 
 /// Takes what belongs to the body out of `buf`; appends to `body` what does not stand there as it is.
@@ -132,12 +161,14 @@ pub(super) fn decode(
                 used: n as usize,
                 direct: n as usize,
                 done: *left == 0,
+                fault: None,
             })
         }
         Framing::Close => Ok(Piece {
             used: buf.len(),
             direct: buf.len(),
             done: false,
+            fault: None,
         }),
         Framing::Chunked(d) => {
             let decoded = d.decode(buf, |range| {
@@ -148,6 +179,7 @@ pub(super) fn decode(
                     used: d.consumed,
                     direct: 0,
                     done: d.done,
+                    fault: None,
                 })
                 .map_err(|e| e.to_string())
         }
@@ -159,6 +191,7 @@ pub(super) fn decode(
                 used: p.used,
                 direct: p.value,
                 done: p.ended.is_some(),
+                fault: None,
             })
         }
     }
@@ -183,18 +216,17 @@ impl Records {
         }
         stdout.clear();
         let over = self.answer.closed || self.answer.ended.is_some();
-        if over && self.left.is_some_and(|left| left > 0) {
-            return Err(if self.answer.closed {
-                fastcgi::Error::StdoutClosed
-            } else {
-                fastcgi::Error::RequestClosed
-            });
-        }
+        let short = over && self.left.is_some_and(|left| left > 0);
         Ok(Piece {
             used,
             direct: 0,
             // an application that closes its output may still have to say that the request is over
-            done: self.excess || self.answer.ended.is_some(),
+            done: !short && (self.excess || self.answer.ended.is_some()),
+            fault: short.then_some(if self.answer.closed {
+                fastcgi::Error::StdoutClosed
+            } else {
+                fastcgi::Error::RequestClosed
+            }),
         })
     }
 }

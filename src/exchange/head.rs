@@ -5,9 +5,8 @@ use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
 use crate::module::{Outcome, RedirectTo};
-use crate::tls::client::Client;
 use crate::upstream::Peer;
-use crate::upstream::connect::ConnectTls;
+use crate::upstream::connect::{self, ConnectTls, Tag};
 use std::sync::Arc;
 
 /// Which condition of `proxy_next_upstream` a status is.
@@ -21,6 +20,16 @@ pub(super) fn condition(status: u16) -> u32 {
         404 => next::HTTP_404,
         429 => next::HTTP_429,
         _ => 0,
+    }
+}
+
+/// Logs the repeated fields that were dropped.
+pub(super) fn log_ignored(r: &mut Request) {
+    for text in std::mem::take(&mut r.upstream.head.ignored) {
+        r.error(
+            Level::Warn,
+            format_args!("{text} while reading response header from upstream"),
+        );
     }
 }
 
@@ -193,6 +202,31 @@ fn rewrite(
     }
 }
 
+/// The name of the target's host, for TLS.
+fn tls_host<'r>(r: &'r Request, target: &'r Found) -> &'r [u8] {
+    match target.host.is_empty() {
+        true => &r.upstream.host,
+        false => &target.host,
+    }
+}
+
+/// What of a connection depends on the request, as [`Tag::own`] compares it; empty, and nothing is done, where nothing
+/// does.
+pub(super) fn own(r: &Request, pass: &Pass, target: &Found) -> Vec<u8> {
+    let mut out = Vec::new();
+    if !pass.has_own(target.tls) {
+        return out;
+    }
+    let bind = pass.conf.bind.as_ref();
+    if let Some(t) = bind.filter(|t| t.as_literal().is_none()) {
+        connect::own(&mut out, b'b', &t.eval(r));
+    }
+    if let Some(tls) = pass.conf.tls.as_ref().filter(|_| target.tls) {
+        tls.own(r, tls_host(r, target), &mut out);
+    }
+    out
+}
+
 /// TLS towards a peer: name, verification, certificate.
 ///
 /// # Errors
@@ -202,25 +236,22 @@ pub(super) fn tls_options(
     pass: &Pass,
     target: &Found,
     peer: &Peer,
+    tag: &Tag<'_>,
 ) -> Result<Arc<ConnectTls>, String> {
-    let host = if target.host.is_empty() {
-        &r.upstream.host
-    } else {
-        &target.host
-    };
     let plain;
     let conf = match &pass.conf.tls {
         Some(conf) => conf,
         None => {
-            plain = UpstreamTls {
-                client: Client::plain()?,
-                name: None,
-                send_name: false,
-                certificate: None,
-                alpn: b"",
-            };
+            plain = UpstreamTls::plain()?;
             &plain
         }
     };
-    Ok(Arc::new(conf.connect(r, host, &peer.name)))
+    let host = tls_host(r, target);
+    Ok(Arc::new(conf.connect(
+        r,
+        host,
+        &target.group.name,
+        &peer.name,
+        tag,
+    )))
 }

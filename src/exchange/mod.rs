@@ -136,6 +136,7 @@ async fn tries(
     let mut first = true;
     loop {
         r.upstream.has_head = false;
+        r.upstream.head.clear();
         r.upstream.failing = "";
         let mut queued = None;
         let picked = match &group.extras.queue {
@@ -328,6 +329,7 @@ async fn wait<'g>(
 /// A try that is made again on a new connection leaves no trace.
 fn forget_try(r: &mut Request) {
     r.upstream.has_head = false;
+    r.upstream.head.clear();
     (r.upstream.failing, r.upstream.failure) = ("", "");
     if let Some(s) = r.upstream.states.last_mut() {
         *s = UpstreamState {

@@ -10,6 +10,7 @@ use crate::module::{
     BodyLength, Destination, LocId, Nobody, Pass, PassTarget, Request, SiteRef, Upstream,
     UpstreamState,
 };
+use crate::upstream::connect::Tag;
 use crate::upstream::{ConnectError, ConnectOptions, Group, Peer, UpConn};
 use std::fmt;
 use std::future::Future;
@@ -165,7 +166,13 @@ impl Probe<'_> {
                 uri: None,
                 tls: true,
             };
-            let tls = head::tls_options(r, self.pass, &found, self.peer);
+            let own = head::own(r, self.pass, &found);
+            let tag = Tag {
+                location: 0,
+                identity: self.pass.identity(true),
+                own: &own,
+            };
+            let tls = head::tls_options(r, self.pass, &found, self.peer, &tag);
             let mut tls = tls.map_err(|text| ProbeError::new(DOING, text))?;
             if let (false, Some(tls)) = (alpn.is_empty(), Arc::get_mut(&mut tls)) {
                 tls.hello.alpn = alpn;

@@ -14,6 +14,14 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+const DOING: &str = "while proxying upgraded connection";
+
+/// Whose connection it is.
+enum Side {
+    Client,
+    Origin,
+}
+
 /// What ended a turn of the loop.
 enum Turn {
     /// Something moved.
@@ -54,6 +62,7 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     let down = r.down.clone();
     let mut to_origin = BytesMut::new();
     let (mut client_ended, mut origin_ended) = (false, false);
+    let mut broken = None;
     let (mut sent, mut received) = (0u64, 0u64);
     loop {
         let turn = poll_fn(|cx| {
@@ -65,7 +74,10 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
                 }
                 match down.poll_body(cx, &mut to_origin, 16 * 1024) {
                     Poll::Ready(Ok(BodyRead::Data(_))) => moved = true,
-                    Poll::Ready(_) => {
+                    Poll::Ready(result) => {
+                        if let Err(e) = result {
+                            broken = Some((Side::Client, "recv()", e));
+                        }
                         client_ended = true;
                         moved = true;
                     }
@@ -79,7 +91,10 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
                         sent += n as u64;
                         moved = true;
                     }
-                    Poll::Ready(_) => {
+                    Poll::Ready(result) => {
+                        if let Err(e) = result {
+                            broken = Some((Side::Origin, "send()", e));
+                        }
                         origin_ended = true;
                         to_origin.clear();
                     }
@@ -98,7 +113,10 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
                         up.clear();
                         moved = true;
                     }
-                    Poll::Ready(_) => {
+                    Poll::Ready(result) => {
+                        if let Err(e) = result {
+                            broken = Some((Side::Origin, "recv()", e));
+                        }
                         origin_ended = true;
                         moved = true;
                     }
@@ -107,7 +125,8 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
             }
             let flushed = match down.poll_flush(cx) {
                 Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(e)) => {
+                    broken = broken.take().or(Some((Side::Client, "send()", e)));
                     client_ended = true;
                     to_origin.clear();
                     return Poll::Ready(Turn::Over);
@@ -127,10 +146,28 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
             Ok(Turn::Moved) => {}
             Ok(Turn::Over) => break,
             Err(_) => {
-                r.error(Level::Error, format_args!("upstream timed out (110: Connection timed out) while proxying upgraded connection"));
+                // what falls silent is no fault of the origin
+                r.error(
+                    Level::Info,
+                    format_args!("upstream timed out (110: Connection timed out) {DOING}"),
+                );
                 break;
             }
         }
+    }
+    if let Some((side, call, e)) = broken
+        && let Some(errno) = e.raw_os_error()
+    {
+        let level = match side {
+            Side::Client => Level::Info,
+            Side::Origin => Level::Error,
+        };
+        let text = e.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        r.error(
+            level,
+            format_args!("{call} failed ({errno}: {text}) {DOING}"),
+        );
     }
     r.body_sent += received;
     if let Some(s) = r.upstream.states.last_mut() {

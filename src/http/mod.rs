@@ -1,5 +1,6 @@
 //! HTTP as such: pure helpers that know no runtime and no configuration.
 
+pub mod clean;
 pub mod cookie;
 pub mod date;
 pub mod escape;

@@ -276,6 +276,8 @@ pub struct CoreConf {
     pub open_file_cache: Option<crate::files::FileRules>,
     /// `early_hints`: conditions of which one must hold.
     pub early_hints: Option<Arc<[Template]>>,
+    /// `response_parsing strict`: responses of origins are parsed by the rules of RFC 9112.
+    pub strict_responses: bool,
     /// `auth_delay`, milliseconds.
     pub auth_delay: u64,
     /// `gzip_vary`, `gzip_http_version`, `gzip_proxied`, `gzip_disable`.

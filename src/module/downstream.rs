@@ -38,6 +38,12 @@ pub trait Downstream: Send + Sync + 'static {
     /// Ready when everything queued has been sent.
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Sends some of what is queued, at most so many bytes, and returns; the default sends all of it.
+    fn poll_part(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<()>> {
+        let _ = bytes;
+        self.poll_flush(cx)
+    }
+
     /// Sends up to `len` bytes of a file; the default reads and writes, a plain socket uses `sendfile`.
     fn poll_file(
         &self,

@@ -3,6 +3,7 @@
 use super::{Request, Steer, TempPath, Template, Val};
 use crate::config::addr::{Address, parse_server};
 use crate::http::h1::response::UpstreamHead;
+use crate::upstream::identity::{Identity, Settings, TlsSettings};
 use crate::upstream::{Group, UpstreamState};
 use std::sync::Arc;
 
@@ -14,6 +15,54 @@ pub struct Pass {
     pub target: PassTarget,
     /// Timeouts, buffers, header rules.
     pub conf: PassConf,
+    identities: [Arc<Identity>; 2],
+}
+
+impl Pass {
+    /// A location's origin; what its connections have in common with others is worked out here.
+    pub fn new(protocol: Box<dyn Protocol>, target: PassTarget, conf: PassConf) -> Pass {
+        let literal = |t: &Template| t.as_literal().map(Into::into);
+        let plain = Settings {
+            protocol: match protocol.codec() {
+                Codec::Http1 => "http/1",
+                Codec::Http2 => "h2",
+                _ => protocol.scheme(),
+            },
+            tls: None,
+            bind: conf.bind.as_ref().and_then(literal),
+            transparent: conf.bind_transparent,
+            keepalive: conf.socket_keepalive,
+            rcvbuf: conf.socket_rcvbuf,
+            sndbuf: conf.socket_sndbuf,
+            proxy_header: conf.proxy_protocol.is_some(),
+        };
+        let secure = Settings {
+            tls: Some(match &conf.tls {
+                Some(tls) => tls.settings(),
+                None => TlsSettings::default(),
+            }),
+            ..plain.clone()
+        };
+        Pass {
+            protocol,
+            target,
+            conf,
+            identities: [plain, secure].map(Identity::new),
+        }
+    }
+
+    /// What connections must have in common to be shared; `tls` is whether it is spoken.
+    pub fn identity(&self, tls: bool) -> &Arc<Identity> {
+        let [plain, secure] = &self.identities;
+        if tls { secure } else { plain }
+    }
+
+    /// Whether anything of connections depends on the request.
+    pub fn has_own(&self, tls: bool) -> bool {
+        let bind = self.conf.bind.as_ref();
+        bind.is_some_and(|t| t.as_literal().is_none())
+            || (tls && self.conf.tls.as_ref().is_some_and(|tls| tls.has_own()))
+    }
 }
 
 /// A group named by a directive; known once the whole configuration has been read.

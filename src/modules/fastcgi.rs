@@ -66,15 +66,16 @@ impl Module for FastCgi {
         if let Some(to) = &conf.to {
             conf.pass.cache.must_have_key("fastcgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
-            on.upstream(Arc::new(Pass {
-                protocol: Box::new(Application {
-                    params: Params::new(&conf.params, &to.host, headers),
-                    keep: conf.keep_conn.unwrap_or(false),
-                    catch: conf.catch_stderr.clone().unwrap_or_default().into(),
-                }),
-                target: to.target(),
-                conf: conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
-            }));
+            let application = Application {
+                params: Params::new(&conf.params, &to.host, headers),
+                keep: conf.keep_conn.unwrap_or(false),
+                catch: conf.catch_stderr.clone().unwrap_or_default().into(),
+            };
+            on.upstream(Arc::new(Pass::new(
+                Box::new(application),
+                to.target(),
+                conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
+            )));
             if to.slash {
                 on.redirect_to_slash();
             }

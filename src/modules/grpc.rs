@@ -72,16 +72,14 @@ impl Module for Grpc {
         pass.request_buffering = false;
         pass.pass_trailers = true;
         if to.may_use_tls() {
-            pass.tls = Some(Arc::new(conf.tls.build("grpc", b"\x02h2")?));
+            let known = (!host.is_empty()).then_some(&**host);
+            pass.tls = Some(Arc::new(conf.tls.build("grpc", known, b"\x02h2")?));
         }
-        on.upstream(Arc::new(Pass {
-            protocol: Box::new(Service {
-                host: host.clone(),
-                headers: RequestHeaders::new(conf.headers.as_deref().unwrap_or_default()),
-            }),
-            target: to.target(),
-            conf: pass,
-        }));
+        let service = Service {
+            host: host.clone(),
+            headers: RequestHeaders::new(conf.headers.as_deref().unwrap_or_default()),
+        };
+        on.upstream(Arc::new(Pass::new(Box::new(service), to.target(), pass)));
         if to.slash {
             on.redirect_to_slash();
         }

@@ -58,14 +58,11 @@ impl Module for Memcached {
         pass.buffering = false;
         pass.pass_request_body = false;
         pass.force_ranges = true;
-        on.upstream(Arc::new(Pass {
-            protocol: Box::new(Store {
-                key: *key,
-                gzip_flag: conf.gzip_flag.unwrap_or(0),
-            }),
-            target: to.target(),
-            conf: pass,
-        }));
+        let store = Store {
+            key: *key,
+            gzip_flag: conf.gzip_flag.unwrap_or(0),
+        };
+        on.upstream(Arc::new(Pass::new(Box::new(store), to.target(), pass)));
         if to.slash {
             on.redirect_to_slash();
         }

@@ -50,13 +50,14 @@ impl Module for Scgi {
         if let Some(to) = &conf.to {
             conf.pass.cache.must_have_key("scgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
-            on.upstream(Arc::new(Pass {
-                protocol: Box::new(Application {
-                    params: Params::new(&conf.params, &to.host, headers),
-                }),
-                target: to.target(),
-                conf: conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
-            }));
+            let application = Application {
+                params: Params::new(&conf.params, &to.host, headers),
+            };
+            on.upstream(Arc::new(Pass::new(
+                Box::new(application),
+                to.target(),
+                conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
+            )));
             if to.slash {
                 on.redirect_to_slash();
             }

@@ -64,18 +64,20 @@ impl Module for Uwsgi {
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
             let mut pass = conf.pass.conf(buffers, HIDDEN, &to.temp_path);
             if to.may_use_tls() {
-                pass.tls = Some(Arc::new(conf.tls.build("uwsgi", b"")?));
+                let known = (!to.name.is_empty()).then_some(&*to.name);
+                pass.tls = Some(Arc::new(conf.tls.build("uwsgi", known, b"")?));
             }
-            on.upstream(Arc::new(Pass {
-                protocol: Box::new(Application {
-                    params: Params::new(&conf.params, &to.host, headers),
-                    modifiers: [conf.modifier1.unwrap_or(0), conf.modifier2.unwrap_or(0)],
-                    string: conf.string.clone().unwrap_or_default(),
-                    origin: to.clone(),
-                }),
-                target: to.target(),
-                conf: pass,
-            }));
+            let application = Application {
+                params: Params::new(&conf.params, &to.host, headers),
+                modifiers: [conf.modifier1.unwrap_or(0), conf.modifier2.unwrap_or(0)],
+                string: conf.string.clone().unwrap_or_default(),
+                origin: to.clone(),
+            };
+            on.upstream(Arc::new(Pass::new(
+                Box::new(application),
+                to.target(),
+                pass,
+            )));
             if to.slash {
                 on.redirect_to_slash();
             }

@@ -321,6 +321,16 @@ impl Inner {
         self.wbuf.clear();
     }
 
+    /// What of the body's next bytes lies within the length that the head declared; it is counted.
+    fn declared<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
+        let Framing::Length(left) = &mut self.framing else {
+            return data;
+        };
+        let n = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
+        *left -= n as u64;
+        data.get(..n).unwrap_or_default()
+    }
+
     /// Queues bytes as they are.
     fn push(&mut self, data: &[u8]) {
         if self.error.is_some() {
@@ -347,6 +357,25 @@ impl Inner {
                 }
             }
             Err(e) => self.fail(&e),
+        }
+    }
+
+    /// Sends at most so many bytes of what is queued, with one write.
+    fn poll_part(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<()>> {
+        let part = self.wbuf.get(..bytes).unwrap_or(&self.wbuf);
+        if !part.is_empty() {
+            match ready!(self.transport.poll_write(cx, part)) {
+                Ok(n) => self.wbuf.advance(n),
+                Err(e) => {
+                    self.fail(&e);
+                    return Poll::Ready(Err(e));
+                }
+            }
+        }
+        ready!(self.transport.poll_flush(cx))?;
+        match self.error {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Poll::Ready(Ok(())),
         }
     }
 

@@ -9,6 +9,7 @@ use openssl::ssl::{Ssl, SslContext, SslMethod, SslRef, SslSessionCacheMode, SslV
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 /// What a context is made of: equal settings share one.
@@ -55,6 +56,7 @@ impl Default for Settings {
 
 /// A context for connections to origins.
 pub struct Client {
+    id: u64,
     context: SslContext,
     verify: bool,
     sessions: Option<Arc<Sessions>>,
@@ -104,7 +106,9 @@ impl Client {
         }
         let context = ctx.build();
         error::clear();
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok(Client {
+            id: NEXT.fetch_add(1, Relaxed),
             context,
             verify: s.verify.is_some(),
             sessions,
@@ -120,6 +124,11 @@ impl Client {
             Client::new(&Settings::default(), &mut Loader::default(), None).map(Arc::new)
         });
         PLAIN.clone()
+    }
+
+    /// A number that no other context has had in this process.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Prepares a connection.
@@ -208,8 +217,14 @@ impl std::fmt::Debug for Client {
 /// What one connection says to its origin.
 #[derive(Debug, Default)]
 pub struct Hello {
+    /// The name of the origin's group.
+    pub group: Arc<str>,
     /// The origin's address, as logs show it.
     pub peer: Arc<str>,
+    /// The hash of what the configuration says of the connection.
+    pub settings: u64,
+    /// What of that depends on the request.
+    pub own: Box<[u8]>,
     /// The name to send (SNI).
     pub server_name: Option<String>,
     /// The certificate to show, where it is not the context's.
@@ -219,16 +234,15 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Sessions belong to an address, a name and a certificate.
+    /// Sessions belong to an address in a group, and to connections that are equal in all that is configured.
     fn whose(&self) -> Whose {
         Whose {
+            group: self.group.clone(),
             peer: self.peer.clone(),
+            settings: self.settings,
+            own: self.own.clone(),
             name: self.server_name.as_deref().unwrap_or_default().into(),
-            certificate: self
-                .certificate
-                .as_ref()
-                .map(|c| c.certificate.as_slice().into())
-                .unwrap_or_default(),
+            alpn: self.alpn,
         }
     }
 }
@@ -252,9 +266,12 @@ impl std::fmt::Debug for OwnCertificate {
 /// Whose session it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Whose {
+    group: Arc<str>,
     peer: Arc<str>,
+    settings: u64,
+    own: Box<[u8]>,
     name: Box<str>,
-    certificate: Box<[u8]>,
+    alpn: &'static [u8],
 }
 
 /// The last session of each origin, for every thread.
@@ -296,9 +313,12 @@ mod tests {
     fn sessions_are_bounded() {
         let sessions = Sessions::default();
         let whose = |n: usize| Whose {
+            group: "u".into(),
             peer: "127.0.0.1:443".into(),
+            settings: 0,
+            own: Box::default(),
             name: n.to_string().into(),
-            certificate: Box::default(),
+            alpn: b"",
         };
         for n in 0..2 * MOST_SESSIONS {
             sessions.keep(whose(n), vec![1]);

@@ -2,6 +2,7 @@
 
 use super::connection::{Io, UpConn};
 use super::group::Group;
+use super::identity::Identity;
 use super::peer::Peer;
 use crate::tls::client::{Client, Hello};
 use crate::tls::error::{describe, is_common};
@@ -47,11 +48,11 @@ impl Connector {
     /// Opens a connection to `peer`; `tag` tells locations apart where `keepalive` is local to them.
     ///
     /// Dropping the future closes the socket.
-    pub async fn connect(
+    pub async fn connect<'a>(
         &self,
         group: &Group,
         peer: &Peer,
-        tag: impl Into<Tag>,
+        tag: impl Into<Tag<'a>>,
         options: &ConnectOptions,
     ) -> Result<UpConn, ConnectError> {
         let key = PoolKey::new(group, peer, tag.into());
@@ -80,7 +81,7 @@ impl Connector {
         let opened = tokio::time::timeout(options.timeout, opening).await;
         match opened {
             Ok(opened) => opened.map(|io| {
-                let mut conn = UpConn::new(io, key);
+                let mut conn = UpConn::new(io, key.keep());
                 conn.single_use = options.proxy_header.is_some();
                 conn
             }),
@@ -144,21 +145,31 @@ impl Default for ConnectOptions {
 }
 
 /// Which requests to a peer may share connections.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tag {
+#[derive(Debug, Clone, Copy)]
+pub struct Tag<'a> {
     /// The location: counts where `keepalive` is local to it.
     pub location: u64,
-    /// The local address, where it differs from request to request.
-    pub local_address: u64,
+    /// What its configuration says of connections.
+    pub identity: &'a Arc<Identity>,
+    /// What of that depends on the request: the values of variables ([`own`]); empty where nothing does.
+    pub own: &'a [u8],
 }
 
-impl From<u64> for Tag {
+impl From<u64> for Tag<'static> {
     fn from(location: u64) -> Self {
         Self {
             location,
-            local_address: 0,
+            identity: Identity::plain(),
+            own: b"",
         }
     }
+}
+
+/// Appends a value to what [`Tag::own`] compares; `kind` tells which one it is.
+pub fn own(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(&(value.len() as u64).to_be_bytes());
+    out.extend_from_slice(value);
 }
 
 /// TLS to a peer.
@@ -192,37 +203,86 @@ async fn handshake(tls: &ConnectTls, plain: L4Stream) -> Result<Io, ConnectError
     Ok(Io::Tls(stream))
 }
 
-/// Which idle connections may serve which requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PoolKey {
+/// Which idle connections may serve a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PoolKey<'a> {
     pub group: u32,
     pub peer: u32,
-    pub tag: Tag,
+    pub tag: Tag<'a>,
 }
 
-impl PoolKey {
-    pub fn new(group: &Group, peer: &Peer, tag: Tag) -> Self {
+/// What a connection serves: a [`PoolKey`] that it keeps.
+#[derive(Debug)]
+pub(super) struct ConnKey {
+    pub group: u32,
+    peer: u32,
+    location: u64,
+    identity: Arc<Identity>,
+    own: Box<[u8]>,
+}
+
+impl<'a> PoolKey<'a> {
+    pub fn new(group: &Group, peer: &Peer, tag: Tag<'a>) -> Self {
+        let location = match group.keepalive.local {
+            true => tag.location,
+            false => 0,
+        };
         Self {
             group: group.state.id,
             peer: peer.state.id,
-            tag: Tag {
-                location: if group.keepalive.local {
-                    tag.location
-                } else {
-                    0
-                },
-                ..tag
-            },
+            tag: Tag { location, ..tag },
+        }
+    }
+
+    /// Whether a connection may serve the request.
+    pub fn fits(&self, conn: &ConnKey) -> bool {
+        self.peer == conn.peer
+            && self.group == conn.group
+            && self.tag.location == conn.location
+            && Identity::is(self.tag.identity, &conn.identity)
+            && *self.tag.own == *conn.own
+    }
+
+    /// The key for a new connection.
+    pub fn keep(&self) -> ConnKey {
+        ConnKey {
+            group: self.group,
+            peer: self.peer,
+            location: self.tag.location,
+            identity: self.tag.identity.clone(),
+            own: self.tag.own.into(),
         }
     }
 
     /// The key in Pingora's pool. It may collide: what comes out is compared in full.
     pub fn hash(&self) -> u64 {
-        let mixed = (u64::from(self.group) << 32) | u64::from(self.peer);
-        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ self.tag.location
-            ^ self.tag.local_address.rotate_left(32)
+        hash(self.group, self.peer, self.tag)
     }
+}
+
+impl ConnKey {
+    /// The same as [`PoolKey::hash`].
+    pub fn hash(&self) -> u64 {
+        let tag = Tag {
+            location: self.location,
+            identity: &self.identity,
+            own: &self.own,
+        };
+        hash(self.group, self.peer, tag)
+    }
+}
+
+fn hash(group: u32, peer: u32, tag: Tag<'_>) -> u64 {
+    use std::hash::BuildHasher;
+    let mixed = (u64::from(group) << 32) | u64::from(peer);
+    let own = match tag.own {
+        [] => 0,
+        own => foldhash::fast::FixedState::default().hash_one(own),
+    };
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ tag.location
+        ^ tag.identity.hash()
+        ^ own.rotate_left(32)
 }
 
 /// A peer in Pingora's terms; nothing in it is resolved or can panic.
@@ -234,7 +294,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub fn new(peer: &Peer, key: PoolKey, options: &ConnectOptions) -> Self {
+    pub fn new(peer: &Peer, key: PoolKey<'_>, options: &ConnectOptions) -> Self {
         let special = options.bind.is_some() || options.keepalive || options.has_buffers();
         Self {
             addr: peer.backend.addr.clone(),

@@ -1,7 +1,7 @@
 //! A connection to a peer, whatever is below it.
 
 use super::coarse_millis;
-use super::connect::PoolKey;
+use super::connect::ConnKey;
 use bytes::BytesMut;
 use openssl::ssl::SslRef;
 use pingora::tls::tokio_ssl::SslStream;
@@ -31,11 +31,11 @@ pub struct UpConn {
     /// No other request may use it.
     pub single_use: bool,
     pub(super) opened_ms: u64,
-    pub(super) key: PoolKey,
+    pub(super) key: ConnKey,
 }
 
 impl UpConn {
-    pub(super) fn new(io: Io, key: PoolKey) -> Self {
+    pub(super) fn new(io: Io, key: ConnKey) -> Self {
         Self {
             io,
             rbuf: BytesMut::new(),

@@ -25,6 +25,7 @@ pub mod ewma;
 pub mod group;
 pub mod hash;
 pub mod health;
+pub mod identity;
 pub mod least_conn;
 pub mod least_time;
 pub mod members;

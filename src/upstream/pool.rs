@@ -28,11 +28,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// An idle connection to `peer`, or a new one.
-pub async fn get(
+pub async fn get<'a>(
     connector: &Connector,
     group: &Group,
     peer: &Peer,
-    tag: impl Into<Tag>,
+    tag: impl Into<Tag<'a>>,
     options: &ConnectOptions,
 ) -> Result<UpConn, ConnectError> {
     let tag = tag.into();
@@ -46,7 +46,7 @@ pub async fn get(
 }
 
 /// This thread's idle connection to `peer` that was used last.
-pub fn take(group: &Group, peer: &Peer, tag: impl Into<Tag>) -> Option<UpConn> {
+pub fn take<'a>(group: &Group, peer: &Peer, tag: impl Into<Tag<'a>>) -> Option<UpConn> {
     if group.keepalive.connections == 0 {
         return None;
     }
@@ -54,11 +54,11 @@ pub fn take(group: &Group, peer: &Peer, tag: impl Into<Tag>) -> Option<UpConn> {
 }
 
 /// An idle connection to `peer` that some thread had too many of.
-pub async fn take_shared(
+pub async fn take_shared<'a>(
     connector: &Connector,
     group: &Group,
     peer: &Peer,
-    tag: impl Into<Tag>,
+    tag: impl Into<Tag<'a>>,
 ) -> Option<UpConn> {
     if group.state.shared_idle.load(Relaxed) == 0 {
         return None;
@@ -68,7 +68,7 @@ pub async fn take_shared(
     let stream = connector.transport.reused_stream(&target).await?;
     let parked = stream.into_any().downcast::<Parked>().ok()?;
     let conn = parked.conn;
-    (conn.key == key).then(|| conn.used_again())
+    key.fits(&conn.key).then(|| conn.used_again())
 }
 
 /// Keeps `conn` for a later request; false if it was closed instead.
@@ -139,12 +139,12 @@ impl UpConn {
     }
 }
 
-fn take_at(key: PoolKey, now: u64) -> Option<UpConn> {
+fn take_at(key: PoolKey<'_>, now: u64) -> Option<UpConn> {
     POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         let idle = pool.get_mut(&key.group)?;
         loop {
-            let at = idle.iter().rposition(|i| i.conn.key == key)?;
+            let at = idle.iter().rposition(|i| key.fits(&i.conn.key))?;
             let mut found = idle.remove(at)?;
             if found.is_good(now) {
                 return Some(found.conn.used_again());

@@ -17,11 +17,15 @@ use crate::common::{DEADLINE, wait_for};
 /// # Errors
 /// The program did not start.
 pub fn observe(group: &Group, program: &Path) -> Result<Vec<String>, String> {
+    // what nginx takes for a comment
+    let config = match program.file_name().is_some_and(|name| name == "couloir") {
+        true => group.config.replace("#couloir ", ""),
+        false => group.config.clone(),
+    };
     let scripted = group.origin.clone();
     let origin = Origin::respond(move |request| answer(&scripted, request));
     let mut setup = Setup::new(&format!(
-        "%%TEST_GLOBALS%%\nevents {{ }}\nhttp {{\n%%TEST_GLOBALS_HTTP%%\n{}\n}}\n",
-        group.config
+        "%%TEST_GLOBALS%%\nevents {{ }}\nhttp {{\n%%TEST_GLOBALS_HTTP%%\n{config}\n}}\n"
     ))
     .set("ORIGIN", origin.addr());
     let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME);

@@ -403,3 +403,59 @@ fn memcached_is_only_read_and_kept() {
     );
     assert_eq!(post.status, 405);
 }
+
+/// A body that is shorter than its length, and the end of the request, in one read with the head or behind it: what has
+/// come reaches the client, and the response does not look whole.
+#[test]
+fn a_short_body_and_the_end_of_the_request_in_one_read() {
+    let text = |body: &str| format!("Content-Length: 10\r\n\r\n{body}");
+    let closed = [record(STDOUT, text("abc")), record(STDOUT, ""), end()].concat();
+    let ended = [record(STDOUT, text("abc")), end()].concat();
+    let split = [record(STDOUT, text("ab")), record(STDOUT, "c"), end()].concat();
+    for (bytes, message) in [
+        (closed, "upstream prematurely closed FastCGI stdout"),
+        (ended, "upstream prematurely closed FastCGI request"),
+        (split, "upstream prematurely closed FastCGI request"),
+    ] {
+        for conf in ["", "fastcgi_buffering off;", "fastcgi_keep_conn on;"] {
+            let script = vec![
+                Step::ReadBytes(8),
+                Step::Send(bytes.clone()),
+                Step::WaitForClose,
+            ];
+            let origin = Origin::script(vec![script]);
+            let server = server(&origin, "fastcgi", conf);
+            let mut client = super::common::client::Client::connect(server.addr(8080));
+            client.send(super::get("/x")).unwrap();
+            client.response("GET").unwrap_err();
+            assert_eq!(client.partial().expect("a head").status, 200, "{conf}");
+            assert_eq!(client.buffered(), b"abc", "{conf} {message}");
+            error_logged(&server, &["[error]", message, "while reading upstream"]);
+            alive(&server);
+        }
+    }
+}
+
+/// What an application writes to its error output is no failure of a good answer.
+#[test]
+fn error_output_of_a_good_answer() {
+    let bytes = [
+        record(STDERR, "careful"),
+        answer("Content-Length: 2\r\n\r\nok"),
+    ]
+    .concat();
+    let origin = Origin::script(vec![vec![
+        Step::ReadBytes(8),
+        Step::Send(bytes),
+        Step::WaitForClose,
+    ]]);
+    let server = server(&origin, "fastcgi", "");
+    let response = exchange(server.addr(8080), &get_once("/x"));
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    error_logged(&server, &["FastCGI sent in stderr: \"careful\""]);
+    assert!(
+        !server.log().contains("upstream_failure"),
+        "{}",
+        server.log()
+    );
+}

@@ -117,3 +117,43 @@ fn the_origin_declines() {
     assert_eq!((response.status, response.text().as_str()), (200, "no"));
     logged(&server, "GET /ws 200 2 200");
 }
+
+/// What is logged when a tunnel ends by a side's silence or reset: levels as in nginx.
+#[test]
+fn ends_of_tunnels_are_logged() {
+    const DOING: &str = "while proxying upgraded connection, client: 127.0.0.1";
+    // the origin falls silent
+    let (_origin, server) = tunnel(vec![Step::Read, Step::send(ACCEPT), Step::WaitForClose]);
+    let mut client = Client::connect(server.addr(8080));
+    client.send(ASK).unwrap();
+    accepted(&mut client);
+    assert!(client.read_to_close().unwrap().is_empty());
+    let timed_out = "upstream timed out (110: Connection timed out)";
+    super::error_logged(&server, &["[info]", timed_out, DOING]);
+    assert!(!server.log().contains("[error]"), "{}", server.log());
+    // the origin resets
+    let (_origin, server) = tunnel(vec![
+        Step::Read,
+        Step::send(ACCEPT),
+        Step::ReadBytes(1),
+        Step::Reset,
+    ]);
+    let mut client = Client::connect(server.addr(8080));
+    client.send(ASK).unwrap();
+    accepted(&mut client);
+    client.send("x").unwrap();
+    let _ = client.read_to_close();
+    let reset = "recv() failed (104: Connection reset by peer)";
+    super::error_logged(&server, &["[error]", reset, DOING]);
+    // the client resets
+    let (_origin, server) = tunnel(vec![Step::Read, Step::send(ACCEPT), Step::WaitForClose]);
+    let mut client = Client::connect(server.addr(8080));
+    client.send(ASK).unwrap();
+    accepted(&mut client);
+    socket2::SockRef::from(client.stream())
+        .set_linger(Some(std::time::Duration::ZERO))
+        .unwrap();
+    drop(client);
+    super::error_logged(&server, &["[info]", reset, DOING]);
+    assert!(!server.log().contains("[error]"), "{}", server.log());
+}

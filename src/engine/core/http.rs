@@ -69,6 +69,7 @@ pub struct HttpWritten {
     pub open_file_cache_min_uses: Option<u64>,
     pub open_file_cache_errors: Option<bool>,
     pub early_hints: Option<Vec<Template>>,
+    pub response_parsing: Option<bool>,
     pub auth_delay: Option<u64>,
     pub gzip: crate::engine::gzip::GzipWritten,
     pub uninitialized_variable_warn: Option<bool>,
@@ -84,7 +85,7 @@ impl Conf for HttpWritten {
             absolute_redirect, server_name_in_redirect, port_in_redirect, msie_padding, msie_refresh,
             chunked_transfer_encoding, etag, if_modified_since, max_ranges, satisfy, limit_rate,
             limit_rate_after, resolver, resolver_timeout, disable_symlinks, open_file_cache,
-            open_file_cache_valid, open_file_cache_min_uses, open_file_cache_errors, early_hints, auth_delay, uninitialized_variable_warn);
+            open_file_cache_valid, open_file_cache_min_uses, open_file_cache_errors, early_hints, response_parsing, auth_delay, uninitialized_variable_warn);
         self.internal |= o.internal;
         self.gzip.inherit(&o.gzip);
     }
@@ -525,6 +526,16 @@ impl Module for HttpCore {
                     c.early_hints.get_or_insert_default().push(hint);
                 }
                 Ok(())
+            },
+        ),
+        Directive::own(
+            "response_parsing",
+            A,
+            Args::Exactly(1),
+            "`response_parsing nginx|strict;` How responses of origins over HTTP/1 are parsed: by nginx's rules, or by those of RFC 9112. `strict` answers 502 to bytes behind the end of a response, HTTP/0.9, bare line feeds, invalid field names, lines without a colon, a status line sent twice, status codes above 599, and chunk sizes and extensions that are no such; what is noticed when the response is on its way breaks it off. Default: nginx.",
+            |c, s, _| {
+                let strict = s.one_of(0, &[("nginx", false), ("strict", true)])?;
+                once(&mut c.response_parsing, s, strict)
             },
         ),
         Directive::new(

@@ -11,6 +11,8 @@ use std::io::Write;
 pub fn status<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
     let status = match (r.err_status, r.out.status) {
         (0, 0) if r.head.version == Version::V09 => 9,
+        // an origin's answer without a head has no status, as in nginx
+        (0, _) if r.out.http09 && r.upstream.has_head && r.upstream.head.is_http09() => 9,
         (0, status) => status,
         (forced, _) => forced,
     };

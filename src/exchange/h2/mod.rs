@@ -73,7 +73,8 @@ pub(super) async fn run(
     let has_body = !matches!(body, Source::Over);
     // one block may be as large as a head, and that as a few buffers
     let limit = a.pass.conf.buffer_size.max(64 * 1024);
-    let stream = Stream::begin(conn.h2.take(), &block, has_body, limit);
+    let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
+    let stream = Stream::begin(conn.h2.take(), &block, has_body, head_only, limit);
     let mut x = Exchange {
         stream,
         body,
@@ -99,6 +100,7 @@ pub(super) async fn run(
                 super::hints::send(r).await;
             }
             _ => {
+                r.upstream.fails("bad_header");
                 r.error(
                     Level::Error,
                     format_args!("upstream sent unexpected http2 frame {HEAD}"),
@@ -108,6 +110,7 @@ pub(super) async fn run(
         }
     }
     r.upstream.has_head = true;
+    super::head::log_ignored(r);
     if let Some(s) = r.upstream.states.last_mut() {
         s.header_time = Some(a.start.elapsed().as_millis() as u64);
         s.status = r.upstream.head.status;
@@ -135,6 +138,16 @@ pub(super) async fn pass_on(
         return Outcome::Status(status);
     }
     cache::begin(r, a.pass, true);
+    if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
+        r.limit_rate = 0;
+    }
+    if r.limit_rate > 0
+        && !cache::filling(r)
+        && let Err(e) = Box::pin(output::pace_head(r)).await
+    {
+        output::broken(r, &e);
+        return Outcome::Done;
+    }
     r.output.prompt = !r.upstream.buffered.unwrap_or(a.pass.conf.buffering);
     let result = x.transfer(a, r, &mut conn).await;
     if result.is_err() {
@@ -210,6 +223,7 @@ impl Exchange {
                 Ok(Event::Need) => break,
                 Ok(_) => {}
                 Err(e) => {
+                    r.upstream.fails("bad_body");
                     r.error(Level::Error, format_args!("{e} {BODY}"));
                     return Err(Failure::new(next::INVALID_HEADER, 502));
                 }
@@ -236,10 +250,11 @@ impl Exchange {
                 Ok(Event::Need) => {}
                 Ok(event) => return Ok(event),
                 Err(e) => {
-                    r.upstream.failing = "bad_header";
+                    r.upstream.fails(match r.upstream.has_head {
+                        true => "bad_body",
+                        false => "bad_header",
+                    });
                     r.error(Level::Error, format_args!("{e} {doing}"));
-                    r.upstream.failing = "";
-                    r.upstream.fails("bad_header");
                     return Err(Failure::new(next::INVALID_HEADER, 502));
                 }
             }
@@ -260,13 +275,7 @@ impl Exchange {
             };
             let waited = tokio::time::timeout(limit, poll_fn(|cx| self.poll(cx, a, r, conn))).await;
             match waited {
-                Ok(Ok(Io::Read(0))) => {
-                    r.error(
-                        Level::Error,
-                        format_args!("upstream prematurely closed connection {doing}"),
-                    );
-                    return Err(Failure::new(next::ERROR, 502));
-                }
+                Ok(Ok(Io::Read(0))) => return Err(a.closed(r, doing)),
                 Ok(Ok(Io::Read(n))) => received(r, n),
                 Ok(Ok(Io::Wrote)) => {}
                 Ok(Ok(Io::Gone)) => {
@@ -284,6 +293,7 @@ impl Exchange {
                     return Err(Failure::end(408));
                 }
                 Err(_) => {
+                    r.upstream.fails("read_timeout");
                     r.error(
                         Level::Error,
                         format_args!("upstream timed out (110: Connection timed out) {doing}"),

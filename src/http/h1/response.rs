@@ -1,8 +1,10 @@
 //! The head of an origin's response (RFC 9112, sections 4 to 6), with nginx's rules and log texts.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::http::{
+    clean,
     field::{self, Field, FieldScanner, Names},
     head::parse_length,
     headers::{Headers, Known, contains_ignore_case},
@@ -12,6 +14,7 @@ use crate::http::{
 #[derive(Debug, Default)]
 pub struct Parser {
     started: bool,
+    strict: bool,
     status_line: StatusLine,
     fields: Option<FieldScanner>,
 }
@@ -96,13 +99,21 @@ impl std::error::Error for UpstreamError {}
 pub const NO_VALID_HEADER: &str = "upstream sent no valid HTTP/1.0 header";
 
 impl Parser {
+    /// A parser; `strict`: refuses what RFC 9112 does not allow and nginx does (`response_parsing strict`).
+    pub fn new(strict: bool) -> Parser {
+        Parser {
+            strict,
+            ..Parser::default()
+        }
+    }
+
     /// Reads on. `buf` begins with the first byte of the head and holds at least what it held in the call before;
     /// `limit` is the most a head may take, bytes (`proxy_buffer_size`). `head` is cleared when a new head begins.
     pub fn parse(&mut self, buf: &[u8], limit: usize, head: &mut UpstreamHead) -> Progress {
         if !self.started {
             *self = Parser {
                 started: true,
-                ..Parser::default()
+                ..Parser::new(self.strict)
             };
             head.clear();
         }
@@ -125,38 +136,37 @@ impl Parser {
                     return Ok(Progress::Done { consumed: 0 });
                 }
             }
-            self.status_line.give(buf, head)?;
+            self.status_line.give(buf, head, self.strict)?;
         }
         let start = self.status_line.pos;
         let fields = self.fields.get_or_insert_with(|| FieldScanner::at(start));
         loop {
-            match fields.next(buf, NAMES) {
-                Field::More => return Ok(Progress::Need),
-                Field::Line { name, value, .. } => {
-                    head.take_field(
-                        buf.get(name).unwrap_or_default(),
-                        buf.get(value).unwrap_or_default(),
-                    )?;
-                }
-                Field::End if head.status == 103 => {
+            match head.next_field(fields, buf, self.strict)? {
+                Next::More => return Ok(Progress::Need),
+                Next::Line => {}
+                Next::End if head.status == 103 => {
                     return Ok(Progress::EarlyHints {
                         consumed: fields.pos(),
                     });
                 }
-                Field::End => {
+                Next::End => {
                     return Ok(Progress::Done {
                         consumed: fields.pos(),
                     });
                 }
-                Field::Invalid(line) => {
-                    return Err(error(
-                        "upstream sent invalid header",
-                        Some(field::describe(buf, &line)),
-                    ));
-                }
             }
         }
     }
+}
+
+/// What [`UpstreamHead::next_field`] came to.
+pub(crate) enum Next {
+    /// More bytes are needed.
+    More,
+    /// A field was taken.
+    Line,
+    /// The empty line was read.
+    End,
 }
 
 /// Names in what an origin sends are taken as they are.
@@ -165,7 +175,72 @@ pub(crate) const NAMES: Names = Names {
     skip_status_lines: true,
 };
 
+/// The same where responses are parsed strictly.
+const STRICT_NAMES: Names = Names {
+    underscores: true,
+    skip_status_lines: false,
+};
+
+const INVALID: &str = "upstream sent invalid header";
+
+/// Reads the next line of an origin's fields or trailers: its name and value as offsets into `buf`; `None` where more
+/// is needed, and nothing inside where the empty line was read. A value with control bytes is refused.
+///
+/// # Errors
+/// The offending line, as nginx describes it.
+#[allow(clippy::type_complexity)]
+pub(crate) fn next_line(
+    fields: &mut FieldScanner,
+    buf: &[u8],
+    strict: bool,
+) -> Result<Option<Option<(Range<usize>, Range<usize>)>>, String> {
+    let names = if strict { STRICT_NAMES } else { NAMES };
+    match fields.next(buf, names) {
+        Field::More => Ok(None),
+        Field::End if strict && !clean::ends_with_crlf(buf, fields.pos()) => {
+            Err("bare line feed".to_owned())
+        }
+        Field::End => Ok(Some(None)),
+        Field::Invalid(line) => Err(field::describe(buf, &line)),
+        Field::Line { name, value, .. } => {
+            if let Some(at) = clean::control(buf.get(value.clone()).unwrap_or_default()) {
+                return Err(field::describe(buf, &(name.start..value.start + at)));
+            }
+            if strict && let Some(fault) = clean::line_fault(buf, &name, &value, fields.pos()) {
+                let line =
+                    String::from_utf8_lossy(buf.get(name.start..value.end).unwrap_or_default());
+                return Err(format!("\"{line}\" ({fault})"));
+            }
+            Ok(Some(Some((name, value))))
+        }
+    }
+}
+
 impl UpstreamHead {
+    /// Reads the next line of the head.
+    ///
+    /// # Errors
+    /// nginx's log text.
+    pub(crate) fn next_field(
+        &mut self,
+        fields: &mut FieldScanner,
+        buf: &[u8],
+        strict: bool,
+    ) -> Result<Next, UpstreamError> {
+        match next_line(fields, buf, strict) {
+            Ok(None) => Ok(Next::More),
+            Ok(Some(None)) => Ok(Next::End),
+            Ok(Some(Some((name, value)))) => {
+                self.take_field(
+                    buf.get(name).unwrap_or_default(),
+                    buf.get(value).unwrap_or_default(),
+                )?;
+                Ok(Next::Line)
+            }
+            Err(line) => Err(error(INVALID, Some(line))),
+        }
+    }
+
     /// Makes ready for the next head; keeps the memory.
     pub fn clear(&mut self) {
         self.status = 0;
@@ -387,10 +462,31 @@ impl StatusLine {
     }
 
     /// Stores status and version.
-    pub(crate) fn give(&self, buf: &[u8], head: &mut UpstreamHead) -> Result<(), UpstreamError> {
+    pub(crate) fn give(
+        &self,
+        buf: &[u8],
+        head: &mut UpstreamHead,
+        strict: bool,
+    ) -> Result<(), UpstreamError> {
+        let text = buf.get(self.text..self.end).unwrap_or_default();
+        let shown = || format!("\"{}\"", text.escape_ascii());
+        // a client takes such a status for whatever it likes, an interim one without a body among them
+        if self.code < 100 {
+            return Err(error("upstream sent invalid status", Some(shown())));
+        }
+        if clean::control(text).is_some() {
+            return Err(error("upstream sent invalid status line", Some(shown())));
+        }
+        let line = buf.get(..self.pos).unwrap_or_default();
+        if strict && let Some(fault) = clean::status_line_fault(line) {
+            let line = line.trim_ascii_end().escape_ascii();
+            return Err(error(
+                "upstream sent invalid status line",
+                Some(format!("\"{line}\" ({fault})")),
+            ));
+        }
         head.status = self.code;
-        head.status_line
-            .extend_from_slice(buf.get(self.text..self.end).unwrap_or_default());
+        head.status_line.extend_from_slice(text);
         head.version = (self.major, self.minor);
         head.upgrade = self.code == 101;
         if head.version < (1, 1) {

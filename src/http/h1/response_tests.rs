@@ -62,7 +62,7 @@ fn status_lines() {
         ("HTTP/1.1 204 ", 204, "204 ", false),
         ("HTTP/1.1   403.1 No", 403, "403.1 No", false),
         ("HTTP/2.0 200 OK", 200, "200 OK", false),
-        ("HTTP/1.1 000 \x01\t", 0, "000 \x01\t", false),
+        ("HTTP/1.1 999 \t\u{e9}", 999, "999 \t\u{e9}", false),
     ] {
         for end in ["\r\n\r\n", "\n\n"] {
             let head = done(&format!("{line}{end}"));
@@ -94,6 +94,86 @@ fn what_is_no_head_is_http09() {
         assert_eq!(progress, Progress::Done { consumed: 0 }, "{input:?}");
         assert!(head.is_http09() && head.connection_close && head.status == 200);
         assert_eq!(head.body(false), BodyLength::UntilClose);
+    }
+}
+
+#[test]
+fn status_lines_that_are_refused() {
+    for (line, message) in [
+        ("HTTP/1.1 000 X", "upstream sent invalid status: \"000 X\""),
+        ("HTTP/1.1 099 X", "upstream sent invalid status: \"099 X\""),
+        ("HTTP/1.0 99 X", "upstream sent no valid HTTP/1.0 header"),
+        (
+            "HTTP/1.1 200 a\x1bb",
+            "upstream sent invalid status line: \"200 a\\x1bb\"",
+        ),
+    ] {
+        for step in [1, 100] {
+            let (progress, head) = read(format!("{line}\r\n\r\n").as_bytes(), step);
+            match progress {
+                Progress::Bad(e) => assert_eq!(e.to_string(), message, "{line}"),
+                // what becomes of it is the caller's to decide
+                Progress::Done { .. } if head.is_http09() => {
+                    assert_eq!(message, NO_VALID_HEADER, "{line}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn values_with_control_bytes_are_refused() {
+    for (line, shown) in [
+        ("X: a\x01b", "\"X: a\\x01...\""),
+        ("X: \x7f", "\"X: \\x7f...\""),
+        ("Content-Length: 1\x0b", "\"Content-Length: 1\\x0b...\""),
+        ("X: a\0b", "\"X: a\\x00...\""),
+    ] {
+        for status in [103, 200] {
+            let input = format!("HTTP/1.1 {status} x\r\n{line}\r\n\r\n");
+            let (progress, _) = read(input.as_bytes(), 3);
+            let Progress::Bad(e) = progress else {
+                panic!("{line:?}: {progress:?}");
+            };
+            assert_eq!(
+                e.to_string(),
+                format!("upstream sent invalid header: {shown}")
+            );
+        }
+    }
+    assert_eq!(
+        done("HTTP/1.1 200 x\r\nX: a\tb\r\n\r\n").headers.get(b"x"),
+        Some(&b"a\tb"[..])
+    );
+}
+
+#[test]
+fn strict_heads() {
+    for (input, good) in [
+        ("HTTP/1.1 200 OK\r\nX: y\r\n\r\n", true),
+        ("HTTP/1.1 200\r\nX:y \r\n\r\n", true),
+        ("HTTP/1.1 200 OK\nX: y\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX: y\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX: y\r\n\n", false),
+        ("HTTP/1.1 200 OK\r\nX\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX@Y: z\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nHTTP/1.1 200 OK\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX: y\r\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n", false),
+        ("HTTP/1.1 600 OK\r\n\r\n", false),
+    ] {
+        let strict = |step: usize| {
+            let (mut parser, mut head) = (Parser::new(true), UpstreamHead::default());
+            let mut upto = step;
+            loop {
+                match parser.parse(&input.as_bytes()[..upto], 4096, &mut head) {
+                    Progress::Need if upto < input.len() => upto = (upto + step).min(input.len()),
+                    other => return matches!(other, Progress::Done { .. }),
+                }
+            }
+        };
+        assert_eq!((strict(1), strict(input.len())), (good, good), "{input:?}");
     }
 }
 

@@ -5,7 +5,6 @@ use crate::http::h2::allowance::{Allowance, FRAME, worth_of_data};
 use crate::http::h2::frame::{self, Frame, Head, setting};
 use crate::http::h2::hpack::{Decoder, Fields, ListLimits};
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_WINDOW, PREFACE};
-use crate::http::head::parse_length;
 use crate::http::headers::Headers;
 use bytes::{Bytes, BytesMut};
 
@@ -50,6 +49,8 @@ pub struct Stream {
     has_head: bool,
     /// What Content-Length says is still to come.
     left: Option<u64>,
+    /// The request is HEAD: no body may come, whatever length is named.
+    head_only: bool,
     ended: bool,
     sent: bool,
     /// No further request may follow on this connection.
@@ -76,8 +77,15 @@ pub enum Event {
 }
 
 impl Stream {
-    /// Begins a request; `kept` is of the connection's earlier requests.
-    pub fn begin(kept: Option<Box<Kept>>, block: &[u8], body: bool, limit: usize) -> Stream {
+    /// Begins a request; `kept` is of the connection's earlier requests, `body` is whether a body follows the block,
+    /// `head_only` whether the method is HEAD, `limit` the most that a header list may have, bytes.
+    pub fn begin(
+        kept: Option<Box<Kept>>,
+        block: &[u8],
+        body: bool,
+        head_only: bool,
+        limit: usize,
+    ) -> Stream {
         let mut out = BytesMut::with_capacity(block.len() + 128);
         let mut kept = kept.unwrap_or_else(|| {
             out.extend_from_slice(PREFACE);
@@ -115,6 +123,7 @@ impl Stream {
             has_head: false,
             reset: false,
             left: None,
+            head_only,
             ended: false,
             sent: !body,
             limit,
@@ -411,11 +420,13 @@ impl Stream {
         }
         self.has_head = true;
         self.kept.frames.earn(ANSWERED);
-        self.left = head.content_length;
+        // a response to HEAD, or one that has no body, may name the length of another one (RFC 9113, section 8.1.1)
+        self.left = match self.head_only || matches!(head.status, 204 | 304) {
+            true => Some(0),
+            false => head.content_length,
+        };
         if end {
-            // a response to HEAD or without a body may name a length
-            self.left = None;
-            self.ended = true;
+            self.finish()?;
         }
         Ok(Some(event))
     }
@@ -459,16 +470,16 @@ impl Stream {
             if !is_name(name) || !is_value(value) {
                 return Err(format!("upstream sent invalid header: {}", shown()));
             }
-            head.headers.append(name, value);
+            // nginx's rules for repeated fields
+            head.status = status.unwrap_or_default();
+            head.take_field(name, value).map_err(|e| e.to_string())?;
         }
         let Some(code) = status else {
             return Err("upstream sent no :status header".to_owned());
         };
         head.status = code;
-        if let Some(value) = head.headers.get(b"content-length") {
-            head.content_length =
-                Some(parse_length(value).ok_or("upstream sent invalid \"Content-Length\" header")?);
-        }
+        // fields of a connection say nothing here, and are not passed on (RFC 9113, section 8.2.2)
+        (head.chunked, head.connection_close) = (false, false);
         Ok(if code == 103 {
             Event::EarlyHints
         } else {
@@ -508,8 +519,9 @@ fn is_name(name: &[u8]) -> bool {
             .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(c))
 }
 
+/// A field value without control bytes.
 fn is_value(value: &[u8]) -> bool {
-    !value.iter().any(|c| matches!(c, 0 | b'\r' | b'\n'))
+    crate::http::clean::control(value).is_none()
 }
 
 #[cfg(test)]

@@ -83,11 +83,17 @@ impl Conf for TlsWritten {
 }
 
 impl TlsWritten {
-    /// The settings of a location of `prefix` whose origin may speak TLS; `alpn` is what the protocol asks for.
+    /// The settings of a location of `prefix` whose origin may speak TLS; `host` is the target's where that has no
+    /// variables, `alpn` is what the protocol asks for.
     ///
     /// # Errors
     /// nginx's texts for what is missing or cannot be loaded, with the directive's place.
-    pub fn build(&self, prefix: &str, alpn: &'static [u8]) -> ConfResult<UpstreamTls> {
+    pub fn build(
+        &self,
+        prefix: &str,
+        host: Option<&[u8]>,
+        alpn: &'static [u8],
+    ) -> ConfResult<UpstreamTls> {
         let (fixed, by_variables) = self.certificates(prefix)?;
         let client = match &self.contexts {
             None => Client::plain().map_err(Diag::plain)?,
@@ -96,6 +102,7 @@ impl TlsWritten {
         Ok(UpstreamTls {
             client,
             name: self.name.clone(),
+            host: host.map(Into::into),
             send_name: self.send_name.unwrap_or(false),
             certificate: by_variables,
             alpn,

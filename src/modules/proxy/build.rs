@@ -24,17 +24,14 @@ pub fn pass(c: &ProxyConf, written: &ProxyPass, buffers: Buffers) -> ConfResult<
     conf.pass_trailers = c.pass_trailers.unwrap_or(false);
     conf.proxy_protocol = c.proxy_protocol.flatten();
     if written.target().is_none_or(|t| t.tls) {
+        let host = written.target().map(|t| t.host.as_slice());
         let alpn: &[u8] = match c.version {
             Some(HttpVersion::V2) => b"\x02h2",
             _ => b"",
         };
-        conf.tls = Some(Arc::new(c.tls.build("proxy", alpn)?));
+        conf.tls = Some(Arc::new(c.tls.build("proxy", host, alpn)?));
     }
-    Ok(Pass {
-        protocol: Box::new(protocol(c, written)),
-        target,
-        conf,
-    })
+    Ok(Pass::new(Box::new(protocol(c, written)), target, conf))
 }
 
 fn protocol(c: &ProxyConf, written: &ProxyPass) -> HttpProxy {

@@ -143,7 +143,8 @@ fn time(ms: Option<u64>) -> Val<'static> {
 }
 
 fn answer(r: &Request) -> Option<&crate::http::headers::Headers> {
-    r.upstream.has_head.then_some(&r.upstream.head.headers)
+    // of a head that was refused or broke off, too, as far as it came
+    (!r.upstream.states.is_empty() || r.upstream.has_head).then_some(&r.upstream.head.headers)
 }
 
 /// A header by the spelling of a variable; several are joined.

@@ -53,6 +53,7 @@ impl Downstream for Conn {
         if data.is_empty() || inner.framing == Framing::None {
             return;
         }
+        let data = inner.declared(data);
         if inner.framing == Framing::Chunked {
             let mut size = Vec::with_capacity(16);
             chunked::write_chunk_head(data.len() as u64, &mut size);
@@ -78,6 +79,10 @@ impl Downstream for Conn {
             }
             inner.framing = Framing::None;
         }
+        // whatever is missing, the next response must not be taken for it
+        if matches!(inner.framing, Framing::Length(1..)) {
+            inner.close = true;
+        }
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -98,6 +103,11 @@ impl Downstream for Conn {
             buffers::give(std::mem::take(&mut inner.wbuf));
         }
         inner.transport.poll_flush(cx)
+    }
+
+    fn poll_part(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<()>> {
+        let inner = &mut *self.inner.lock();
+        inner.poll_part(cx, bytes)
     }
 
     fn poll_file(
@@ -128,6 +138,9 @@ impl Downstream for Conn {
                     Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                     Ok(n) => {
                         inner.sent += n as u64;
+                        if let Framing::Length(left) = &mut inner.framing {
+                            *left = left.saturating_sub(n as u64);
+                        }
                         return Poll::Ready(Ok(n as u64));
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -144,7 +157,7 @@ impl Downstream for Conn {
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        let data = buf.get(..n).unwrap_or_default();
+        let data = inner.declared(buf.get(..n).unwrap_or_default());
         if inner.framing == Framing::Chunked {
             let mut size = Vec::with_capacity(16);
             chunked::write_chunk_head(n as u64, &mut size);

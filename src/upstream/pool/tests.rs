@@ -121,9 +121,9 @@ async fn limits_of_requests_age_and_idle_time() {
 
     site.group.keepalive = timeout;
     let (conn, mut peer) = site.connect(0).await;
-    let key = conn.key;
     assert!(site.park(conn));
     assert!(sweep(coarse_millis() + 4900).is_some());
+    let key = PoolKey::new(&site.group, site.peer(), 0.into());
     assert!(take_at(key, coarse_millis() + 5100).is_none());
     assert_eq!(peer.read(&mut [0; 1]).await.unwrap(), 0);
 
@@ -274,5 +274,102 @@ fn the_sum_over_all_threads_is_nginx_s() {
         let total = u32::try_from(own).unwrap() * threads + shared;
         assert_eq!(total, n * threads);
         assert!(own > 0);
+    }
+}
+
+/// A connection serves only what is equal in every part of its identity.
+#[tokio::test]
+async fn identities_are_not_mixed() {
+    use super::super::identity::{Identity, Settings, TlsSettings};
+    let site = Site::new(1, keep(8)).await;
+    let options = ConnectOptions::default();
+    let plain = Settings {
+        protocol: "http/1",
+        ..Settings::default()
+    };
+    let tls = |tls: TlsSettings| Settings {
+        tls: Some(tls),
+        ..plain.clone()
+    };
+    let kinds = [
+        plain.clone(),
+        Settings {
+            protocol: "h2",
+            ..plain.clone()
+        },
+        Settings {
+            bind: Some((*b"127.0.0.2").into()),
+            ..plain.clone()
+        },
+        Settings {
+            transparent: true,
+            ..plain.clone()
+        },
+        Settings {
+            keepalive: true,
+            ..plain.clone()
+        },
+        Settings {
+            rcvbuf: Some(4096),
+            ..plain.clone()
+        },
+        Settings {
+            sndbuf: Some(4096),
+            ..plain.clone()
+        },
+        Settings {
+            proxy_header: true,
+            ..plain.clone()
+        },
+        tls(TlsSettings::default()),
+        tls(TlsSettings {
+            context: 1,
+            ..TlsSettings::default()
+        }),
+        tls(TlsSettings {
+            send_name: true,
+            ..TlsSettings::default()
+        }),
+        tls(TlsSettings {
+            name: Some((*b"a").into()),
+            ..TlsSettings::default()
+        }),
+        tls(TlsSettings {
+            alpn: b"\x02h2",
+            ..TlsSettings::default()
+        }),
+    ];
+    let identities: Vec<_> = kinds.iter().cloned().map(Identity::new).collect();
+    for (i, identity) in identities.iter().enumerate() {
+        for own in [&b""[..], b"x"] {
+            let tag = Tag {
+                location: 0,
+                identity,
+                own,
+            };
+            let connecting = site
+                .connector
+                .connect(&site.group, site.peer(), tag, &options);
+            let (conn, _accepted) = tokio::join!(connecting, site.origin.accept());
+            assert!(site.park(conn.unwrap()));
+            for (j, other) in kinds.iter().enumerate() {
+                // another object of the same settings is the same identity
+                let other = Identity::new(other.clone());
+                for other_own in [&b""[..], b"x"] {
+                    let tag = Tag {
+                        location: 0,
+                        identity: &other,
+                        own: other_own,
+                    };
+                    let taken = take(&site.group, site.peer(), tag);
+                    let expected = i == j && own == other_own;
+                    assert_eq!(taken.is_some(), expected, "{i} {j}");
+                    if let Some(conn) = taken {
+                        assert!(site.park(conn));
+                    }
+                }
+            }
+            clear();
+        }
     }
 }

@@ -27,7 +27,7 @@ fn read(s: &mut Stream, bytes: &[u8]) -> (Result<Event, String>, UpstreamHead, H
 
 #[test]
 fn a_request_and_its_answer() {
-    let mut s = Stream::begin(None, b"\x82", true, 65536);
+    let mut s = Stream::begin(None, b"\x82", true, false, 65536);
     assert!(s.out.starts_with(PREFACE));
     assert_eq!(s.room(), 16384);
     s.send(b"abc", false);
@@ -47,7 +47,7 @@ fn a_request_and_its_answer() {
     assert!(matches!(event, Ok(Event::End)));
     assert_eq!(trailers.get(b"grpc-status"), Some(&b"0"[..]));
     let kept = s.end().expect("the connection can be used again");
-    let s = Stream::begin(Some(kept), b"\x82", false, 65536);
+    let s = Stream::begin(Some(kept), b"\x82", false, false, 65536);
     assert_eq!((s.id, s.sent), (3, true));
 }
 
@@ -84,26 +84,133 @@ fn what_origins_may_not_send() {
             "upstream sent invalid header: \"a: b\r\nc\"",
         ),
     ] {
-        let mut s = Stream::begin(None, b"\x82", false, 65536);
+        let mut s = Stream::begin(None, b"\x82", false, false, 65536);
         assert_eq!(read(&mut s, &bytes).0.err().as_deref(), Some(text));
     }
-    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let mut s = Stream::begin(None, b"\x82", false, false, 65536);
     let head = answer(&[ok, ("content-length", "3")], 1, false);
     assert!(matches!(read(&mut s, &head).0, Ok(Event::Head)));
     let mut data = BytesMut::new();
     frame::data(&mut data, 1, b"four", true);
     let text = "upstream sent response body larger than indicated content length";
     assert_eq!(read(&mut s, &data).0.err().as_deref(), Some(text));
-    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let mut s = Stream::begin(None, b"\x82", false, false, 65536);
     let mut goaway = BytesMut::new();
     frame::go_away(&mut goaway, 0, Code::REFUSED_STREAM);
     let text = "upstream sent goaway with error 7";
     assert_eq!(read(&mut s, &goaway).0.err().as_deref(), Some(text));
 }
 
+/// Every way in which a stream may end before the length that was declared has come, or after more of it.
+#[test]
+fn lengths_are_kept() {
+    const SHORT: &str = "upstream prematurely closed stream";
+    const LONG: &str = "upstream sent response body larger than indicated content length";
+    const REPEATED: &str = "upstream sent duplicate header line: \"content-length: 5\", previous value: \"content-length: 5\"";
+    let head =
+        |length: &str, end| answer(&[(":status", "200"), ("content-length", length)], 1, end);
+    let data = |bytes: &[u8], end| {
+        let mut out = BytesMut::new();
+        frame::data(&mut out, 1, bytes, end);
+        out
+    };
+    let reset = |code| {
+        let mut out = BytesMut::new();
+        frame::reset(&mut out, 1, code);
+        out
+    };
+    let status =
+        |status: &str, end| answer(&[(":status", status), ("content-length", "5")], 1, end);
+    let trailers = || answer(&[("x", "y")], 1, true);
+    let twice = [
+        (":status", "200"),
+        ("content-length", "5"),
+        ("content-length", "5"),
+    ];
+    for (head_only, pieces, expected) in [
+        (false, vec![head("5", true)], Err(SHORT)),
+        (false, vec![head("5", false), data(b"", true)], Err(SHORT)),
+        (
+            false,
+            vec![head("5", false), data(b"1234", true)],
+            Err(SHORT),
+        ),
+        (
+            false,
+            vec![head("5", false), data(b"1234", false), trailers()],
+            Err(SHORT),
+        ),
+        (
+            false,
+            vec![head("5", false), data(b"1234", false), data(b"56", true)],
+            Err(LONG),
+        ),
+        (false, vec![head("0", false), data(b"1", true)], Err(LONG)),
+        (
+            false,
+            vec![
+                head("5", false),
+                data(b"1234", false),
+                reset(Code::NO_ERROR),
+            ],
+            Err("upstream rejected request with error 0"),
+        ),
+        (
+            false,
+            vec![head("5", false), data(b"12345", false), reset(Code::CANCEL)],
+            Err("upstream rejected request with error 8"),
+        ),
+        (false, vec![answer(&twice, 1, true)], Err(REPEATED)),
+        (
+            false,
+            vec![status("204", false), data(b"1", true)],
+            Err(LONG),
+        ),
+        (true, vec![head("5", false), data(b"1", true)], Err(LONG)),
+        // whole ones
+        (false, vec![head("0", true)], Ok(())),
+        (false, vec![head("5", false), data(b"12345", true)], Ok(())),
+        (
+            false,
+            vec![head("5", false), data(b"12345", false), trailers()],
+            Ok(()),
+        ),
+        (
+            false,
+            vec![
+                head("5", false),
+                data(b"12345", true),
+                reset(Code::NO_ERROR),
+            ],
+            Ok(()),
+        ),
+        (false, vec![status("304", true)], Ok(())),
+        (true, vec![head("5", true)], Ok(())),
+    ] {
+        let mut s = Stream::begin(None, b"\x82", false, head_only, 65536);
+        let (mut head, mut trailers) = (UpstreamHead::default(), Headers::default());
+        let mut buf = BytesMut::new();
+        for piece in &pieces {
+            buf.extend_from_slice(piece);
+        }
+        let outcome = loop {
+            match s.read(&mut buf, &mut head, &mut trailers) {
+                Ok(Event::Need) => break Ok(s.is_ended()),
+                Ok(_) => {}
+                Err(text) => break Err(text),
+            }
+        };
+        assert_eq!(
+            outcome,
+            expected.map(|()| true).map_err(str::to_owned),
+            "{pieces:?}"
+        );
+    }
+}
+
 #[test]
 fn windows_are_kept() {
-    let mut s = Stream::begin(None, b"\x82", true, 65536);
+    let mut s = Stream::begin(None, b"\x82", true, false, 65536);
     for _ in 0..3 {
         s.send(&[0; 16384], false);
     }
@@ -123,7 +230,7 @@ fn windows_are_kept() {
 proptest! {
     #[test]
     fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let mut s = Stream::begin(None, b"\x82", true, 65536);
+        let mut s = Stream::begin(None, b"\x82", true, false, 65536);
         let (mut head, mut trailers) = (UpstreamHead::default(), Headers::default());
         let mut buf = BytesMut::from(&bytes[..]);
         for _ in 0..50 {
