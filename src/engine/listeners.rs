@@ -117,7 +117,9 @@ pub(super) fn collect(
         server.addrs = list.into();
     }
     let mut listeners = Vec::with_capacity(order.len());
-    for a in order {
+    for mut a in order {
+        // `ssl on`, as in nginx until 1.25
+        a.spec.ssl |= is_enabled(servers, a.default);
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
         let tls = if a.spec.ssl {
             Some(super::tls::listener(&a.servers, a.default, servers)?)
@@ -138,9 +140,31 @@ pub(super) fn collect(
     Ok(listeners)
 }
 
+/// Whether the server says `ssl on`.
+fn is_enabled(servers: &[Server], server: u32) -> bool {
+    let tls = servers.get(server as usize).and_then(|s| s.tls.as_ref());
+    tls.is_some_and(|tls| tls.enabled)
+}
+
+/// Whether the last of a server's patterns has captures.
+fn captures(b: &Build, ids: &[BlockId], server: u32) -> bool {
+    let conf = ids
+        .get(server as usize)
+        .map(|id| effective::<HttpServer>(b, *id));
+    conf.is_some_and(|conf| {
+        let mut patterns = conf.names.iter().rev().filter_map(|n| match n {
+            ServerName::Pattern(p) => Some(p),
+            _ => None,
+        });
+        patterns.next().is_some_and(|p| p.groups() > 0)
+    })
+}
+
 fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> Result<Names> {
     let mut t = Names::default();
     let mut patterns = Vec::new();
+    // nginx looks at the names of an address only if they decide something
+    let decides = servers.len() > 1 || servers.first().is_some_and(|n| captures(b, ids, *n));
     for n in servers {
         let Some(id) = ids.get(*n as usize) else {
             continue;
@@ -170,9 +194,15 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
                     put(&mut t.leading, x, x);
                 }
                 ServerName::Trailing(x) => put(&mut t.trailing, x, x),
+                ServerName::Odd(_, _) if !decides => {}
+                ServerName::Odd(x, at) => {
+                    let shown = String::from_utf8_lossy(x);
+                    let text = format!("invalid server name or wildcard \"{shown}\" on {addr}");
+                    return Err(at.error(text).unplaced());
+                }
                 ServerName::Pattern(p) => patterns.push((p.clone(), *n)),
             }
-            if let Some(name) = conflict {
+            if let Some(name) = conflict.filter(|_| decides) {
                 let d = Diag::new(
                     crate::config::Level::Warn,
                     format!("conflicting server name \"{name}\" on {addr}, ignored"),

@@ -192,6 +192,7 @@ impl Assembly<'_> {
                     None => (**n).into(),
                 }
             }
+            Some(ServerName::Odd(n, _)) => (**n).into(),
             Some(ServerName::Trailing(n)) => [&**n, b"*"].concat().into(),
             Some(ServerName::Pattern(p)) => format!("~{}", p.source()).into_bytes().into(),
             None => (*b"").into(),
@@ -283,9 +284,14 @@ impl Assembly<'_> {
                 }
                 None => continue,
             };
-            module.attach(&conf, &mut hooks)?;
+            module
+                .attach(&conf, &mut hooks)
+                .map_err(|diag| self.b.at_merge(diag))?;
         }
         self.b.background.append(&mut hooks.background);
+        for text in std::mem::take(&mut hooks.warnings) {
+            self.b.warn_at_merge(id, text);
+        }
         // the phases run in order whatever the order of the modules
         hooks.steps.sort_by_key(|(p, _)| *p);
         Ok(hooks)

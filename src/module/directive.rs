@@ -3,6 +3,9 @@
 use super::Build;
 use crate::config::{Result, Statement};
 
+/// Checks the parameters of a directive without meaning; see [`super::inert`].
+pub type Check = fn(&Statement, &mut Build) -> Result<()>;
+
 /// One directive of a module.
 pub struct Directive<C: 'static> {
     /// Its name in the configuration.
@@ -17,6 +20,8 @@ pub struct Directive<C: 'static> {
     pub own: bool,
     /// Whether it is accepted but has no meaning in Couloir (logged once at `info`).
     pub inert: bool,
+    /// What is asked of the parameters of an inert directive.
+    pub check: Check,
     /// Writes the directive's parameters to the block's settings.
     pub set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
 }
@@ -46,6 +51,7 @@ impl<C> Directive<C> {
             help,
             own: false,
             inert: false,
+            check: super::inert::anything,
             set,
         }
     }
@@ -65,12 +71,19 @@ impl<C> Directive<C> {
             help,
             own: true,
             inert: false,
+            check: super::inert::anything,
             set,
         }
     }
 
-    /// A directive that is accepted and has no meaning here; `help` says why.
-    pub const fn inert(name: &'static str, place: Place, args: Args, help: &'static str) -> Self {
+    /// A directive that is accepted and has no meaning here; `help` says why. Its parameters are checked as nginx does.
+    pub const fn inert(
+        name: &'static str,
+        place: Place,
+        args: Args,
+        check: Check,
+        help: &'static str,
+    ) -> Self {
         Self {
             name,
             place,
@@ -78,6 +91,7 @@ impl<C> Directive<C> {
             help,
             own: false,
             inert: true,
+            check,
             set: |_, _, _| Ok(()),
         }
     }

@@ -17,6 +17,8 @@ mod docs;
 mod downstream;
 pub mod files;
 mod hook;
+pub mod inert;
+mod late;
 mod output;
 mod pass;
 pub mod paths;

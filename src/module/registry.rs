@@ -119,6 +119,8 @@ pub struct DirectiveInfo {
     pub own: bool,
     /// Accepted without meaning.
     pub inert: bool,
+    /// What is asked of the parameters where it is.
+    pub check: super::directive::Check,
 }
 
 /// A [`Module`] whose type has been erased.
@@ -177,6 +179,7 @@ impl<M: Module> AnyModule for Erased<M> {
             help: d.help,
             own: d.own,
             inert: d.inert,
+            check: d.check,
         })
     }
 

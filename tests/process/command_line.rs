@@ -20,7 +20,7 @@ fn versions_go_to_the_error_stream() {
     let (status, out, err) = run(&program, &["-v"]);
     assert!(status.success() && out.is_empty());
     assert!(
-        err.starts_with("nginx version: nginx/1.31.5\ncouloir version: couloir/"),
+        err.starts_with("nginx version: nginx/1.31.5\ncouloir version: "),
         "{err}"
     );
     let (status, out, err) = run(&program, &["-V"]);

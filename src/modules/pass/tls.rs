@@ -221,7 +221,7 @@ impl TlsWritten {
             _ => None,
         };
         match at {
-            Some(at) => at.error_at(0, text),
+            Some(at) => at.error_at(0, text).unplaced(),
             None => Diag::plain(text),
         }
     }

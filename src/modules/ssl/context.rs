@@ -86,6 +86,7 @@ pub(super) const WATCH: Duration = Duration::from_secs(5);
 fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     let mut out = TlsServer {
         certified: c.has_certificates(),
+        enabled: c.is_enabled(),
         reject: c.rejects(),
         verify: c.verify.unwrap_or_default(),
         zone: c.zone.clone(),
@@ -227,7 +228,7 @@ fn certificates(
             Ok(chain) => loaded.push((name.shown(), chain)),
             Err(e) => {
                 let written = if e.key { key } else { certificate };
-                let error = written.at.error_at(0, e.text);
+                let error = written.at.error_at(0, e.text).unplaced();
                 if !m.lenient {
                     return Err(error);
                 }

@@ -44,7 +44,8 @@ pub(super) struct Pending {
     main: MainConf,
     identity: Option<Identity>,
     log: ErrorLog,
-    logs: Vec<Arc<LogFile>>,
+    /// The log files that it names.
+    pub logs: Vec<Arc<LogFile>>,
     certificates: Watch,
 }
 
@@ -140,9 +141,7 @@ impl Master {
             .map_err(|()| told("[emerg] an address cannot be listened on"))?;
         make_temp_folders(&site, identity.as_ref(), &log);
         // as nginx a new configuration writes to logs opened anew
-        LogFiles::global().reopen_all(None, &log);
-        let logs = LogFiles::global().files();
-        drop(named);
+        LogFiles::global().reopen(&named, None, &log);
         let rights = Rights::of(&site, identity.clone());
         let package = Package {
             program: self.title.program().to_owned(),
@@ -170,7 +169,7 @@ impl Master {
             main: site.main.clone(),
             identity,
             log: site.error_log.clone(),
-            logs,
+            logs: named,
             certificates: watched(&site),
             listeners: site.listeners,
         })
@@ -290,7 +289,7 @@ impl Master {
         if before.pid != self.main.pid {
             match pid::write(&self.main.pid) {
                 Ok(()) => {
-                    let _ = pid::remove(&before.pid);
+                    let _ = pid::remove_own(&before.pid);
                 }
                 Err(error) => {
                     error.log(&log);
