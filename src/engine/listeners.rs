@@ -116,16 +116,19 @@ pub(super) fn collect(
     for (server, list) in servers.iter_mut().zip(addrs) {
         server.addrs = list.into();
     }
-    let mut listeners = Vec::with_capacity(order.len());
-    for mut a in order {
+    // what certificates lack is told before what is wrong with names
+    let mut tls = Vec::with_capacity(order.len());
+    for a in &mut order {
         // `ssl on`, as in nginx until 1.25
         a.spec.ssl |= is_enabled(servers, a.default);
+        tls.push(match a.spec.ssl {
+            true => Some(super::tls::listener(&a.servers, a.default, servers)?),
+            false => None,
+        });
+    }
+    let mut listeners = Vec::with_capacity(order.len());
+    for (a, tls) in order.into_iter().zip(tls) {
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
-        let tls = if a.spec.ssl {
-            Some(super::tls::listener(&a.servers, a.default, servers)?)
-        } else {
-            None
-        };
         let http2 = a.spec.http2;
         listeners.push(Listener {
             addr: a.spec.addr,
@@ -193,7 +196,7 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
                     put(&mut t.exact, x.get(1..).unwrap_or_default(), x);
                     put(&mut t.leading, x, x);
                 }
-                ServerName::Trailing(x) => put(&mut t.trailing, x, x),
+                ServerName::Trailing(x) => put(&mut t.trailing, x, &[x, &b"*"[..]].concat()),
                 ServerName::Odd(_, _) if !decides => {}
                 ServerName::Odd(x, at) => {
                     let shown = String::from_utf8_lossy(x);

@@ -135,7 +135,7 @@ const OWN: &[Directive<UwsgiConf>] = &[
 ];
 
 fn modifier(s: &Statement) -> ConfResult<u8> {
-    u8::try_from(s.number(0)?).map_err(|_| s.error_at(0, "value must be equal to or less than 255"))
+    u8::try_from(s.number(0)?).map_err(|_| s.error_at(0, "value must be between 0 and 255"))
 }
 
 /// uwsgi towards an application.

@@ -183,6 +183,10 @@ impl Program {
         let opening = diag.message.starts_with("open() \"");
         diag.file.is_none()
             && (diag.message.starts_with("no \"events\"")
+                || diag.message.starts_with("zero size shared memory zone")
+                || diag
+                    .message
+                    .starts_with("the number of \"worker_processes\"")
                 || opening && !diag.message.starts_with(&unreadable))
     }
 

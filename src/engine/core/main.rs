@@ -126,7 +126,7 @@ impl Module for Core {
             "`worker_priority number;` Scheduling priority (nice), -20 to 20. Default: 0.",
             |c, s, _| match s.str(0)?.parse::<i32>() {
                 Ok(n) => once(&mut c.worker_priority, s, n),
-                Err(_) => Err(s.error_at(0, "invalid number")),
+                Err(_) => Err(s.directive_error(0, "invalid number")),
             },
         ),
         Directive::new(

@@ -45,7 +45,7 @@ pub struct SslConf {
     zone: Option<Arc<Zone>>,
     session_timeout: Option<u64>,
     session_tickets: Option<bool>,
-    ticket_keys: Option<Vec<String>>,
+    ticket_keys: Option<Vec<(String, Arc<Statement>)>>,
     ocsp: Option<u8>,
     ocsp_responder: Option<String>,
     ocsp_cache: Option<Option<Arc<ocsp::Cache>>>,
@@ -320,7 +320,7 @@ impl Module for Ssl {
             |c, s, _| {
                 c.ticket_keys
                     .get_or_insert_default()
-                    .push(s.str(0)?.to_owned());
+                    .push((s.str(0)?.to_owned(), Arc::new(s.clone())));
                 Ok(())
             },
         ),

@@ -118,6 +118,9 @@ pub(super) fn types(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result
     let mut table: HashMap<Box<[u8]>, Arc<[u8]>> =
         c.types.take().map(|t| (*t).clone()).unwrap_or_default();
     for item in s.items() {
+        if item.block.is_some() {
+            return Err(item.unexpected_block());
+        }
         let kind: Arc<[u8]> = item.name.text.as_ref().into();
         for ext in &item.args {
             let ext: Box<[u8]> = ext.text.to_ascii_lowercase().into();
