@@ -45,15 +45,6 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
     let main_http = b.effective::<HttpCore>(BlockId(0));
     let error_log = logs.of(&main_http)?;
     let main = main_conf(b, defaults);
-    if let Some(masks) = main.worker_cpu_affinity.as_ref().filter(|a| !a.auto)
-        && masks.masks.len() != 1
-        && masks.masks.len() != main.worker_threads
-    {
-        b.warn(Diag::new(
-            crate::config::Level::Warn,
-            "the number of \"worker_processes\" is not equal to the number of \"worker_cpu_affinity\" masks, using last mask for remaining worker processes",
-        ));
-    }
 
     let mut assembly = Assembly {
         b,

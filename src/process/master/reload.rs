@@ -15,7 +15,7 @@ use super::super::serving::fixed;
 use super::super::sockets::Prepared;
 use super::super::start::make_temp_folders;
 use super::super::user::{Identity, Rights};
-use super::super::{check_connections, level_of, pid};
+use super::super::{check_process, log_diag, pid};
 use super::Master;
 use super::workers::{Gifts, Phase};
 use crate::config::outside::Outside;
@@ -114,9 +114,7 @@ impl Master {
                 }))
             })
         });
-        let report = |diag: &crate::config::Diag| {
-            log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
-        };
+        let report = |diag: &crate::config::Diag| log_diag(&log, diag);
         let loaded = match outcome {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(error)) => {
@@ -129,7 +127,7 @@ impl Master {
         loaded.warnings.iter().for_each(|d| report(d));
         let Loaded { site, .. } = loaded;
         let told = |what: &str| format!("{what}, the error log has the details");
-        check_connections(&site, &log).map_err(|()| told("not enough worker_connections"))?;
+        check_process(&site, &log).map_err(|()| told("not enough worker_connections"))?;
         let identity = Identity::of(&site.main).map_err(|text| {
             log.write(Level::Emerg, None, format_args!("{text}"));
             format!("[emerg] {text}")
