@@ -90,6 +90,8 @@ fn start(mut program: Program) -> Result<i32, i32> {
         false => Ready::nobody(),
     };
     report_panics();
+    // nothing here may hold the log of the first configuration open
+    drop(log);
     let alone = !site.main.master_process;
     let started = Started {
         program,

@@ -105,7 +105,11 @@ impl Master {
 
     fn take_pid_file_back(&self, when: &str) {
         let (path, old) = (&self.main.pid, self.old_pid_path());
-        if pid::read(&old).is_ok_and(|n| u32::try_from(n) != Ok(std::process::id())) {
+        let own = match pid::read(&old) {
+            Ok(number) => u32::try_from(number) == Ok(std::process::id()),
+            Err(_) => !self.stopping(),
+        };
+        if !own {
             // the new process has been followed by another, whose upgrade the file belongs to
             return;
         }
