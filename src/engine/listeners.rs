@@ -153,7 +153,7 @@ fn is_enabled(servers: &[Server], server: u32) -> bool {
 fn captures(b: &Build, ids: &[BlockId], server: u32) -> bool {
     let conf = ids
         .get(server as usize)
-        .map(|id| effective::<HttpServer>(b, *id));
+        .map(|id| b.effective::<HttpServer>(*id));
     conf.is_some_and(|conf| {
         let mut patterns = conf.names.iter().rev().filter_map(|n| match n {
             ServerName::Pattern(p) => Some(p),

@@ -474,7 +474,8 @@ impl Module for Ssl {
         // whether or not they listen with TLS
         for (id, on) in ids.iter().zip(servers) {
             let conf = b.effective::<Ssl>(*id);
-            on.tls = Some(Arc::new(server(&conf, b)?));
+            let made = server(&conf, b).map_err(|diag| b.at_merge(diag))?;
+            on.tls = Some(Arc::new(made));
         }
         b.shared::<SharedLoader>().lock().keep();
         Ok(())
