@@ -86,13 +86,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The text that `-v`, `-V` and `-h` print on the error stream; `None` if none of them was given.
+    /// nginx's own line stands alone on the first line: scripts take the version from there. Ours has no slash, by which
+    /// they cut. The text that `-v`, `-V` and `-h` print on the error stream; `None` if none of them was given.
     pub fn show(&self, build: &Build<'_>) -> Option<String> {
         if !(self.help || self.version || self.configure) {
             return None;
         }
         let mut text = format!(
-            "nginx version: nginx/{NGINX_VERSION}\ncouloir version: couloir/{}\n",
+            "nginx version: nginx/{NGINX_VERSION}\ncouloir version: {}\n",
             env!("CARGO_PKG_VERSION")
         );
         if self.help {
@@ -480,7 +481,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let version = text(&["-v"]);
-        assert!(version.starts_with("nginx version: nginx/1.31.5\ncouloir version: couloir/"));
+        assert!(version.starts_with("nginx version: nginx/1.31.5\ncouloir version: "));
         assert_eq!(version.lines().count(), 2);
         let help = text(&["-?"]);
         assert_eq!(help, text(&["-h"]));

@@ -7,6 +7,8 @@
 #[path = "differential/case.rs"]
 mod case;
 mod common;
+#[path = "differential/load.rs"]
+mod load;
 #[path = "differential/observe.rs"]
 mod observe;
 

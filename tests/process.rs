@@ -4,6 +4,8 @@ mod common;
 
 #[path = "process/command_line.rs"]
 mod command_line;
+#[path = "process/descriptors.rs"]
+mod descriptors;
 #[path = "process/manager.rs"]
 mod manager;
 #[path = "process/reload.rs"]

@@ -322,3 +322,27 @@ fn large_bodies_pass_in_both_directions() {
     assert!(text.as_bytes() == body);
     assert!(server.stop().success());
 }
+
+#[test]
+fn ssl_on_makes_plain_listens_speak_tls() {
+    let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
+        ssl_certificate one.crt; ssl_certificate_key one.key;
+        server { listen 127.0.0.1:%%PORT_8443%%; server_name one; ssl on; return 200 'tls $scheme'; }
+        server { listen 127.0.0.1:%%PORT_8080%%; ssl off; return 200 'plain $scheme'; } }";
+    let server = start(conf, &["one"]);
+    let one = get(server.addr(8443), "one");
+    assert!(one.text.ends_with("tls https"), "{}", one.text);
+    assert_eq!(
+        client::get(server.addr(8080), "/", "one").text(),
+        "plain http"
+    );
+    let (status, text) = with_pairs(conf, &["one"]).test(&Couloir::program());
+    assert!(status.success(), "{text}");
+    for said in [
+        "[warn] the \"ssl\" directive is deprecated, use the \"listen ... ssl\" directive instead in ",
+        "help: write \"ssl\" behind the address, as in \"listen 443 ssl;\"",
+    ] {
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(server.stop().success());
+}

@@ -15,6 +15,8 @@ pub struct Diag {
     pub file: Option<String>,
     /// The line that nginx names; 0 on the command line, which has no lines.
     pub line: u32,
+    /// Where the directive stands, where nginx names another line or none: shown below nginx's line.
+    pub written_at: Option<String>,
     /// The place in the text.
     pub snippet: Option<Snippet>,
     /// What may be meant.
@@ -29,6 +31,7 @@ impl Diag {
             message: message.into(),
             file: None,
             line: 0,
+            written_at: None,
             snippet: None,
             help: None,
         })
@@ -55,6 +58,26 @@ impl Diag {
             line
         };
         diag.snippet = Snippet::new(source, span);
+        diag
+    }
+
+    /// Takes the place out of nginx's line, for what nginx says without one; it is shown below.
+    #[must_use]
+    pub fn unplaced(mut self: Box<Self>) -> Box<Self> {
+        if let Some(file) = self.file.take() {
+            self.written_at = Some(match self.line {
+                0 => file,
+                line => format!("{file}:{line}"),
+            });
+        }
+        self
+    }
+
+    /// Names another place in nginx's line, such as the end of a block; the directive's own is shown below.
+    #[must_use]
+    pub fn placed(self: Box<Self>, file: &str, line: u32) -> Box<Self> {
+        let mut diag = self.unplaced();
+        (diag.file, diag.line) = (Some(file.to_owned()), line);
         diag
     }
 
@@ -96,6 +119,9 @@ impl Diag {
 impl fmt::Display for Diag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.first_line())?;
+        if let Some(place) = &self.written_at {
+            write!(f, "\n  --> {place}")?;
+        }
         if let Some(snippet) = &self.snippet {
             write!(f, "\n{snippet}")?;
         }
@@ -272,6 +298,21 @@ mod tests {
         assert_eq!(
             tree.root.items[0].error("m").first_line(),
             "m in command line"
+        );
+    }
+
+    #[test]
+    fn the_first_line_names_the_place_that_nginx_names() {
+        let tree = parse_text(b"a b;\n", "f");
+        let diag = || tree.root.items[0].error("m");
+        let unplaced = diag().unplaced();
+        assert_eq!(unplaced.first_line(), "m");
+        assert_eq!(unplaced.to_string(), "m\n  --> f:1\n  1 | a b;\n    | ^");
+        let placed = diag().placed("g", 7);
+        assert_eq!(placed.first_line(), "m in g:7");
+        assert_eq!(
+            placed.to_string(),
+            "m in g:7\n  --> f:1\n  1 | a b;\n    | ^"
         );
     }
 

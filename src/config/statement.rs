@@ -187,7 +187,7 @@ impl Statement {
     }
 
     /// `"NAME" directive COMPLAINT`, which is what nginx makes of a setter's return value.
-    fn directive_error(&self, i: usize, complaint: &str) -> Box<Diag> {
+    pub fn directive_error(&self, i: usize, complaint: &str) -> Box<Diag> {
         self.error_at(i, format!("\"{}\" directive {complaint}", self.name()))
     }
 

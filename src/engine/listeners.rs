@@ -116,14 +116,19 @@ pub(super) fn collect(
     for (server, list) in servers.iter_mut().zip(addrs) {
         server.addrs = list.into();
     }
+    // what certificates lack is told before what is wrong with names
+    let mut tls = Vec::with_capacity(order.len());
+    for a in &mut order {
+        // `ssl on`, as in nginx until 1.25
+        a.spec.ssl |= is_enabled(servers, a.default);
+        tls.push(match a.spec.ssl {
+            true => Some(super::tls::listener(&a.servers, a.default, servers)?),
+            false => None,
+        });
+    }
     let mut listeners = Vec::with_capacity(order.len());
-    for a in order {
+    for (a, tls) in order.into_iter().zip(tls) {
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
-        let tls = if a.spec.ssl {
-            Some(super::tls::listener(&a.servers, a.default, servers)?)
-        } else {
-            None
-        };
         let http2 = a.spec.http2;
         listeners.push(Listener {
             addr: a.spec.addr,
@@ -138,9 +143,31 @@ pub(super) fn collect(
     Ok(listeners)
 }
 
+/// Whether the server says `ssl on`.
+fn is_enabled(servers: &[Server], server: u32) -> bool {
+    let tls = servers.get(server as usize).and_then(|s| s.tls.as_ref());
+    tls.is_some_and(|tls| tls.enabled)
+}
+
+/// Whether the last of a server's patterns has captures.
+fn captures(b: &Build, ids: &[BlockId], server: u32) -> bool {
+    let conf = ids
+        .get(server as usize)
+        .map(|id| b.effective::<HttpServer>(*id));
+    conf.is_some_and(|conf| {
+        let mut patterns = conf.names.iter().rev().filter_map(|n| match n {
+            ServerName::Pattern(p) => Some(p),
+            _ => None,
+        });
+        patterns.next().is_some_and(|p| p.groups() > 0)
+    })
+}
+
 fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> Result<Names> {
     let mut t = Names::default();
     let mut patterns = Vec::new();
+    // nginx looks at the names of an address only if they decide something
+    let decides = servers.len() > 1 || servers.first().is_some_and(|n| captures(b, ids, *n));
     for n in servers {
         let Some(id) = ids.get(*n as usize) else {
             continue;
@@ -169,10 +196,16 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
                     put(&mut t.exact, x.get(1..).unwrap_or_default(), x);
                     put(&mut t.leading, x, x);
                 }
-                ServerName::Trailing(x) => put(&mut t.trailing, x, x),
+                ServerName::Trailing(x) => put(&mut t.trailing, x, &[x, &b"*"[..]].concat()),
+                ServerName::Odd(_, _) if !decides => {}
+                ServerName::Odd(x, at) => {
+                    let shown = String::from_utf8_lossy(x);
+                    let text = format!("invalid server name or wildcard \"{shown}\" on {addr}");
+                    return Err(at.error(text).unplaced());
+                }
                 ServerName::Pattern(p) => patterns.push((p.clone(), *n)),
             }
-            if let Some(name) = conflict {
+            if let Some(name) = conflict.filter(|_| decides) {
                 let d = Diag::new(
                     crate::config::Level::Warn,
                     format!("conflicting server name \"{name}\" on {addr}, ignored"),

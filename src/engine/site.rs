@@ -195,6 +195,7 @@ impl Assembly<'_> {
                     None => (**n).into(),
                 }
             }
+            Some(ServerName::Odd(n, _)) => (**n).into(),
             Some(ServerName::Trailing(n)) => [&**n, b"*"].concat().into(),
             Some(ServerName::Pattern(p)) => format!("~{}", p.source()).into_bytes().into(),
             None => (*b"").into(),
@@ -292,7 +293,9 @@ impl Assembly<'_> {
                 None => continue,
             };
             hooks.module = m;
-            module.attach(&conf, &mut hooks)?;
+            module
+                .attach(&conf, &mut hooks)
+                .map_err(|diag| self.b.at_merge(diag))?;
         }
         if let Some(m) = self.claims(id)
             && let Some((_, content)) = hooks.offered.iter().find(|(n, _)| *n == m)
@@ -300,6 +303,9 @@ impl Assembly<'_> {
             hooks.content = Some(content.clone());
         }
         self.b.background.append(&mut hooks.background);
+        for text in std::mem::take(&mut hooks.warnings) {
+            self.b.warn_at_merge(id, text);
+        }
         // the phases run in order whatever the order of the modules
         hooks.steps.sort_by_key(|(p, _)| *p);
         Ok(hooks)
@@ -463,7 +469,7 @@ impl Assembly<'_> {
                 }
                 BlockKind::Location(LocationName::Pattern(p)) => patterns.push((p, loc)),
                 BlockKind::Location(LocationName::Named(n)) => {
-                    named.insert(n, loc);
+                    named.entry(n).or_insert(loc);
                 }
                 _ => {}
             }

@@ -209,7 +209,7 @@ impl Target {
     /// # Errors
     /// nginx's message about the syslog parameter at fault, or that memory logs are not supported.
     pub fn parse(value: &[u8]) -> Result<Self, String> {
-        if value == b"stderr" {
+        if value == b"stderr" || value.is_empty() {
             Ok(Self::Stderr)
         } else if value.starts_with(b"memory:") {
             let shown = String::from_utf8_lossy(value);

@@ -1,6 +1,6 @@
 //! Log files: one descriptor per path, shared by all who name it, reopened on demand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
@@ -172,12 +172,17 @@ impl LogFiles {
         Ok(file)
     }
 
-    /// Loads a configuration; also returns every file that it names, those that it then makes no use of included.
+    /// Loads a configuration; also returns every file that it names, once each, those that it then makes no use of
+    /// included.
     pub fn named_by<T>(&self, load: impl FnOnce() -> T) -> (T, Vec<Arc<LogFile>>) {
         self.known.lock().named = Some(Vec::new());
         let value = load();
-        let named = self.known.lock().named.take();
-        (value, named.unwrap_or_default())
+        let named = self.known.lock().named.take().unwrap_or_default();
+        let mut seen = HashSet::new();
+        let named = named
+            .into_iter()
+            .filter(|file| seen.insert(Arc::as_ptr(file)));
+        (value, named.collect())
     }
 
     /// Takes over a descriptor that another process opened for `path`.
@@ -204,8 +209,13 @@ impl LogFiles {
     ///
     /// A file that cannot be reopened keeps its old descriptor and is reported to `log`.
     pub fn reopen_all(&self, owner: Option<Uid>, log: &ErrorLog) {
+        self.reopen(&self.files(), owner, log);
+    }
+
+    /// As [`Self::reopen_all`], for these files alone.
+    pub fn reopen(&self, files: &[Arc<LogFile>], owner: Option<Uid>, log: &ErrorLog) {
         self.flush_all(log);
-        for file in self.files() {
+        for file in files {
             if let Err((message, errno)) = file.reopen(owner) {
                 log.record(&Record {
                     errno: Some(errno),

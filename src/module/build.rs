@@ -19,6 +19,8 @@ pub(crate) struct VarBuild {
     pub captured: bool,
     pub source: Option<(Arc<dyn Evaluate>, bool)>,
     pub first_use: Option<Box<Diag>>,
+    /// Used only where nginx never looks: it has no value, and need not exist.
+    pub unused: bool,
 }
 
 type Finisher = Box<dyn FnOnce(&mut Build) -> Result<()>>;
@@ -49,6 +51,11 @@ pub struct Build {
     groups: super::GroupsRef,
     /// What stands where, if a request is to be explained.
     pub(crate) written: Option<super::WrittenList>,
+    /// What `load_module` names and is not built in.
+    pub(crate) absent_modules: Vec<String>,
+    /// The file and the line of the end of `http`, which nginx names for what it finds when it merges settings.
+    http_end: Option<(Arc<str>, u32)>,
+    late: super::late::Late,
 }
 
 impl Build {
@@ -72,6 +79,9 @@ impl Build {
             start_degraded: false,
             groups: super::GroupsRef::default(),
             written: None,
+            absent_modules: Vec::new(),
+            http_end: None,
+            late: super::late::Late::default(),
         };
         b.push_block(None, Place::MAIN, BlockKind::Main, "");
         b
@@ -86,6 +96,32 @@ impl Build {
     pub(crate) fn configured(&mut self) -> Result<()> {
         let registry = self.registry.clone();
         registry.modules().try_for_each(|m| m.configured(self))
+    }
+
+    /// Notes where `http` ends.
+    pub(crate) fn http_ends(&mut self, s: &Statement) {
+        let end = s.block.as_ref().map_or(s.line, |b| b.end_line);
+        self.http_end = Some((s.source.name.to_string().into(), end));
+    }
+
+    /// Puts a fault that nginx finds when it merges settings where nginx reports it: at the end of `http`. What nginx
+    /// says without a place stays without one.
+    pub(crate) fn at_merge(&self, diag: Box<Diag>) -> Box<Diag> {
+        match &self.http_end {
+            Some((file, line)) if diag.file.is_some() => diag.placed(file, *line),
+            _ => diag,
+        }
+    }
+
+    /// Warns of what shows when the settings of a block are merged, where nginx does.
+    pub(crate) fn warn_at_merge(&mut self, block: BlockId, text: String) {
+        let mut diag = Diag::new(config::Level::Warn, text);
+        let at = self.blocks.get(block.0 as usize).map(|b| b.at.to_string());
+        diag.written_at = at.filter(|at| !at.is_empty());
+        if let Some((file, line)) = &self.http_end {
+            (diag.file, diag.line) = (Some(file.to_string()), *line);
+        }
+        self.warnings.push(diag);
     }
 
     /// Runs what setters left to be done once everything has been read.
@@ -184,9 +220,7 @@ impl Build {
             list.add(current, s, inherited);
         }
         if info.inert {
-            if info.args == super::Args::Flag {
-                s.flag(0)?;
-            }
+            (info.check)(s, self)?;
             let notice = format!("\"{}\" has no meaning here and is not used", s.name());
             if !self.notices.contains(&notice) {
                 self.notices.push(notice);
@@ -200,7 +234,9 @@ impl Build {
         let next = self.blocks.len();
         let taken = self.blocks.get_mut(block).and_then(|b| b.take_written(m));
         let mut conf = taken.unwrap_or_else(|| module.new_conf());
+        self.late.begin(place, current, info.name);
         let result = module.set(d, &mut *conf, s, self);
+        self.late.end();
         // a block that is told apart by itself is not part of what stands around it
         let apart = s.block.is_some()
             && self
@@ -226,7 +262,23 @@ impl Build {
     }
 
     fn unknown_directive(&self, s: &Statement) -> Box<Diag> {
-        s.unknown_directive(self.registry.directive_names())
+        let diag = s.unknown_directive(self.registry.directive_names());
+        match self.absent_modules.as_slice() {
+            [] => diag,
+            names => {
+                let or = diag
+                    .help
+                    .as_ref()
+                    .map_or(String::new(), |h| format!(" {h}"));
+                diag.with_help(format!(
+                    "{} named by \"load_module\" and not built in, so there are no directives of it.{or}",
+                    match names {
+                        [one] => format!("\"{one}\" is"),
+                        more => format!("\"{}\" are", more.join("\", \"")),
+                    }
+                ))
+            }
+        }
     }
 
     /// The groups of the site, for targets with variables; filled once everything has been read.
@@ -491,6 +543,7 @@ impl Build {
             captured: false,
             source: None,
             first_use: None,
+            unused: false,
         });
         id
     }
@@ -501,7 +554,13 @@ impl Build {
         if let Some(v) = self.vars.get_mut(id.0 as usize)
             && v.first_use.is_none()
         {
-            v.first_use = Some(s.error(format!("unknown \"{}\" variable", v.name)));
+            let unknown = || {
+                s.error(format!("unknown \"{}\" variable", v.name))
+                    .unplaced()
+            };
+            if !self.late.uses(id, unknown) {
+                v.first_use = Some(unknown());
+            }
         }
         id
     }
@@ -595,6 +654,15 @@ impl Build {
 
     /// Checks that every variable exists and gives each its final form.
     pub(crate) fn resolve_vars(&mut self) -> Result<(Box<[super::VarDef]>, usize)> {
+        let servers: Vec<BlockId> = self.blocks_of(Place::SERVER).collect();
+        for (id, unknown) in std::mem::take(&mut self.late).settle(&servers) {
+            if let Some(v) = self.vars.get_mut(id.0 as usize)
+                && v.first_use.is_none()
+            {
+                v.unused = unknown.is_none();
+                v.first_use = unknown;
+            }
+        }
         let mut slots = 0u16;
         let mut take = || {
             slots += 1;
@@ -609,7 +677,9 @@ impl Build {
                     let slot = if var.memo || v.assigned { take() } else { None };
                     (super::VarKind::Getter(var, at), slot, var.memo)
                 }
-                (None, None) if v.assigned => (super::VarKind::Assigned, take(), false),
+                (None, None) if v.assigned || (v.unused && v.first_use.is_none()) => {
+                    (super::VarKind::Assigned, take(), false)
+                }
                 (None, None) => {
                     let e = v
                         .first_use

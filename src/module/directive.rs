@@ -3,6 +3,9 @@
 use super::Build;
 use crate::config::{Result, Statement};
 
+/// Checks the parameters of a directive without meaning; see [`super::inert`].
+pub type Check = fn(&Statement, &mut Build) -> Result<()>;
+
 /// One directive of a module.
 pub struct Directive<C: 'static> {
     /// Its name in the configuration.
@@ -19,6 +22,8 @@ pub struct Directive<C: 'static> {
     pub inert: bool,
     /// Whether it gives its block a content handler; of several in one block the last one counts.
     pub content: bool,
+    /// What is asked of the parameters of an inert directive.
+    pub check: Check,
     /// Writes the directive's parameters to the block's settings.
     pub set: fn(&mut C, &Statement, &mut Build) -> Result<()>,
 }
@@ -49,6 +54,7 @@ impl<C> Directive<C> {
             own: false,
             inert: false,
             content: false,
+            check: super::inert::anything,
             set,
         }
     }
@@ -69,12 +75,19 @@ impl<C> Directive<C> {
             own: true,
             inert: false,
             content: false,
+            check: super::inert::anything,
             set,
         }
     }
 
-    /// A directive that is accepted and has no meaning here; `help` says why.
-    pub const fn inert(name: &'static str, place: Place, args: Args, help: &'static str) -> Self {
+    /// A directive that is accepted and has no meaning here; `help` says why. Its parameters are checked as nginx does.
+    pub const fn inert(
+        name: &'static str,
+        place: Place,
+        args: Args,
+        check: Check,
+        help: &'static str,
+    ) -> Self {
         Self {
             name,
             place,
@@ -83,6 +96,7 @@ impl<C> Directive<C> {
             own: false,
             inert: true,
             content: false,
+            check,
             set: |_, _, _| Ok(()),
         }
     }

@@ -247,6 +247,7 @@ pub struct Hooks {
     pub(crate) block: Option<BlockId>,
     pub(crate) named: bool,
     pub(crate) auto_redirect: bool,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Hooks {
@@ -258,6 +259,11 @@ impl Hooks {
     /// The block that the hooks are for: settings may be inherited from one further out.
     pub fn block(&self) -> Option<BlockId> {
         self.block
+    }
+
+    /// Warns of settings that contradict each other or lack something; it does not stop the start.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
     }
 
     /// Runs `handler` in `phase`.

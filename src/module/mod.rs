@@ -19,6 +19,8 @@ mod downstream;
 pub mod files;
 mod head_value;
 mod hook;
+pub mod inert;
+mod late;
 mod output;
 mod pass;
 pub mod paths;

@@ -293,6 +293,8 @@ pub struct DirectiveInfo {
     pub inert: bool,
     /// Gives its block a content handler.
     pub content: bool,
+    /// What is asked of the parameters where it is.
+    pub check: super::directive::Check,
 }
 
 /// A [`Module`] whose type has been erased.
@@ -354,6 +356,7 @@ impl<M: Module> AnyModule for Erased<M> {
             own: d.own,
             inert: d.inert,
             content: d.content,
+            check: d.check,
         })
     }
 

@@ -275,6 +275,8 @@ pub struct ListenOptions {
     pub keepalive: Option<KeepaliveOption>,
     /// `fastopen=`.
     pub fastopen: Option<i32>,
+    /// `multipath`: Multipath TCP (RFC 8684).
+    pub multipath: bool,
 }
 
 /// `so_keepalive=`.
@@ -301,6 +303,7 @@ impl Default for ListenOptions {
             deferred: false,
             keepalive: None,
             fastopen: None,
+            multipath: false,
         }
     }
 }

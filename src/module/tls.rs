@@ -28,6 +28,8 @@ pub struct TlsServer {
     pub context: ArcSwapOption<ServerContext>,
     /// Whether the server has certificates.
     pub certified: bool,
+    /// `ssl on`.
+    pub enabled: bool,
     /// `ssl_reject_handshake`.
     pub reject: bool,
     /// `ssl_verify_client`.

@@ -48,7 +48,7 @@ impl Module for FastCgi {
         shared::response_directives!("fastcgi", FastCgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("fastcgi", FastCgiConf),
         shared::socket_directives!("fastcgi", FastCgiConf),
-        shared::cache_directives!("fastcgi", FastCgiConf, " Must be given where responses are cached."),
+        shared::cache_directives!("fastcgi", FastCgiConf, " Without it nothing is cached."),
     );
     const VARIABLES: &'static [Variable] = &[
         Variable::new("fastcgi_script_name", |r, _| script_name(r)),
@@ -64,8 +64,10 @@ impl Module for FastCgi {
             }));
         }
         if let Some(to) = &conf.to {
-            conf.pass.cache.must_have_key("fastcgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
+            let settings =
+                conf.pass
+                    .conf_with_key("fastcgi", buffers, shared::HIDDEN_CGI, &to.temp_path, on);
             let application = Application {
                 params: Params::new(&conf.params, &to.host, headers),
                 keep: conf.keep_conn.unwrap_or(false),
@@ -74,7 +76,7 @@ impl Module for FastCgi {
             on.upstream(Arc::new(Pass::new(
                 Box::new(application),
                 to.target(),
-                conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
+                settings,
             )));
             if to.slash {
                 on.redirect_to_slash();
@@ -145,6 +147,7 @@ const OWN: &[Directive<FastCgiConf>] = &[
         "fastcgi_send_lowat",
         A,
         ONE,
+        inert::lowat,
         "Has no effect on Linux, in nginx neither.",
     ),
 ];

@@ -82,7 +82,13 @@ const OWN: &[Directive<MemcachedConf>] = &[
                 return Err(s.duplicate());
             }
             if s.arg(0).contains(&b'$') {
-                return Err(s.error_at(0, "\"memcached_pass\" cannot have variables"));
+                return Err(s.error_at(
+                    0,
+                    format!(
+                        "no port in upstream \"{}\"",
+                        String::from_utf8_lossy(s.arg(0))
+                    ),
+                ));
             }
             let origin = Arc::new(Origin::read(s, b, "memcached", &[])?);
             c.to = Some((origin, b.var(s, "memcached_key")));

@@ -58,12 +58,14 @@ impl Module for Referer {
             "referer_hash_max_size",
             A,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "referer_hash_bucket_size",
             A,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
     ];
@@ -125,7 +127,7 @@ impl RefererConf {
         let names = self.names.get_or_insert_default();
         for name in list {
             let text: Vec<u8> = match name {
-                ServerName::Exact(n) => n.to_vec(),
+                ServerName::Exact(n) | ServerName::Odd(n, _) => n.to_vec(),
                 ServerName::Leading(n) => [b"*", &**n].concat(),
                 ServerName::Both(n) => n.to_vec(),
                 ServerName::Trailing(n) => [n, &b"*"[..]].concat(),

@@ -42,21 +42,23 @@ impl Module for Scgi {
         shared::response_directives!("scgi", ScgiConf, shared::IGNORE, "Status and "),
         shared::buffer_directives!("scgi", ScgiConf),
         shared::socket_directives!("scgi", ScgiConf),
-        shared::cache_directives!("scgi", ScgiConf, " Must be given where responses are cached."),
+        shared::cache_directives!("scgi", ScgiConf, " Without it nothing is cached."),
     );
 
     fn attach(conf: &Arc<ScgiConf>, on: &mut Hooks) -> ConfResult<()> {
         let buffers = conf.pass.buffers("scgi")?;
         if let Some(to) = &conf.to {
-            conf.pass.cache.must_have_key("scgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
+            let settings =
+                conf.pass
+                    .conf_with_key("scgi", buffers, shared::HIDDEN_CGI, &to.temp_path, on);
             let application = Application {
                 params: Params::new(&conf.params, &to.host, headers),
             };
             on.upstream(Arc::new(Pass::new(
                 Box::new(application),
                 to.target(),
-                conf.pass.conf(buffers, shared::HIDDEN_CGI, &to.temp_path),
+                settings,
             )));
             if to.slash {
                 on.redirect_to_slash();

@@ -157,7 +157,7 @@ impl Module for UserId {
                     _ => {
                         return Err(s.error_at(
                             0,
-                            "value must be \"off\" or a single letter, digit or \"=\"",
+                            "\"userid_mark\" directive value must be \"off\" or a single letter, digit or \"=\"",
                         ));
                     }
                 };

@@ -53,16 +53,17 @@ impl Module for Uwsgi {
         shared::response_directives!("uwsgi", UwsgiConf, shared::IGNORE, ""),
         shared::buffer_directives!("uwsgi", UwsgiConf),
         shared::socket_directives!("uwsgi", UwsgiConf),
-        shared::cache_directives!("uwsgi", UwsgiConf, " Must be given where responses are cached."),
+        shared::cache_directives!("uwsgi", UwsgiConf, " Without it nothing is cached."),
         tls_directives!("uwsgi", UwsgiConf),
     );
 
     fn attach(conf: &Arc<UwsgiConf>, on: &mut Hooks) -> ConfResult<()> {
         let buffers = conf.pass.buffers("uwsgi")?;
         if let Some(to) = &conf.to {
-            conf.pass.cache.must_have_key("uwsgi")?;
             let headers = conf.pass.pass_request_headers.unwrap_or(true);
-            let mut pass = conf.pass.conf(buffers, HIDDEN, &to.temp_path);
+            let mut pass = conf
+                .pass
+                .conf_with_key("uwsgi", buffers, HIDDEN, &to.temp_path, on);
             if to.may_use_tls() {
                 let known = (!to.name.is_empty()).then_some(&*to.name);
                 pass.tls = Some(Arc::new(conf.tls.build("uwsgi", known, b"")?));
@@ -136,7 +137,7 @@ const OWN: &[Directive<UwsgiConf>] = &[
 ];
 
 fn modifier(s: &Statement) -> ConfResult<u8> {
-    u8::try_from(s.number(0)?).map_err(|_| s.error_at(0, "value must be equal to or less than 255"))
+    u8::try_from(s.number(0)?).map_err(|_| s.error_at(0, "value must be between 0 and 255"))
 }
 
 /// uwsgi towards an application.

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::desk::{Asked, Wish, ask};
-use super::{Program, pid};
+use super::{Program, desk, pid};
 use crate::cli;
 use crate::log::{ErrorLog, Level, Record, console, process_log};
 
@@ -100,11 +100,8 @@ fn upgrade(old: Pid, path: &Path, log: &ErrorLog) -> i32 {
         1
     };
     let old_path = old_path(path);
-    if old_path.exists() {
-        return fail(&format!(
-            "\"{}\" is there: another upgrade is under way, or ended half done",
-            old_path.display()
-        ));
+    if let Some(why) = obstacle(&old_path) {
+        return fail(&why);
     }
     if !tell(old, Signal::SIGUSR2, log) {
         return 1;
@@ -141,6 +138,30 @@ fn upgrade(old: Pid, path: &Path, log: &ErrorLog) -> i32 {
         format_args!("process {new} serves, process {old} finishes what is under way"),
     );
     0
+}
+
+/// What stands in the way of an upgrade: the old process of another one that may yet go back to work. One that only
+/// finishes what is under way (open WebSockets take long) may be joined by the next, and one that has ended without
+/// removing its file is forgotten.
+fn obstacle(old_path: &Path) -> Option<String> {
+    if !old_path.exists() {
+        return None;
+    }
+    let shown = old_path.display();
+    let Ok(number) = pid::read(old_path) else {
+        return Some(format!("\"{shown}\" is there, and no number stands in it"));
+    };
+    let earlier = Pid::from_raw(number);
+    if kill(earlier, None) == Err(nix::errno::Errno::ESRCH) {
+        // the process that upgrades puts its own number there
+        return None;
+    }
+    if desk::drains(earlier) {
+        return None;
+    }
+    Some(format!(
+        "\"{shown}\" is there: another upgrade is under way. Process {earlier} is to be told to finish (QUIT) or to end (TERM) first"
+    ))
 }
 
 /// Waits until the new process has written its number, which it does once it serves.

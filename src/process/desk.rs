@@ -13,6 +13,15 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 
+/// What a master that only finishes what is under way says of its status.
+pub(super) const DRAINS: &str = "draining";
+
+/// Whether the master of that number serves no more, and only finishes what is under way.
+pub(super) fn drains(master: Pid) -> bool {
+    let asked = ask(master, Wish::Status, Some(Duration::from_secs(1)));
+    matches!(asked, Asked::Answer(0, text) if text == DRAINS)
+}
+
 /// What a master can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {

@@ -179,11 +179,15 @@ impl Program {
 
     /// Whether nginx finds this fault only after it has called the syntax good: the process's files, no `events`.
     fn is_after_syntax(&self, diag: &Diag) -> bool {
+        let text = &diag.message;
+        if text.starts_with("unknown thread pool") {
+            return true;
+        }
         let unreadable = format!("open() \"{}\" failed ", self.paths.conf_file.display());
-        let opening = diag.message.starts_with("open() \"");
         diag.file.is_none()
-            && (diag.message.starts_with("no \"events\"")
-                || opening && !diag.message.starts_with(&unreadable))
+            && (text.starts_with("no \"events\"")
+                || text.starts_with("zero size shared memory zone")
+                || text.starts_with("open() \"") && !text.starts_with(&unreadable))
     }
 
     fn rehearse(&self, loaded: &Loaded) -> bool {
@@ -195,7 +199,7 @@ impl Program {
         user::Identity::of(main)
             .map_err(|e| log.write(Level::Emerg, None, format_args!("{e}")))
             .is_ok()
-            && check_connections(&loaded.site, &log).is_ok()
+            && check_process(&loaded.site, &log).is_ok()
             && pid::rehearse(&main.pid).map_err(|e| e.log(&log)).is_ok()
             && sockets::rehearse(&loaded.site.listeners, &log).is_ok()
     }
@@ -271,17 +275,35 @@ fn tell(diag: &Diag) {
         return;
     }
     use_stderr(false);
-    log.write(level, None, format_args!("{}", diag.first_line()));
+    log_diag(&log, diag);
     use_stderr(true);
     console(Some(level), format_args!("{diag}"));
+}
+
+/// nginx's line, and a line with the place where nginx names another one or none.
+fn log_diag(log: &ErrorLog, diag: &Diag) {
+    let level = level_of(diag);
+    log.write(level, None, format_args!("{}", diag.first_line()));
+    if let Some(place) = &diag.written_at {
+        log.write(level, None, format_args!("it stands in {place}"));
+    }
 }
 
 fn level_of(diag: &Diag) -> Level {
     Level::from_name(diag.level.name().as_bytes()).unwrap_or(Level::Emerg)
 }
 
-/// Whether there is room for a connection beside the listening sockets, by nginx's reckoning.
-fn check_connections(site: &Site, log: &ErrorLog) -> Result<(), ()> {
+/// What nginx looks at once it has called the syntax good: whether there is room for a connection beside the listening
+/// sockets, by its reckoning, and whether there are as many masks of processors as threads.
+fn check_process(site: &Site, log: &ErrorLog) -> Result<(), ()> {
+    let masks = site.main.worker_cpu_affinity.as_ref().filter(|a| !a.auto);
+    if masks.is_some_and(|a| a.masks.len() != 1 && a.masks.len() != site.main.worker_threads) {
+        log.write(
+            Level::Warn,
+            None,
+            format_args!("the number of \"worker_processes\" is not equal to the number of \"worker_cpu_affinity\" masks, using last mask for remaining worker processes"),
+        );
+    }
     let (most, sockets) = (site.main.worker_connections, site.listeners.len());
     if most > sockets {
         return Ok(());

@@ -55,6 +55,17 @@ pub(super) fn remove(path: &Path) -> Result<(), FileError> {
     fs::remove_file(path).map_err(|e| FileError::new("unlink()", path, &e))
 }
 
+/// As [`remove`], unless another process's number stands there: a later upgrade's.
+///
+/// # Errors
+/// It is gone already, for one.
+pub(super) fn remove_own(path: &Path) -> Result<(), FileError> {
+    match read(path) {
+        Ok(number) if u32::try_from(number) != Ok(std::process::id()) => Ok(()),
+        _ => remove(path),
+    }
+}
+
 /// Why there is no number.
 pub(super) enum ReadError {
     /// The file cannot be read.

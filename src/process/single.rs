@@ -18,7 +18,7 @@ use super::sockets::{Prepared, Sockets};
 use super::start::{Started, make_temp_folders};
 use super::threads::Threads;
 use super::worker::FATAL;
-use super::{Program, check_connections, level_of, pid, user};
+use super::{Program, check_process, log_diag, pid, user};
 use crate::config::Disk;
 use crate::engine::load;
 use crate::engine::load::Loaded;
@@ -208,7 +208,7 @@ impl Single {
             load(&self.program.registry, &self.program.load, &Disk)
         }));
         let report = |diag: &crate::config::Diag| {
-            log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
+            log_diag(&log, diag);
         };
         let loaded = match outcome {
             Ok(Ok(loaded)) => loaded,
@@ -220,7 +220,7 @@ impl Single {
         };
         loaded.warnings.iter().for_each(|d| report(d));
         let Loaded { site, .. } = loaded;
-        if check_connections(&site, &log).is_err() {
+        if check_process(&site, &log).is_err() {
             return;
         }
         let Ok(prepared) = self.sockets.prepare(&site.listeners, self.threads, &log) else {

@@ -410,14 +410,16 @@ fn listen(
         ListenAddr::Inet(a) => (Domain::for_address(*a), Ok(SockAddr::from(*a))),
         ListenAddr::Unix(path) => (Domain::UNIX, SockAddr::unix(path)),
     };
-    let socket = Socket::new(domain, Type::STREAM, None)
+    let tcp = domain != Domain::UNIX;
+    let protocol = (tcp && options.multipath).then_some(socket2::Protocol::MPTCP);
+    let socket = Socket::new(domain, Type::STREAM, protocol)
         .map_err(|e| failed(format!("socket() {addr} failed"), e))?;
     let option = |name: &str, level: i32, option: i32, value: i32| {
         set(&socket, level, option, value)
             .map_err(|e| failed(format!("setsockopt({name}) {addr} failed"), e.into()))
     };
     option("SO_REUSEADDR", libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    if options.reuseport && !testing {
+    if tcp && options.reuseport && !testing {
         option("SO_REUSEPORT", libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
     if domain == Domain::IPV6 {

@@ -13,7 +13,7 @@ use super::daemon::{Ready, Side};
 use super::master::Master;
 use super::sockets::{Prepared, Sockets};
 use super::user::Identity;
-use super::{FileError, Program, check_connections, daemon, inherit, single};
+use super::{FileError, Program, check_process, daemon, inherit, single};
 use crate::config::outside::{self, Outside};
 use crate::http::status::NGINX_VERSION;
 use crate::log::{
@@ -69,7 +69,7 @@ fn start(mut program: Program) -> Result<i32, i32> {
         log.write(Level::Emerg, None, format_args!("{message}"));
         1
     })?;
-    check_connections(&site, &log).map_err(|()| 1)?;
+    check_process(&site, &log).map_err(|()| 1)?;
     let mut sockets = Sockets::inheriting(inherited);
     let threads = site.main.worker_threads.max(1);
     let prepared = sockets
@@ -90,6 +90,8 @@ fn start(mut program: Program) -> Result<i32, i32> {
         false => Ready::nobody(),
     };
     report_panics();
+    // nothing here may hold the log of the first configuration open
+    drop(log);
     let alone = !site.main.master_process;
     let started = Started {
         program,

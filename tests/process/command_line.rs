@@ -20,7 +20,7 @@ fn versions_go_to_the_error_stream() {
     let (status, out, err) = run(&program, &["-v"]);
     assert!(status.success() && out.is_empty());
     assert!(
-        err.starts_with("nginx version: nginx/1.31.5\ncouloir version: couloir/"),
+        err.starts_with("nginx version: nginx/1.31.5\ncouloir version: "),
         "{err}"
     );
     let (status, out, err) = run(&program, &["-V"]);
@@ -228,4 +228,51 @@ fn a_failure_after_leaving_the_terminal_is_still_the_starters() {
     // the process that failed may still be on its way out
     let free = wait_for(DEADLINE, || TcpListener::bind(("127.0.0.1", port)).ok());
     assert!(free.is_some(), "somebody is left");
+}
+
+/// What Debian's packages write into the configuration of a host that uses none of it.
+#[test]
+fn modules_that_nothing_uses_are_noted() {
+    const LOAD: &str = "load_module modules/ngx_mail_module.so; load_module modules/ngx_stream_module.so; load_module modules/ngx_http_image_filter_module.so; load_module modules/ngx_http_gzip_module.so;";
+    let folder = Folder::new(&format!("{LOAD} events {{ }} http {{ }}"));
+    let (code, _, err) = folder.run(&["-t"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(!err.contains('['), "{err}");
+    for (used, says, help) in [
+        (
+            "stream { }",
+            "unknown directive \"stream\" in ",
+            "are named by \"load_module\" and not built in",
+        ),
+        (
+            "http { image_filter off; }",
+            "the \"image_filter\" directive is not supported: ",
+            "",
+        ),
+    ] {
+        folder.write(&format!("{LOAD} events {{ }} {used}"));
+        let (code, _, err) = folder.run(&["-t"]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(says) && err.contains(help), "{err}");
+    }
+}
+
+/// The place is on the second line where nginx names none.
+#[test]
+fn our_place_stands_below_nginxs_line() {
+    let folder = Folder::new("events { }\nhttp { server {\n  return 200 $nosuch; } }");
+    let (_, _, err) = folder.run(&["-t"]);
+    let lines: Vec<_> = err.lines().take(2).collect();
+    assert_eq!(
+        lines,
+        [
+            "nginx: [emerg] unknown \"nosuch\" variable",
+            "  --> DIR/nginx.conf:3"
+        ]
+    );
+    let log = folder.read("first.log");
+    assert!(
+        log.contains("[emerg]") && log.contains("it stands in "),
+        "{log}"
+    );
 }

@@ -45,10 +45,7 @@ pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> R
             Err(_) => return Err(s.invalid_value(i)),
         };
         if code == 499 {
-            return Err(s.error_at(
-                i,
-                "value \"499\" is not allowed, it must be between 300 and 599",
-            ));
+            return Err(s.invalid_value(i));
         }
         if !(300..=599).contains(&code) {
             return Err(s.error_at(

@@ -167,7 +167,7 @@ impl Module for HttpCore {
         Directive::new(
             "error_log",
             A.or(Place::MAIN),
-            Args::Between(1, 2),
+            Args::AtLeast(1),
             "`error_log file|stderr|syslog:… [level];` Default: logs/error.log error.",
             errors::error_log,
         ),
@@ -506,12 +506,28 @@ impl Module for HttpCore {
             Args::Between(1, 2),
             "`disable_symlinks off|on|if_not_owner [from=part];` Default: off.",
             |c, s, b| {
-                let mode = s.one_of(0, &[("off", 0u8), ("on", 1), ("if_not_owner", 2)])?;
-                let from = match s.arg(1).strip_prefix(b"from=") {
-                    Some(f) => Some(b.template_of(s, f)?),
-                    None if s.len() > 1 => return Err(s.invalid_parameter(1)),
-                    None => None,
+                if c.disable_symlinks.is_some() {
+                    return Err(s.duplicate());
+                }
+                let (mut mode, mut from) = (None, None);
+                for i in 0..s.len() {
+                    match s.arg(i) {
+                        b"off" => mode = Some(0u8),
+                        b"on" => mode = Some(1),
+                        b"if_not_owner" => mode = Some(2),
+                        word => match word.strip_prefix(b"from=") {
+                            Some(f) => from = Some(b.template_of(s, f)?),
+                            None => return Err(s.invalid_parameter(i)),
+                        },
+                    }
+                }
+                let Some(mode) = mode else {
+                    return Err(s.error("\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter"));
                 };
+                if s.len() == 2 && from.is_none() {
+                    let (one, two) = (s.str(0)?, s.str(1)?);
+                    return Err(s.error(format!("duplicate parameters \"{one} {two}\"")));
+                }
                 once(&mut c.disable_symlinks, s, (mode, from))
             },
         ),
@@ -584,12 +600,14 @@ impl Module for HttpCore {
             "sendfile",
             AIF,
             Args::Flag,
+            inert::flag,
             "Files are sent by sendfile where that is possible.",
         ),
         Directive::inert(
             "sendfile_max_chunk",
             A,
             Args::Exactly(1),
+            inert::size,
             "A fast client never holds up a thread.",
         ),
         Directive::new(
@@ -610,46 +628,65 @@ impl Module for HttpCore {
             "aio",
             A,
             Args::Exactly(1),
+            inert::aio,
             "File reads need no asynchronous operations.",
         ),
         Directive::inert(
             "aio_write",
             A,
             Args::Flag,
+            inert::flag,
             "File writes need no asynchronous operations.",
         ),
-        Directive::inert("read_ahead", A, Args::Exactly(1), "The kernel reads ahead."),
+        Directive::inert(
+            "read_ahead",
+            A,
+            Args::Exactly(1),
+            inert::size,
+            "The kernel reads ahead.",
+        ),
         Directive::inert(
             "directio",
             A,
             Args::Exactly(1),
+            inert::off_or_offset,
             "Files are read through the page cache.",
         ),
         Directive::inert(
             "directio_alignment",
             A,
             Args::Exactly(1),
+            inert::offset,
             "Files are read through the page cache.",
         ),
         Directive::inert(
             "tcp_nopush",
             A,
             Args::Flag,
+            inert::flag,
             "Head and body leave in one packet anyway.",
         ),
         Directive::inert(
             "postpone_output",
             A,
             Args::Exactly(1),
+            inert::size,
             "Small responses are always sent in one piece.",
         ),
         Directive::inert(
             "output_buffers",
             A,
             Args::Exactly(2),
+            inert::buffers,
             "Buffers are sized as needed.",
         ),
-        Directive::inert("send_lowat", A, Args::Exactly(1), "Only for kqueue."),
+        Directive::inert(
+            "send_lowat",
+            A,
+            Args::Exactly(1),
+            inert::lowat,
+            "Only for kqueue.",
+        ),
         Directive::new(
             "open_file_cache",
             A,
@@ -681,65 +718,81 @@ impl Module for HttpCore {
             "`open_file_cache_errors on|off;` Whether it is kept too that a file cannot be opened. Default: off.",
             |c, s, _| once(&mut c.open_file_cache_errors, s, s.flag(0)?),
         ),
-        Directive::inert("open_file_cache_events", A, Args::Flag, "Only for kqueue."),
+        Directive::inert(
+            "open_file_cache_events",
+            A,
+            Args::Flag,
+            inert::flag,
+            "Only for kqueue.",
+        ),
         Directive::inert(
             "types_hash_max_size",
             A,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "types_hash_bucket_size",
             A,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "server_names_hash_max_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "server_names_hash_bucket_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "variables_hash_max_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "variables_hash_bucket_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "map_hash_max_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "map_hash_bucket_size",
             Place::HTTP,
             Args::Exactly(1),
+            inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "connection_pool_size",
             Place::HTTP.or(Place::SERVER),
             Args::Exactly(1),
+            inert::pool,
             "There are no memory pools.",
         ),
         Directive::inert(
             "request_pool_size",
             Place::HTTP.or(Place::SERVER),
             Args::Exactly(1),
+            inert::pool,
             "There are no memory pools.",
         ),
     ];

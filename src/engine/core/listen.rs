@@ -65,20 +65,13 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
         proxy_protocol: false,
         at: s.error(""),
     };
-    let v6 = addrs
-        .iter()
-        .any(|a| matches!(a, ListenAddr::Inet(a) if a.is_ipv6()));
-    let unix = addrs.iter().any(|a| matches!(a, ListenAddr::Unix(_)));
     for i in 1..s.len() {
         let word = s.str(i)?;
         let (name, value) = word
             .split_once('=')
             .map_or((word, None), |(n, v)| (n, Some(v)));
-        let size = |v: &str| {
-            value::parse_size(v.as_bytes())
-                .filter(|n| *n > 0)
-                .map(|n| n as usize)
-        };
+        let size = |v: &str| value::parse_size(v.as_bytes()).map(|n| n as usize);
+        let invalid = |what: &str| s.error_at(i, format!("invalid {what} \"{word}\""));
         match (name, value) {
             ("default_server" | "default", None) => spec.default_server = true,
             ("ssl", None) => spec.ssl = true,
@@ -93,50 +86,39 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
                 spec.set = true;
             }
             ("reuseport", None) => {
-                if unix {
-                    return Err(s.error_at(
-                        i,
-                        "reuseport is not supported for UNIX-domain sockets".to_owned(),
-                    ));
-                }
                 spec.options.reuseport = true;
                 spec.set = true;
             }
-            ("backlog", Some(v)) => match v.parse::<i32>() {
-                Ok(n) if n != 0 => {
-                    spec.options.backlog = n;
-                    spec.set = true;
-                }
-                _ => return Err(s.error_at(i, format!("invalid backlog \"{v}\""))),
-            },
+            ("multipath", None) => {
+                spec.options.multipath = true;
+                spec.set = true;
+            }
+            ("backlog", Some(v)) => {
+                let number = value::parse_number(v.as_bytes()).filter(|n| *n > 0);
+                let number = number.ok_or_else(|| invalid("backlog"))?;
+                spec.options.backlog = i32::try_from(number).unwrap_or(i32::MAX);
+                spec.set = true;
+            }
             ("rcvbuf", Some(v)) => {
-                spec.options.rcvbuf =
-                    Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid rcvbuf \"{v}\"")))?);
+                spec.options.rcvbuf = Some(size(v).ok_or_else(|| invalid("rcvbuf"))?);
                 spec.set = true;
             }
             ("sndbuf", Some(v)) => {
-                spec.options.sndbuf =
-                    Some(size(v).ok_or_else(|| s.error_at(i, format!("invalid sndbuf \"{v}\"")))?);
+                spec.options.sndbuf = Some(size(v).ok_or_else(|| invalid("sndbuf"))?);
                 spec.set = true;
             }
             ("fastopen", Some(v)) => {
-                spec.options.fastopen = Some(
-                    v.parse()
-                        .map_err(|_| s.error_at(i, format!("invalid fastopen \"{v}\"")))?,
-                );
+                let number = value::parse_number(v.as_bytes());
+                let number = number.ok_or_else(|| invalid("fastopen"))?;
+                spec.options.fastopen = Some(i32::try_from(number).unwrap_or(i32::MAX));
                 spec.set = true;
             }
-            ("ipv6only", Some(v)) => {
+            ("ipv6only", Some(v)) if v.starts_with('o') => {
                 spec.options.ipv6only = match v {
                     "on" => true,
                     "off" => false,
                     _ => return Err(s.error_at(i, format!("invalid ipv6only flags \"{v}\""))),
                 };
-                if !v6 {
-                    return Err(
-                        s.error_at(i, format!("ipv6only is not supported on addr \"{shown}\""))
-                    );
-                }
                 spec.set = true;
             }
             ("so_keepalive", Some(v)) => {
@@ -151,22 +133,21 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
                     "the \"quic\" parameter is not supported: HTTP/3 is not built in",
                 ));
             }
-            ("setfib" | "accept_filter", _) => {
-                return Err(s.error_at(
+            ("accept_filter", Some(_)) => {
+                // an error for nginx too, which it goes on after
+                b.warn(s.error_at(
                     i,
                     format!(
-                        "{name} \"{}\" is not supported on this platform, ignored",
-                        value.unwrap_or_default()
+                        "accept filters \"{word}\" are not supported on this platform, ignored"
                     ),
                 ));
             }
-            ("multipath", None) => return Err(s.error_at(i, "multipath is not supported")),
             _ => return Err(s.error_at(i, format!("invalid parameter \"{word}\""))),
         }
     }
     for a in addrs {
         if list.iter().any(|l| l.addr == a) {
-            return Err(s.error(format!("a duplicate listen {shown}")));
+            return Err(s.error(format!("a duplicate listen {a}")));
         }
         list.push(ListenSpec {
             addr: a,
@@ -194,14 +175,15 @@ fn so_keepalive(v: &str) -> Option<KeepaliveOption> {
     let mut parts = v.split(':');
     let time = |p: Option<&str>| match p {
         None | Some("") => Some(None),
-        Some(p) => value::parse_time_sec(p.as_bytes())
-            .filter(|n| *n > 0)
-            .map(|n| Some(n as u32)),
+        Some(p) => value::parse_time_sec(p.as_bytes()).map(|n| (n > 0).then_some(n as u32)),
     };
     let (idle, interval) = (time(parts.next())?, time(parts.next())?);
     let count = match parts.next() {
         None | Some("") => None,
-        Some(p) => Some(p.parse::<u32>().ok().filter(|n| *n > 0)?),
+        Some(p) => {
+            let number = value::parse_number(p.as_bytes())?;
+            (number > 0).then_some(u32::try_from(number).unwrap_or(u32::MAX))
+        }
     };
     if parts.next().is_some() || (idle.is_none() && interval.is_none() && count.is_none()) {
         return None;

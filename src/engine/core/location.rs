@@ -55,10 +55,13 @@ pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Re
             .0
             .insert((outer, kind, name.text().into()))
     {
-        return Err(s.error(format!(
-            "duplicate location \"{}\"",
-            String::from_utf8_lossy(name.text())
-        )));
+        let shown = String::from_utf8_lossy(name.text()).into_owned();
+        let text = format!("duplicate location \"{shown}\"");
+        if !matches!(name, LocationName::Named(_)) {
+            return Err(s.error(text));
+        }
+        // nginx takes the first one, and says nothing
+        b.warn(s.warn(format!("{text}, ignored")));
     }
     b.enter(s, Place::LOCATION, BlockKind::Location(name))?;
     Ok(())

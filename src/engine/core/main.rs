@@ -3,7 +3,9 @@
 use super::once;
 use crate::config::Result;
 use crate::module::{Affinity, CpuMask, ReloadMethod};
-use crate::module::{Args, BlockKind, Build, Conf, Directive, Hooks, Module, Place, Statement};
+use crate::module::{
+    Args, BlockKind, Build, Conf, Directive, Hooks, Module, Place, Statement, inert,
+};
 use std::sync::Arc;
 
 /// The main level and `events`.
@@ -91,17 +93,21 @@ impl Module for Core {
             M,
             Args::Exactly(1),
             "`worker_processes number|auto;` How many threads serve. Default: 1.",
-            |c, s, _| {
-                let n = match s.arg(0) {
-                    b"auto" => 0,
-                    _ => match s.number(0) {
-                        Ok(n) if n > 0 => n as usize,
-                        _ => {
-                            return Err(
-                                s.error_at(0, "invalid number of worker processes".to_owned())
-                            );
-                        }
-                    },
+            |c, s, b| {
+                if c.worker_processes.is_some() {
+                    return Err(s.duplicate());
+                }
+                let n = match (s.arg(0), s.number(0)) {
+                    (b"auto", _) => 0,
+                    (_, Ok(0)) => {
+                        b.warn(s.warn_at(
+                            0,
+                            "\"worker_processes 0\" would serve nothing, one thread serves",
+                        ));
+                        1
+                    }
+                    (_, Ok(n)) => n as usize,
+                    (_, Err(_)) => return Err(s.directive_error(0, "invalid value")),
                 };
                 once(&mut c.worker_processes, s, n)
             },
@@ -120,7 +126,7 @@ impl Module for Core {
             "`worker_priority number;` Scheduling priority (nice), -20 to 20. Default: 0.",
             |c, s, _| match s.str(0)?.parse::<i32>() {
                 Ok(n) => once(&mut c.worker_priority, s, n),
-                Err(_) => Err(s.error_at(0, "invalid number")),
+                Err(_) => Err(s.directive_error(0, "invalid number")),
             },
         ),
         Directive::new(
@@ -200,6 +206,7 @@ impl Module for Core {
                 if std::mem::replace(&mut c.http, true) {
                     return Err(s.duplicate());
                 }
+                b.http_ends(s);
                 b.enter(s, Place::HTTP, BlockKind::Http).map(drop)
             },
         ),
@@ -208,13 +215,22 @@ impl Module for Core {
             E,
             Args::Exactly(1),
             "`worker_connections number;` How many connections a thread holds at once. Default: 512.",
-            |c, s, _| once(&mut c.worker_connections, s, s.number(0)? as usize),
+            |c, s, _| {
+                if c.worker_connections.is_some() {
+                    return Err(s.duplicate());
+                }
+                let n = s.number(0).map_err(|_| {
+                    let shown = String::from_utf8_lossy(s.arg(0));
+                    s.error_at(0, format!("invalid number \"{shown}\""))
+                })?;
+                once(&mut c.worker_connections, s, n as usize)
+            },
         ),
         Directive::new(
             "load_module",
             M,
             Args::Exactly(1),
-            "`load_module file;` Accepted for modules whose features are built in; others are refused.",
+            "`load_module file;` Modules of nginx's are not loaded. What is built in is used; a module that is not is noted, and refused where one of its directives is met.",
             load_module,
         ),
         Directive::new(
@@ -257,72 +273,84 @@ impl Module for Core {
             "pcre_jit",
             M,
             Args::Flag,
+            inert::flag,
             "Patterns are always compiled to machine code where PCRE can.",
         ),
         Directive::inert(
             "timer_resolution",
             M,
             Args::Exactly(1),
+            inert::msec,
             "The clock is read from memory; there is nothing to save.",
         ),
         Directive::inert(
             "lock_file",
             M,
             Args::Exactly(1),
+            inert::once,
             "Threads need no lock file.",
         ),
         Directive::inert(
             "thread_pool",
             M,
             Args::Between(2, 3),
+            inert::thread_pool,
             "File reads need no thread pool.",
         ),
         Directive::inert(
             "debug_points",
             M,
             Args::Exactly(1),
+            inert::debug_points,
             "For debugging nginx itself.",
         ),
         Directive::inert(
             "use",
             E,
             Args::Exactly(1),
+            inert::event_method,
             "The connection method is epoll.",
         ),
         Directive::inert(
             "epoll_events",
             E,
             Args::Exactly(1),
+            inert::number,
             "As many events are taken as there are.",
         ),
         Directive::inert(
             "multi_accept",
             E,
             Args::Flag,
+            inert::flag,
             "Every ready connection is accepted.",
         ),
         Directive::inert(
             "accept_mutex",
             E,
             Args::Flag,
+            inert::flag,
             "Threads share the listening sockets without a mutex.",
         ),
         Directive::inert(
             "accept_mutex_delay",
             E,
             Args::Exactly(1),
+            inert::msec,
             "There is no accept mutex.",
         ),
         Directive::inert(
             "worker_aio_requests",
             E,
             Args::Exactly(1),
+            inert::number,
             "No asynchronous file operations are used.",
         ),
         Directive::inert(
             "debug_connection",
             E,
             Args::Exactly(1),
+            inert::debug_connection,
             "There is no debug build.",
         ),
     ];
@@ -370,10 +398,15 @@ fn load_module(_c: &mut CoreWritten, s: &Statement, b: &mut Build) -> Result<()>
         .trim_end_matches("_module")
         .trim_start_matches("ngx_");
     let known = b.registry.modules().any(|m| m.name() == name);
-    if known {
-        b.notices
-            .push(format!("\"load_module {file}\": the module is built in"));
-        return Ok(());
+    let notice = match known {
+        true => format!("\"load_module {file}\": the module is built in"),
+        false => format!(
+            "\"load_module {file}\": modules of nginx are not loaded, and none of this name is built in"
+        ),
+    };
+    b.notices.push(notice);
+    if !known {
+        b.absent_modules.push(file.to_owned());
     }
-    Err(s.error(format!("dlopen() \"{}\" failed: modules of nginx cannot be loaded, and none of this name is built in", b.prefixed(s.str(0)?).display())))
+    Ok(())
 }

@@ -39,6 +39,8 @@ pub enum ServerName {
     Both(Box<[u8]>),
     /// `example.*`: `example.`.
     Trailing(Box<[u8]>),
+    /// A name that nginx takes for an only server, and that no request has: `a.*.b`; with where it stands.
+    Odd(Box<[u8]>, Arc<Statement>),
     /// `~pattern`.
     Pattern(Arc<Pattern>),
 }
@@ -92,11 +94,15 @@ impl Module for HttpServer {
             Args::Exactly(2),
             "`large_client_header_buffers number size;` A line of the head fits in one buffer. Default: 4 8k.",
             |c, s, _| {
-                let v = (s.number(0)?, s.size(1)?);
-                if v.0 == 0 || v.1 == 0 {
-                    return Err(s.invalid_value(if v.0 == 0 { 0 } else { 1 }));
+                if c.large_client_header_buffers.is_some() {
+                    return Err(s.duplicate());
                 }
-                once(&mut c.large_client_header_buffers, s, v)
+                match (s.number(0), s.size(1)) {
+                    (Ok(n), Ok(size)) if n > 0 && size > 0 => {
+                        once(&mut c.large_client_header_buffers, s, (n, size))
+                    }
+                    _ => Err(s.directive_error(0, "invalid value")),
+                }
             },
         ),
         Directive::new(
@@ -166,29 +172,36 @@ fn server_name(c: &mut ServerWritten, s: &Statement, b: &mut Build) -> Result<()
             c.names.push(ServerName::Pattern(p));
             continue;
         }
+        if matches!(text, [b'*'] | [b'*', _] | [b'.'])
+            || (text.first() == Some(&b'*') && text.get(1) != Some(&b'.'))
+        {
+            return Err(s.error_at(i, format!("server name \"{shown}\" is invalid")));
+        }
         if text.contains(&b'/') {
             b.warn(s.warn_at(i, format!("server name \"{shown}\" has suspicious symbols")));
         }
-        let text = if text == b"$hostname" {
+        let text = if text.eq_ignore_ascii_case(b"$hostname") {
             hostname()
         } else {
             text.to_ascii_lowercase()
         };
-        let invalid = || s.error_at(i, format!("invalid server name or wildcard \"{shown}\""));
+        let odd = text.iter().filter(|c| **c == b'*').count() > 1
+            || text.contains(&0)
+            || text.windows(2).any(|w| w == b"..");
         let name = match &*text {
+            _ if odd => ServerName::Odd(text.clone().into(), Arc::new(s.clone())),
             [b'*', b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => {
                 ServerName::Leading(text[1..].into())
             }
             [b'.', rest @ ..] if !rest.is_empty() && !rest.contains(&b'*') => {
                 ServerName::Both(text.clone().into())
             }
-            [b'.'] | [b'*'] | [b'*', b'.'] | [b'.', b'*'] => return Err(invalid()),
             [head @ .., b'.', b'*']
                 if !head.is_empty() && !head.contains(&b'*') && !head.starts_with(b".") =>
             {
                 ServerName::Trailing(text[..text.len() - 1].into())
             }
-            t if t.contains(&b'*') => return Err(invalid()),
+            t if t.contains(&b'*') => ServerName::Odd(t.into(), Arc::new(s.clone())),
             t => ServerName::Exact(t.into()),
         };
         c.names.push(name);

@@ -79,17 +79,9 @@ impl CacheWritten {
         matches!(self.choice, Some(Some(_)))
     }
 
-    /// Checks that a protocol without a key of its own has been given one.
-    ///
-    /// # Errors
-    /// Where it has not: all responses would be taken for the same. (nginx warns.)
-    pub fn must_have_key(&self, prefix: &str) -> ConfResult<()> {
-        if self.is_on() && self.key.is_none() {
-            return Err(Diag::plain(format!(
-                "no \"{prefix}_cache_key\" for \"{prefix}_cache\""
-            )));
-        }
-        Ok(())
+    /// Whether responses are to be cached, and no key has been given.
+    pub fn lacks_key(&self) -> bool {
+        self.is_on() && self.key.is_none()
     }
 
     /// The settings, where responses are cached.
@@ -166,7 +158,7 @@ fn caches<'b>(b: &'b mut Build, prefix: &'static str) -> &'b mut Caches {
             Some(mut caches) => {
                 // who may change the state may purge by prefix and tag
                 caches.named |= b.shared::<crate::modules::api::Writable>().0;
-                caches.finish()
+                caches.finish(b)
             }
             None => Ok(()),
         });
@@ -183,7 +175,7 @@ fn caches<'b>(b: &'b mut Build, prefix: &'static str) -> &'b mut Caches {
 }
 
 impl Caches {
-    fn finish(self) -> ConfResult<()> {
+    fn finish(self, b: &Build) -> ConfResult<()> {
         let mut list = Vec::new();
         for d in self.declared {
             let zone = zones::keep::<Zone>(
@@ -224,9 +216,8 @@ impl Caches {
                 }
                 None => {
                     let (directive, name) = (w.at.name().to_owned(), w.name);
-                    return Err(w
-                        .at
-                        .error(format!("\"{directive}\" zone \"{name}\" is unknown")));
+                    let text = format!("\"{directive}\" zone \"{name}\" is unknown");
+                    return Err(b.at_merge(w.at.error(text)));
                 }
             }
         }

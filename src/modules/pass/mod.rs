@@ -203,6 +203,24 @@ impl PassWritten {
         }
     }
 
+    /// The settings for a protocol that has no key of its own for the cache. Without one nginx warns, and takes all
+    /// responses for the same; here nothing is stored.
+    pub fn conf_with_key(
+        &self,
+        prefix: &str,
+        buffers: Buffers,
+        hidden: &[&[u8]],
+        temp_path: &Arc<TempPath>,
+        on: &mut Hooks,
+    ) -> PassConf {
+        let mut conf = self.conf(buffers, hidden, temp_path);
+        if self.cache.lacks_key() {
+            on.warn(format!("no \"{prefix}_cache_key\" for \"{prefix}_cache\""));
+            conf.cache = None;
+        }
+        conf
+    }
+
     /// The settings of the exchange. `hidden` are the headers that stay behind by default, `temp_path` is where
     /// responses wait where the directive is not given.
     pub fn conf(&self, buffers: Buffers, hidden: &[&[u8]], temp_path: &Arc<TempPath>) -> PassConf {
@@ -300,7 +318,7 @@ pub const fn total<C>(lists: &[&[Directive<C>]]) -> usize {
 
 /// All directives of these tables; `N` is their [`total`].
 pub const fn joined<C, const N: usize>(lists: &[&[Directive<C>]]) -> [Directive<C>; N] {
-    let mut all = [const { Directive::inert("", Place(0), Args::None, "") }; N];
+    let mut all = [const { Directive::inert("", Place(0), Args::None, inert::anything, "") }; N];
     let (mut n, mut i) = (0, 0);
     while i < lists.len() {
         let mut k = 0;

@@ -122,9 +122,11 @@ impl TlsWritten {
                 Some((trusted, u32::try_from(depth).unwrap_or(u32::MAX >> 1)))
             }
             (Some((true, at)), None) => {
-                return Err(at.error(format!(
-                    "no {prefix}_ssl_trusted_certificate for {prefix}_ssl_verify"
-                )));
+                return Err(at
+                    .error(format!(
+                        "no {prefix}_ssl_trusted_certificate for {prefix}_ssl_verify"
+                    ))
+                    .unplaced());
             }
             _ => None,
         };
@@ -180,9 +182,12 @@ impl TlsWritten {
         };
         let Some(key) = &self.key else {
             let name = String::from_utf8_lossy(certificate.at.arg(0)).into_owned();
-            return Err(certificate.at.error(format!(
-                "no \"{prefix}_ssl_certificate_key\" is defined for certificate \"{name}\""
-            )));
+            return Err(certificate
+                .at
+                .error(format!(
+                    "no \"{prefix}_ssl_certificate_key\" is defined for certificate \"{name}\""
+                ))
+                .unplaced());
         };
         let base = self
             .contexts
@@ -228,7 +233,7 @@ impl TlsWritten {
             _ => None,
         };
         match at {
-            Some(at) => at.error_at(0, text),
+            Some(at) => at.error_at(0, text).unplaced(),
             None => Diag::plain(text),
         }
     }

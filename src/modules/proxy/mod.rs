@@ -217,6 +217,7 @@ const OWN: &[Directive<ProxyConf>] = &[
         "proxy_send_lowat",
         A,
         ONE,
+        inert::lowat,
         "Has no effect on Linux, in nginx neither.",
     ),
     plain!(

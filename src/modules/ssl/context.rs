@@ -86,6 +86,7 @@ pub(super) const WATCH: Duration = Duration::from_secs(5);
 fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     let mut out = TlsServer {
         certified: c.has_certificates(),
+        enabled: c.is_enabled(),
         reject: c.rejects(),
         verify: c.verify.unwrap_or_default(),
         zone: c.zone.clone(),
@@ -128,8 +129,7 @@ fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     }
     let curve = c.curve.as_deref().unwrap_or("auto");
     if curve != "auto" {
-        ctx.set_groups_list(curve)
-            .map_err(|e| stack(format!("SSL_CTX_set1_curves_list(\"{curve}\") failed"), &e))?;
+        groups(&mut ctx, curve)?;
     }
     sessions(c, &mut ctx, &mut out, &leaves, &authorities, m)?;
     if c.stapling == Some(true) {
@@ -157,6 +157,27 @@ fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     })));
     error::clear();
     Ok(out)
+}
+
+/// `ssl_ecdh_curve`.
+fn groups(ctx: &mut SslContextBuilder, list: &str) -> ConfResult<()> {
+    let call = format!("SSL_CTX_set1_curves_list(\"{list}\") failed");
+    if list.contains('\0') {
+        return Err(Diag::plain(call));
+    }
+    let Err(e) = ctx.set_groups_list(list) else {
+        return Ok(());
+    };
+    if !e.errors().is_empty() {
+        return Err(stack(call, &e));
+    }
+    // newer releases of OpenSSL leave no reason; this is that of those before
+    let mut names = list.split(':');
+    let bad = names.find(|name| ctx.set_groups_list(name).is_err());
+    Err(Diag::plain(format!(
+        "{call} (SSL: error:0A080106:SSL routines::passed invalid argument:group '{}' cannot be set)",
+        bad.unwrap_or(list)
+    )))
 }
 
 fn failed(text: impl Into<String>) -> Box<Diag> {
@@ -227,7 +248,7 @@ fn certificates(
             Ok(chain) => loaded.push((name.shown(), chain)),
             Err(e) => {
                 let written = if e.key { key } else { certificate };
-                let error = written.at.error_at(0, e.text);
+                let error = written.at.error_at(0, e.text).unplaced();
                 if !m.lenient {
                     return Err(error);
                 }
@@ -369,7 +390,7 @@ fn sessions(
         Some(files) => Some(Tickets::Files(
             files
                 .iter()
-                .map(|f| ticket_key(f, m))
+                .map(|(file, at)| ticket_key(file, at, m))
                 .collect::<ConfResult<Vec<_>>>()?
                 .into(),
         )),
@@ -410,17 +431,16 @@ fn session_context(
     Ok(hash(sha1, &all)?.to_vec())
 }
 
-fn ticket_key(file: &str, m: &Making<'_>) -> ConfResult<TicketKey> {
+/// A key of tickets; nginx reports what is wrong with it where settings are merged.
+fn ticket_key(file: &str, at: &Statement, m: &Making<'_>) -> ConfResult<TicketKey> {
     let path = m.path(file);
+    let shown = path.display();
     let text = crate::config::outside::read(&path).map_err(|e| {
-        Diag::plain(format!(
-            "open() \"{}\" failed{}",
-            path.display(),
-            crate::log::Errno::of(&e)
-        ))
+        let errno = crate::log::Errno::of(&e);
+        at.error_at(0, format!("open() \"{shown}\" failed{errno}"))
     })?;
     TicketKey::from_file(&text)
-        .ok_or_else(|| Diag::plain(format!("\"{}\" must be 48 or 80 bytes", path.display())))
+        .ok_or_else(|| at.error_at(0, format!("\"{shown}\" must be 48 or 80 bytes")))
 }
 
 /// `ssl_stapling`: a file, or the responders of the certificates.
@@ -439,10 +459,19 @@ fn stapling(
     if let Some(file) = given(&c.stapling_file) {
         let path = m.path(file);
         let der = crate::config::outside::read(&path).map_err(|e| {
+            let (shown, errno) = (path.display(), e.raw_os_error().unwrap_or(libc::EIO));
+            let reason = crate::log::Errno(errno).to_string();
+            let reason = reason.split_once(": ").map_or("", |(_, text)| text);
+            // in the words of OpenSSL, which does not read the file itself
+            let code = 0x8000_0000u32 | errno.unsigned_abs();
+            let file = match errno {
+                libc::ENOENT => "no such file",
+                _ => "system lib",
+            };
+            let bio = if errno == libc::ENOENT { 0x1000_0080 } else { 0x1008_0002 };
             Diag::plain(format!(
-                "BIO_new_file(\"{}\") failed{}",
-                path.display(),
-                crate::log::Errno::of(&e)
+                "BIO_new_file(\"{shown}\") failed (SSL: error:{code:08X}:system library::{}:calling fopen({shown}, rb) error:{bio:08X}:BIO routines::{file})",
+                reason.trim_end_matches(')')
             ))
         })?;
         openssl::ocsp::OcspResponse::from_der(&der).map_err(|e| {

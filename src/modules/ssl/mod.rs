@@ -45,7 +45,7 @@ pub struct SslConf {
     zone: Option<Arc<Zone>>,
     session_timeout: Option<u64>,
     session_tickets: Option<bool>,
-    ticket_keys: Option<Vec<String>>,
+    ticket_keys: Option<Vec<(String, Arc<Statement>)>>,
     ocsp: Option<u8>,
     ocsp_responder: Option<String>,
     ocsp_cache: Option<Option<Arc<ocsp::Cache>>>,
@@ -61,6 +61,8 @@ pub struct SslConf {
     watch: Option<Option<Duration>>,
     reject_handshake: Option<bool>,
     inheritable: Option<bool>,
+    /// `ssl`.
+    enable: Option<bool>,
 }
 
 /// A parameter of `ssl_certificate` or `ssl_certificate_key`.
@@ -90,7 +92,7 @@ impl Conf for SslConf {
         crate::inherit!(self, o; certificates, keys, cache, passwords, compression, dhparam, curve, protocols, ciphers,
             prefer_server_ciphers, buffer_size, verify, verify_depth, client_certificate, trusted_certificate, crl, builtin,
             zone, session_timeout, session_tickets, ticket_keys, ocsp, ocsp_responder, ocsp_cache, stapling, stapling_file,
-            stapling_responder, stapling_verify, early_data, ech_files, commands, key_log, watch, reject_handshake);
+            stapling_responder, stapling_verify, early_data, ech_files, commands, key_log, watch, reject_handshake, enable);
     }
 }
 
@@ -135,6 +137,11 @@ impl SslConf {
         self.inheritable.unwrap_or(true)
     }
 
+    /// `ssl`.
+    pub fn is_enabled(&self) -> bool {
+        self.enable.unwrap_or(false)
+    }
+
     /// `ssl_reject_handshake`.
     pub fn rejects(&self) -> bool {
         self.reject_handshake.unwrap_or(false)
@@ -158,6 +165,24 @@ impl Module for Ssl {
     const NAME: &'static str = "http_ssl";
     type Conf = SslConf;
     const DIRECTIVES: &'static [Directive<SslConf>] = &[
+        Directive::new(
+            "ssl",
+            HS,
+            Args::Flag,
+            "`ssl on|off;` With `on`, the addresses of which this is the default server speak TLS. nginx has removed it in 1.25.1; it is accepted with a warning, as before. Use `listen … ssl` instead.",
+            |c, s, b| {
+                once(&mut c.enable, s, s.flag(0)?)?;
+                let warning = s.warn("the \"ssl\" directive is deprecated, use the \"listen ... ssl\" directive instead");
+                let help = match s.flag(0)? {
+                    true => {
+                        "write \"ssl\" behind the address, as in \"listen 443 ssl;\", and remove this line; nginx refuses it since 1.25.1"
+                    }
+                    false => "remove this line; nginx refuses it since 1.25.1",
+                };
+                b.warn(warning.with_help(help));
+                Ok(())
+            },
+        ),
         Directive::new(
             "ssl_certificate",
             HS,
@@ -295,7 +320,7 @@ impl Module for Ssl {
             |c, s, _| {
                 c.ticket_keys
                     .get_or_insert_default()
-                    .push(s.str(0)?.to_owned());
+                    .push((s.str(0)?.to_owned(), Arc::new(s.clone())));
                 Ok(())
             },
         ),
@@ -449,7 +474,8 @@ impl Module for Ssl {
         // whether or not they listen with TLS
         for (id, on) in ids.iter().zip(servers) {
             let conf = b.effective::<Ssl>(*id);
-            on.tls = Some(Arc::new(server(&conf, b)?));
+            let made = server(&conf, b).map_err(|diag| b.at_merge(diag))?;
+            on.tls = Some(Arc::new(made));
         }
         b.shared::<SharedLoader>().lock().keep();
         Ok(())

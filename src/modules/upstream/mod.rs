@@ -278,7 +278,8 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
         return Err(s.error(format!(
             "resolving names at run time requires upstream \"{name}\" in {} to be in shared memory",
             s.place()
-        )));
+        ))
+        .unplaced());
     } else if !written.unresolved.is_empty() {
         Group::changeable
     } else {

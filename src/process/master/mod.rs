@@ -22,7 +22,7 @@ use self::reload::Pending;
 use self::workers::{Respawn, Worker};
 use super::channel::Kind;
 use super::daemon::{Ready, redirect_stderr};
-use super::desk::{Client, Desk, Wish};
+use super::desk::{Client, DRAINS, Desk, Wish, drains};
 use super::notify::Notify;
 use super::package::{Manifest, Package};
 use super::serving::ends;
@@ -152,9 +152,8 @@ impl Master {
             .map_err(|e| emerg("memfd_create()", crate::log::Errno::of(&e)))?;
         let notify = Notify::new(upgrade);
         sockets.commit(prepared, &site.listeners, &log);
-        // those that are named keep open what nothing else holds
-        let logs = LogFiles::global().files();
-        drop(named);
+        // these keep open what nothing else holds: no more than what the configuration in force names
+        let logs = named;
         Ok(Master {
             program,
             signals,
@@ -300,7 +299,7 @@ impl Master {
                 self.reopen();
             }
             Signal::SIGUSR2 => {
-                let ignored = self.heir.is_some() || self.has_elder();
+                let ignored = self.heir.is_some() || (self.has_elder() && !self.elder_drains());
                 received.log(if ignored {
                     ", ignoring"
                 } else {
@@ -340,17 +339,25 @@ impl Master {
             return;
         }
         self.quitting = true;
-        self.notify.stopping();
+        self.say_stopping();
         self.give_up_reloads("the server is shutting down");
         self.tell_workers(Kind::Quit);
         // connections that wait in the queues of these are the workers' no more
         self.sockets.close(self.removes_files());
     }
 
+    /// The service stops, or goes on in the new process of an upgrade.
+    fn say_stopping(&self) {
+        match self.heir {
+            Some(heir) => self.notify.hand_over(heir),
+            None => self.notify.stopping(),
+        }
+    }
+
     /// TERM, INT: workers end at once, and so does the process.
     fn terminate(&mut self) {
         if self.terminating.is_none() {
-            self.notify.stopping();
+            self.say_stopping();
             self.give_up_reloads("the server is exiting");
             self.tell_workers(Kind::Terminate);
             let pause = Duration::from_millis(50);
@@ -383,11 +390,19 @@ impl Master {
         let log = process_log();
         log.write(Level::Notice, None, format_args!("reopening logs"));
         let owner = self.identity.as_ref().map(|i| i.uid);
-        LogFiles::global().reopen_all(owner, &log);
+        // a configuration that a worker is trying may be in force in a moment
+        let mut logs = self.logs.clone();
+        let new = self.pending.iter().flat_map(|p| &p.logs);
+        let new: Vec<_> = new
+            .filter(|log| !logs.iter().any(|own| Arc::ptr_eq(own, log)))
+            .cloned()
+            .collect();
+        logs.extend(new);
+        LogFiles::global().reopen(&logs, owner, &log);
         redirect_stderr(&log, self.detached);
         let manifest = Manifest {
             sockets: Vec::new(),
-            logs: self.logs.iter().map(|l| l.path().to_owned()).collect(),
+            logs: logs.iter().map(|l| l.path().to_owned()).collect(),
         };
         let list = match manifest.seal() {
             Ok(list) => list,
@@ -395,7 +410,7 @@ impl Master {
                 return self.alert("memfd_create() failed", crate::log::Errno::of(&error));
             }
         };
-        let files: Vec<_> = self.logs.iter().map(|l| l.descriptor()).collect();
+        let files: Vec<_> = logs.iter().map(|l| l.descriptor()).collect();
         let mut fds = vec![list.as_fd()];
         fds.extend(files.iter().map(|fd| fd.as_fd()));
         for worker in &self.workers {
@@ -432,7 +447,7 @@ impl Master {
             return;
         };
         match wish {
-            Wish::Status => client.answer(0, ""),
+            Wish::Status => client.answer(0, if self.stopping() { DRAINS } else { "" }),
             Wish::Reload => {
                 let received = Received {
                     signal: Signal::SIGHUP,
@@ -448,9 +463,14 @@ impl Master {
         self.elder.is_some_and(|pid| getppid() == pid)
     }
 
+    /// Whether the old process of the last upgrade only finishes what is under way. nginx cannot be asked.
+    fn elder_drains(&self) -> bool {
+        self.elder.is_some_and(drains)
+    }
+
     /// Whether files of UNIX-domain sockets go with this process: no other one listens on them.
     fn removes_files(&self) -> bool {
-        self.heir.is_none() && !self.has_elder()
+        self.heir.is_none() && (!self.has_elder() || self.elder_drains())
     }
 
     fn leave(&mut self, code: i32) {
@@ -458,12 +478,9 @@ impl Master {
         if code == 0 {
             let path = self.pid_path();
             if self.ready.is_none()
-                && let Err(error) = pid::remove(&path)
+                && let Err(error) = pid::remove_own(&path)
             {
                 error.log_at(&process_log(), Level::Alert);
-            }
-            if let Some(heir) = self.heir {
-                self.notify.hand_over(heir);
             }
             process_log().write(Level::Notice, None, format_args!("exit"));
         }

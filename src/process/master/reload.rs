@@ -15,7 +15,7 @@ use super::super::serving::fixed;
 use super::super::sockets::Prepared;
 use super::super::start::make_temp_folders;
 use super::super::user::{Identity, Rights};
-use super::super::{check_connections, level_of, pid};
+use super::super::{check_process, log_diag, pid};
 use super::Master;
 use super::workers::{Gifts, Phase};
 use crate::config::outside::Outside;
@@ -44,7 +44,8 @@ pub(super) struct Pending {
     main: MainConf,
     identity: Option<Identity>,
     log: ErrorLog,
-    logs: Vec<Arc<LogFile>>,
+    /// The log files that it names.
+    pub logs: Vec<Arc<LogFile>>,
     certificates: Watch,
 }
 
@@ -113,9 +114,7 @@ impl Master {
                 }))
             })
         });
-        let report = |diag: &crate::config::Diag| {
-            log.write(level_of(diag), None, format_args!("{}", diag.first_line()));
-        };
+        let report = |diag: &crate::config::Diag| log_diag(&log, diag);
         let loaded = match outcome {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(error)) => {
@@ -128,7 +127,7 @@ impl Master {
         loaded.warnings.iter().for_each(|d| report(d));
         let Loaded { site, .. } = loaded;
         let told = |what: &str| format!("{what}, the error log has the details");
-        check_connections(&site, &log).map_err(|()| told("not enough worker_connections"))?;
+        check_process(&site, &log).map_err(|()| told("not enough worker_connections"))?;
         let identity = Identity::of(&site.main).map_err(|text| {
             log.write(Level::Emerg, None, format_args!("{text}"));
             format!("[emerg] {text}")
@@ -140,9 +139,7 @@ impl Master {
             .map_err(|()| told("[emerg] an address cannot be listened on"))?;
         make_temp_folders(&site, identity.as_ref(), &log);
         // as nginx a new configuration writes to logs opened anew
-        LogFiles::global().reopen_all(None, &log);
-        let logs = LogFiles::global().files();
-        drop(named);
+        LogFiles::global().reopen(&named, None, &log);
         let rights = Rights::of(&site, identity.clone());
         let package = Package {
             program: self.title.program().to_owned(),
@@ -170,7 +167,7 @@ impl Master {
             main: site.main.clone(),
             identity,
             log: site.error_log.clone(),
-            logs,
+            logs: named,
             certificates: watched(&site),
             listeners: site.listeners,
         })
@@ -290,7 +287,7 @@ impl Master {
         if before.pid != self.main.pid {
             match pid::write(&self.main.pid) {
                 Ok(()) => {
-                    let _ = pid::remove(&before.pid);
+                    let _ = pid::remove_own(&before.pid);
                 }
                 Err(error) => {
                     error.log(&log);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::unistd::Pid;
 
-use super::super::{inherit, keep_from_programs, user};
+use super::super::{inherit, keep_from_programs, pid, user};
 use super::Master;
 use crate::log::{Errno, Level, Record, process_log};
 
@@ -32,6 +32,16 @@ impl Master {
         };
         let shown = Path::new(program).display().to_string();
         let (path, old) = (self.main.pid.clone(), self.old_pid_path());
+        if let Some(elder) = self.elder.filter(|_| self.has_elder()) {
+            // the file is this process's from now on
+            log.write(
+                Level::Notice,
+                None,
+                format_args!(
+                    "process {elder} of an earlier upgrade still finishes what is under way"
+                ),
+            );
+        }
         if let Err(error) = std::fs::rename(&path, &old) {
             return alert(
                 &error,
@@ -95,6 +105,14 @@ impl Master {
 
     fn take_pid_file_back(&self, when: &str) {
         let (path, old) = (&self.main.pid, self.old_pid_path());
+        let own = match pid::read(&old) {
+            Ok(number) => u32::try_from(number) == Ok(std::process::id()),
+            Err(_) => !self.stopping(),
+        };
+        if !own {
+            // the new process has been followed by another, whose upgrade the file belongs to
+            return;
+        }
         if let Err(error) = std::fs::rename(&old, path) {
             let (old, path) = (old.display(), path.display());
             alert(

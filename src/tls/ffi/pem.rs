@@ -308,7 +308,7 @@ pub fn set_dh(ctx: &mut SslContextBuilder, path: &Path) -> Result<(), Call> {
     unsafe {
         let dh = PEM_read_bio_Parameters(bio.0, ptr::null_mut());
         if dh.is_null() {
-            return Err("PEM_read_bio_Parameters");
+            return Err("PEM_read_bio_DHparams");
         }
         if SSL_CTX_set0_tmp_dh_pkey(ctx.as_ptr(), dh) != 1 {
             sys::EVP_PKEY_free(dh);

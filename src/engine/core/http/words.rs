@@ -51,9 +51,13 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
     let mut levels = Vec::new();
     for i in 1..s.len() {
         match s.number(i) {
-            Ok(n @ 1..=255) => levels.push(n as u8),
-            _ => return Err(s.invalid_value(i)),
+            Ok(n @ 1..=10) => levels.push(n as u8),
+            _ => return Err(s.directive_error(i, "invalid value")),
         }
+    }
+    // a digest has no more digits to spare
+    if levels.iter().map(|n| u32::from(*n)).sum::<u32>() > 10 {
+        return Err(s.directive_error(0, "invalid value"));
     }
     Ok(Arc::new(TempPath {
         path: b.prefixed(s.str(0)?),
@@ -114,8 +118,8 @@ pub(super) fn types(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result
     let mut table: HashMap<Box<[u8]>, Arc<[u8]>> =
         c.types.take().map(|t| (*t).clone()).unwrap_or_default();
     for item in s.items() {
-        if item.is_empty() {
-            return Err(item.invalid_number_of_arguments());
+        if item.block.is_some() {
+            return Err(item.unexpected_block());
         }
         let kind: Arc<[u8]> = item.name.text.as_ref().into();
         for ext in &item.args {
