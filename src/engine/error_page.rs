@@ -69,7 +69,7 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
                         Level::Error,
                         format_args!(
                             "unsafe URI \"{}\" was detected",
-                            String::from_utf8_lossy(&target)
+                            crate::http::text::shown(&target)
                         ),
                     );
                     builtin(r)

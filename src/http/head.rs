@@ -318,7 +318,7 @@ impl Parser {
         error(
             494,
             "client sent too long header line",
-            Some(format!("\"{}...\"", String::from_utf8_lossy(line))),
+            Some(format!("\"{}...\"", crate::http::text::shown(line))),
         )
     }
 }
@@ -442,7 +442,7 @@ impl RequestHead {
         }
         let (_, first_name, first) = self.headers.entries().find(|(id, ..)| *id == known)?;
         let [name, value, first_name, first] =
-            [name, value, first_name, first].map(String::from_utf8_lossy);
+            [name, value, first_name, first].map(crate::http::text::shown);
         let detail = format!("\"{name}: {value}\", previous value: \"{first_name}: {first}\"");
         Some(error(400, reason, Some(detail)))
     }
@@ -477,7 +477,7 @@ impl RequestHead {
                 ));
             }
             if !value.eq_ignore_ascii_case(b"chunked") {
-                let detail = Some(format!("\"{}\"", String::from_utf8_lossy(value)));
+                let detail = Some(format!("\"{}\"", crate::http::text::shown(value)));
                 return Err(error(
                     501,
                     "client sent unknown \"Transfer-Encoding\"",
@@ -491,15 +491,33 @@ impl RequestHead {
             self.chunked = true;
         }
         match self.method {
-            Method::Connect if self.http_major_minor != (1, 1) || !limits.allow_connect => {
-                Err(error(405, "client sent CONNECT method", None))
-            }
-            Method::Connect if self.has_body() => {
-                Err(error(400, "client sent CONNECT request with body", None))
-            }
+            Method::Connect if !limits.allow_connect => self.check_connect(false),
             Method::Trace => Err(error(405, "client sent TRACE method", None)),
             _ => Ok(()),
         }
+    }
+}
+
+impl RequestHead {
+    /// Whether a CONNECT may be served by a server that allows it, or does not.
+    ///
+    /// # Errors
+    /// Why it may not; a CONNECT of HTTP/1.0, or one with a body, never may.
+    pub fn check_connect(&self, allowed: bool) -> Result<(), HeadError> {
+        if self.http_major_minor != (1, 1) || !allowed {
+            Err(error(405, "client sent CONNECT method", None))
+        } else if self.has_body() {
+            Err(error(400, "client sent CONNECT request with body", None))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl HeadError {
+    /// Whether it is about the request line, though that was read to its end.
+    pub fn is_of_line(&self) -> bool {
+        !self.line_known || self.reason.ends_with("in request line")
     }
 }
 

@@ -15,4 +15,5 @@ pub mod names;
 pub mod range;
 pub mod request_line;
 pub mod status;
+pub mod text;
 pub mod uri;

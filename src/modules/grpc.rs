@@ -180,7 +180,6 @@ impl Protocol for Service {
         r.upstream.body = Some(body);
         out.extend_from_slice(r.method_text());
         out.push(b' ');
-        let begin = out.len();
         if r.valid_unparsed_uri {
             out.extend_from_slice(r.unparsed_uri());
         } else {
@@ -190,8 +189,6 @@ impl Protocol for Service {
                 out.extend_from_slice(&r.args);
             }
         }
-        let path = out.get(begin..).unwrap_or_default();
-        r.upstream.uri.extend_from_slice(path);
         out.extend_from_slice(b" HTTP/2.0\r\nHost: ");
         let begin = out.len();
         if let Some(host) = &self.headers.host {

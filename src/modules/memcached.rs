@@ -2,6 +2,7 @@
 
 use crate::exchange::memcached as protocol;
 use crate::http::escape::{Escape, escape};
+use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level as LogLevel;
 use crate::module::*;
@@ -111,6 +112,10 @@ struct Store {
 impl Protocol for Store {
     fn scheme(&self) -> &'static str {
         "memcached"
+    }
+
+    fn takes(&self, r: &Request) -> bool {
+        matches!(r.method, Method::Get | Method::Head)
     }
 
     fn codec(&self) -> Codec {
