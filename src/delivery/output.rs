@@ -6,7 +6,7 @@ use super::filters;
 use super::redirect;
 use crate::http::head::Version;
 use crate::http::range;
-use crate::log::Level;
+use crate::log::{Errno, Level};
 use crate::module::{BadValue, Body, Cut, Framing, Request, Stage, has_break};
 use std::future::poll_fn;
 use std::io;
@@ -25,6 +25,7 @@ pub async fn send(r: &mut Request, body: Body) -> Result<(), u16> {
         Body::Empty => 0,
         Body::Bytes(b) => b.len() as u64,
         Body::File { len, .. } => *len,
+        Body::Joined { head, len, .. } => head.len() as u64 + len,
         Body::Unsized(_) => return send_as_is(r, body).await,
     };
     if !(r.is_head() && r.out.content_length.is_some()) {
@@ -61,6 +62,12 @@ pub async fn send_as_is(r: &mut Request, body: Body) -> Result<(), u16> {
         }
         Body::Bytes(b) | Body::Unsized(b) => write(r, &b, true).await,
         Body::File { file, offset, len } => send_file(r, &file, offset, len).await,
+        Body::Joined {
+            head,
+            file,
+            offset,
+            len,
+        } => Box::pin(send_joined(r, &head, &file, offset, len)).await,
     };
     if let Err(e) = sent {
         broken(r, &e);
@@ -460,6 +467,34 @@ async fn send_file(r: &mut Request, file: &std::fs::File, offset: u64, len: u64)
     Ok(())
 }
 
+/// Sends bytes and a part of a file behind them.
+async fn send_joined(
+    r: &mut Request,
+    head: &[u8],
+    file: &std::fs::File,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    let (a, b) = match (r.output.only_range(), r.output.is_plain()) {
+        (Some(range), _) => range,
+        (None, true) => (0, head.len() as u64 + len),
+        (None, false) => {
+            write(r, head, false).await?;
+            return read_file(r, file, offset, len).await;
+        }
+    };
+    if let Some(part) = range::clip((a, b), 0, head.len()) {
+        send_bytes(r, head.get(part).unwrap_or_default()).await?;
+    }
+    let (a, b) = (
+        a.saturating_sub(head.len() as u64),
+        b.saturating_sub(head.len() as u64),
+    );
+    write_file(r, file, offset + a, b.saturating_sub(a)).await?;
+    finish(r);
+    Ok(())
+}
+
 /// Sends bytes of a file as they are: past filters and ranges.
 ///
 /// # Errors
@@ -519,15 +554,31 @@ pub fn broken(r: &mut Request, e: &io::Error) {
     r.keepalive = false;
     r.down.abort();
     if e.kind() == io::ErrorKind::ConnectionAborted && e.raw_os_error().is_none() {
+        let errno = Errno(r.down.errno());
         r.error(
             Level::Info,
-            format_args!("client prematurely closed connection while sending response to client"),
+            format_args!(
+                "client prematurely closed connection{errno} while sending response to client"
+            ),
         );
     } else if !r.timed_out {
-        r.error(
-            Level::Info,
-            format_args!("writing the response failed: {e} while sending response to client"),
-        );
+        let errno = match e.kind() {
+            io::ErrorKind::ConnectionReset => Errno::of(e),
+            _ => Errno(0),
+        };
+        match e.kind() {
+            // whoever waits to write learns of it before a write fails
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => r.error(
+                Level::Info,
+                format_args!(
+                    "client prematurely closed connection{errno} while sending response to client"
+                ),
+            ),
+            _ => r.error(
+                Level::Info,
+                format_args!("writing the response failed: {e} while sending response to client"),
+            ),
+        }
     }
 }
 

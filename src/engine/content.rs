@@ -26,7 +26,10 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
         Some(Content::Handler(h)) => {
             let next = settle(h.handle(r)).await;
             r.explain(|| tale::content(r, h.name(), &next));
-            return outcome(r, next).await.unwrap_or(Outcome::Status(404));
+            // one that declines leaves the request to the general ones (`mp4` for a folder)
+            if let Some(o) = outcome(r, next).await {
+                return o;
+            }
         }
         None => {}
     }
@@ -45,7 +48,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
             Level::Error,
             format_args!(
                 "directory index of \"{}\" is forbidden",
-                String::from_utf8_lossy(&path)
+                crate::http::text::shown(&path)
             ),
         );
         return Outcome::Status(403);

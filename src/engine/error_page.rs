@@ -68,7 +68,7 @@ fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
                     Level::Error,
                     format_args!(
                         "unsafe URI \"{}\" was detected",
-                        String::from_utf8_lossy(&target)
+                        crate::http::text::shown(&target)
                     ),
                 );
                 r.err_status = code;

@@ -196,14 +196,37 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.explain(|| step);
     }
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
-        r.error(
-            Level::Info,
-            format_args!("client sent invalid request while reading client request line: {e}"),
-        );
-        // the request ends with its first line: there is no URI
+        // the request ends with its first line, in the default server: there is no URI, and there are no headers
         r.uri.clear();
         r.head.uri = 0..0;
+        r.head.headers.clear();
+        r.head.host.clear();
+        r.server = listener.default_server;
+        if let Some(server) = site.servers.get(r.server as usize) {
+            r.location = server.default_location;
+        }
+        let what = match r.head.http_major_minor.0 {
+            0 | 1 if r.pipelined => "pipelined request line",
+            0 | 1 => "request line",
+            _ => "request headers",
+        };
+        let line = std::mem::take(&mut r.head.line);
+        if r.head.http_major_minor.0 < 2 {
+            r.head.line.clone_from(&line);
+        }
+        r.error(Level::Info, format_args!("{e} while reading client {what}"));
+        r.head.line = line;
         return Err(400);
+    }
+    if r.method == crate::http::method::Method::Connect
+        && let Err(e) = r.head.check_connect(server.conf.allow_connect)
+    {
+        r.error(
+            Level::Info,
+            format_args!("{e} while reading client request headers"),
+        );
+        r.keepalive = false;
+        return Err(e.status);
     }
     if listener.tls.is_some() {
         super::tls::check(r, listener)
@@ -220,7 +243,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
             RedirectTo::Uri(uri, _) => ("internally redirecting to", uri),
             RedirectTo::Named(name) => ("redirect to named location", name),
         };
-        let target = String::from_utf8_lossy(target);
+        let target = crate::http::text::shown(target);
         r.error(
             Level::Error,
             format_args!("rewrite or internal redirection cycle while {doing} \"{target}\""),
@@ -254,7 +277,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
                     Level::Error,
                     format_args!(
                         "could not find named location \"{}\"",
-                        String::from_utf8_lossy(&name)
+                        crate::http::text::shown(&name)
                     ),
                 );
                 Err(500)
@@ -299,7 +322,7 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
         r.uri_changed = false;
         r.uri_changes = r.uri_changes.saturating_sub(1);
         if r.uri_changes == 0 {
-            let uri = String::from_utf8_lossy(&r.uri);
+            let uri = crate::http::text::shown(&r.uri);
             r.error(
                 Level::Error,
                 format_args!("rewrite or internal redirection cycle while processing \"{uri}\""),

@@ -222,7 +222,7 @@ impl Assembly<'_> {
             strict: conf.strict.unwrap_or(d.strict),
             merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
             max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
-            allow_connect: d.allow_connect,
+            allow_connect: conf.allow_connect,
             http2: self.b.effective::<Http2>(id).settings(),
         };
         let hooks = self.attach(id, Level::Server)?;

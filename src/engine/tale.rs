@@ -30,6 +30,7 @@ pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
     let mut text = format!("{}: {}", module_of(name), decision(r, next));
     let length = match next {
         Next::Respond(Body::File { len, .. }) => Some(*len),
+        Next::Respond(Body::Joined { head, len, .. }) => Some(head.len() as u64 + len),
         Next::Respond(Body::Bytes(bytes) | Body::Unsized(bytes)) => Some(bytes.len() as u64),
         _ => None,
     };

@@ -6,8 +6,8 @@ use crate::module::Request;
 /// Normalises the target of the head into the request's URI.
 ///
 /// # Errors
-/// What is wrong with it, for the log; the status is 400.
-pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
+/// It is no URI, or leads out of the root; the status is 400.
+pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), uri::BadUri> {
     let head = &r.head;
     let raw = head.text(&head.uri);
     let (path, query) = match head.query {
@@ -36,8 +36,7 @@ pub fn apply(r: &mut Request, merge_slashes: bool) -> Result<(), &'static str> {
         r.valid_unparsed_uri = true;
         return Ok(());
     }
-    let n = uri::normalize(raw, merge_slashes, &mut r.uri)
-        .map_err(|_| "client sent invalid request: the path leads out of the root")?;
+    let n = uri::normalize(raw, merge_slashes, &mut r.uri)?;
     if let Some(a) = n.args {
         r.args.extend_from_slice(raw.get(a).unwrap_or_default());
     }

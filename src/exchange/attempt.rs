@@ -3,7 +3,7 @@
 use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
 use super::{body, cache, framing, head, tunnel};
-use crate::log::Level;
+use crate::log::{Errno, Level};
 use crate::module::Outcome;
 use crate::module::{BodyLength, Codec, Pass, Request, Upstream, next};
 use crate::runtime::buffers;
@@ -12,6 +12,7 @@ use crate::upstream::{ConnectError, ConnectOptions, Connector, Peer, Picked, UpC
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
@@ -170,6 +171,16 @@ impl<'a> Attempt<'a> {
                 self.start.elapsed().as_millis() as u64
             });
         }
+        if self.pass.protocol.codec() == Codec::Tunnel {
+            if let Some(s) = r.upstream.states.last_mut() {
+                s.header_time = Some(self.start.elapsed().as_millis() as u64);
+            }
+            r.upstream.head.clear();
+            r.upstream.head.status = 200;
+            let to = self.target.destination();
+            head::copy(self.pass, &to, r);
+            return Ok(Box::pin(tunnel::run(self, r, conn)).await);
+        }
         if self.pass.protocol.codec() == Codec::Http2 {
             let exchange = super::h2::run(self, r, conn, connector, request, own_body);
             return Box::pin(exchange).await;
@@ -226,13 +237,14 @@ impl<'a> Attempt<'a> {
                     Level::Error,
                     format_args!(
                         "invalid local address \"{}\"",
-                        String::from_utf8_lossy(&text)
+                        crate::http::text::shown(&text)
                     ),
                 );
             }
         }
         if self.target.tls {
             let tls = head::tls_options(r, self.pass, self.target, self.peer, &tag);
+            options.handshaking = Some(Arc::default());
             options.tls = Some(tls.map_err(|text| {
                 r.upstream.fails("setup");
                 r.error(Level::Error, format_args!("{text}"));
@@ -240,6 +252,7 @@ impl<'a> Attempt<'a> {
             })?);
         }
         let down = r.down.clone();
+        let handshaking = options.handshaking.clone();
         let watch = !conf.ignore_client_abort && !cache::outlives_client(r, self.pass);
         let opening = async {
             if self.pooled() {
@@ -253,7 +266,10 @@ impl<'a> Attempt<'a> {
             biased;
             c = opening => c,
             () = poll_fn(|cx| down.poll_closed(cx)), if watch => {
-                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too while connecting to upstream"));
+                client_gone(r, match handshaking {
+                    Some(h) if h.load(Ordering::Relaxed) => "while SSL handshaking to upstream",
+                    _ => "while connecting to upstream",
+                });
                 return Err(Failure::gone());
             }
         };
@@ -346,7 +362,13 @@ impl<'a> Attempt<'a> {
             }
             Ok(Some(Err(e))) => Err(self.broken(r, &e, "recv()", doing)),
             Ok(None) => {
-                r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too {doing}"));
+                // until an answer begins, nginx is still sending the request
+                let received = r.upstream.states.last().map_or(0, |s| s.bytes_received);
+                let doing = match received {
+                    0 => "while sending request to upstream",
+                    _ => doing,
+                };
+                client_gone(r, doing);
                 Err(Failure::gone())
             }
             Err(_) => {
@@ -544,6 +566,19 @@ impl<'a> Attempt<'a> {
             .begun
             .is_some_and(|b| b.elapsed() >= Duration::from_millis(conf.next_upstream_timeout));
         self.tries > 1 && safe && !late && !self.streaming && super::may_retry(self.group)
+    }
+}
+
+/// Logs that the client went away while the origin was asked; with HTTP/2 the connection's own line says so.
+pub(super) fn client_gone(r: &Request, doing: &str) {
+    if r.head.http_major_minor.0 < 2 {
+        let errno = Errno(r.down.errno());
+        r.error(
+            Level::Info,
+            format_args!(
+                "epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too{errno} {doing}"
+            ),
+        );
     }
 }
 

@@ -127,7 +127,7 @@ fn status(value: &[u8]) -> Option<u16> {
 fn invalid_status(value: &[u8]) -> UpstreamError {
     UpstreamError {
         reason: "upstream sent invalid status",
-        detail: Some(format!("\"{}\"", String::from_utf8_lossy(value))),
+        detail: Some(format!("\"{}\"", crate::http::text::shown(value))),
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
         assert!(matches!(p, Progress::Done(_)), "{text}: {p:?}");
         (
             head.status,
-            String::from_utf8_lossy(&head.status_line).into_owned(),
+            crate::http::text::shown(&head.status_line).into_owned(),
         )
     }
 

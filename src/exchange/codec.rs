@@ -4,7 +4,6 @@ use super::cgi;
 use super::fastcgi::{self, Answer};
 use super::memcached;
 use crate::http::h1::response::{NO_VALID_HEADER, Parser, Progress};
-use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::{Codec, Pass, Request};
 use bytes::{Buf, BytesMut};
@@ -84,8 +83,8 @@ impl<'a> HeadReader<'a> {
     /// A reader for the answer to `request`; `fresh`: it is the first on its connection; `strict`: `response_parsing`.
     pub fn new(pass: &Pass, request: &'a [u8], fresh: bool, strict: bool) -> HeadReader<'a> {
         match pass.protocol.codec() {
-            // HTTP/2 reads its own
-            Codec::Http1 | Codec::Http2 => HeadReader::Http1(Http1 {
+            // HTTP/2 reads its own, and a tunnel has none
+            Codec::Http1 | Codec::Http2 | Codec::Tunnel => HeadReader::Http1(Http1 {
                 parser: Parser::new(strict),
                 request,
                 fresh,
@@ -240,7 +239,7 @@ fn value(key: &[u8], gzip_flag: u64, r: &mut Request, limit: usize, buf: &mut By
             buf.advance(line);
             head.status = 404;
             head.content_length = Some(0);
-            let key = String::from_utf8_lossy(key);
+            let key = crate::http::text::shown(key);
             r.error(
                 Level::Info,
                 format_args!("key: \"{key}\" was not found by memcached {DOING}"),
@@ -253,7 +252,7 @@ fn value(key: &[u8], gzip_flag: u64, r: &mut Request, limit: usize, buf: &mut By
 
 /// Logs what an application wrote to its error output, which is no failure in itself.
 pub(super) fn log_stderr(r: &mut Request, text: &[u8], doing: &str) {
-    let text = String::from_utf8_lossy(fastcgi::trimmed(text));
+    let text = crate::http::text::shown(fastcgi::trimmed(text));
     r.error(
         Level::Error,
         format_args!("FastCGI sent in stderr: \"{text}\" {doing}"),
@@ -264,9 +263,4 @@ fn bad(r: &mut Request, e: &dyn std::fmt::Display) -> Read {
     r.upstream.fails("bad_header");
     r.error(Level::Error, format_args!("{e} {DOING}"));
     Read::Bad
-}
-
-/// Whether memcached can be asked for it.
-pub(super) fn can_get(r: &Request) -> bool {
-    matches!(r.method, Method::Get | Method::Head)
 }

@@ -75,7 +75,7 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
                 Level::Error,
                 format_args!(
                     "unsafe URI \"{}\" was detected while reading response header from upstream",
-                    String::from_utf8_lossy(&target)
+                    crate::http::text::shown(&target)
                 ),
             );
             Some(Outcome::Status(404))

@@ -89,7 +89,7 @@ pub fn line(buf: &[u8], key: &[u8], read_flags: bool, limit: usize) -> Line {
         };
     };
     let whole = buf.get(..end).unwrap_or_default();
-    let shown = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+    let shown = |text: &[u8]| crate::http::text::shown(text).into_owned();
     let Some(text) = whole.strip_suffix(b"\r") else {
         return Line::Bad(Error::Response(shown(whole)));
     };

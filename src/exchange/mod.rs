@@ -21,7 +21,7 @@ mod tunnel;
 
 use crate::log::Level;
 use crate::module::Outcome;
-use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
+use crate::module::{BodyLength, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Group, Outcome as PeerOutcome, PickState, Picked};
 use attempt::{Attempt, Failure};
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// Talks to an origin and writes its response.
 pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     let conf = &pass.conf;
-    if matches!(pass.protocol.codec(), Codec::Memcached { .. }) && !codec::can_get(r) {
+    if !pass.protocol.takes(r) {
         return Outcome::Status(405);
     }
     let own_body = pass.protocol.body(r);

@@ -2,7 +2,7 @@
 
 use crate::config::addr::Address;
 use crate::log::Level;
-use crate::module::{Destination, Pass, PassTarget, Request, Target, Upstream};
+use crate::module::{Codec, Destination, Pass, PassTarget, Request, Target, Upstream};
 use crate::upstream::{Group, PeerAddr};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,11 +56,18 @@ pub(super) fn evaluate(r: &mut Request, pass: &Pass) -> Result<Target, u16> {
     let mut url = Vec::with_capacity(128);
     template.write(r, &mut url);
     let t = pass.protocol.target(&url).map_err(|e| {
-        r.error(Level::Error, format_args!("{e}"));
+        // where the client names the target, the fault is the client's
+        let level = match pass.protocol.codec() {
+            Codec::Tunnel => Level::Info,
+            _ => Level::Error,
+        };
+        r.error(level, format_args!("{e}"));
         500u16
     })?;
-    r.upstream.host.clone_from(&t.host);
-    r.upstream.port.clone_from(&t.port);
+    if pass.protocol.codec() != Codec::Tunnel {
+        r.upstream.host.clone_from(&t.host);
+        r.upstream.port.clone_from(&t.port);
+    }
     Ok(t)
 }
 

@@ -1,4 +1,4 @@
-//! An upgraded connection: bytes pass as they are, both ways, until one side ends.
+//! An upgraded connection or a CONNECT: bytes pass as they are, both ways, until one side ends.
 
 use super::attempt::Attempt;
 use crate::delivery::output;
@@ -30,10 +30,11 @@ enum Turn {
     Over,
 }
 
-/// Sends the 101 and moves bytes until a side ends or nothing moves for `proxy_read_timeout`.
+/// Sends the head and moves bytes until a side ends, nothing moves for `proxy_read_timeout`, or a side takes nothing for
+/// `proxy_send_timeout` (the origin) or `send_timeout` (the client).
 pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> Outcome {
     r.keepalive = false;
-    r.out.upgrade = true;
+    r.out.upgrade = r.out.status == 101;
     r.out.keepalive = false;
     r.out.content_length = None;
     // added headers belong to this head too; there is no body for a filter to work on
@@ -58,15 +59,25 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
         output::broken(r, &e);
         return Outcome::Done;
     }
-    let limit = Duration::from_millis(a.pass.conf.read_timeout);
+    let read_timeout = Duration::from_millis(a.pass.conf.read_timeout);
+    let send_timeout = Duration::from_millis(a.pass.conf.send_timeout);
+    let client_timeout = Duration::from_millis(r.core().send_timeout);
     let down = r.down.clone();
     let mut to_origin = BytesMut::new();
     let (mut client_ended, mut origin_ended) = (false, false);
     let mut broken = None;
     let (mut sent, mut received) = (0u64, 0u64);
     loop {
+        // a side that takes nothing has been found out by the turn before
+        let client_is_slow = down.queued() > 0;
+        let limit = match (client_is_slow, to_origin.is_empty()) {
+            (true, _) => client_timeout,
+            (false, false) => send_timeout.min(read_timeout),
+            (false, true) => read_timeout,
+        };
         let turn = poll_fn(|cx| {
             let mut moved = false;
+            let queued = down.queued();
             // client to origin; who is silent holds no buffer
             if to_origin.is_empty() && !client_ended {
                 if to_origin.capacity() == 0 {
@@ -136,7 +147,7 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
             if (origin_ended && flushed) || (client_ended && to_origin.is_empty()) {
                 return Poll::Ready(Turn::Over);
             }
-            if moved {
+            if moved || down.queued() < queued {
                 Poll::Ready(Turn::Moved)
             } else {
                 Poll::Pending
@@ -145,6 +156,11 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
         match tokio::time::timeout(limit, turn).await {
             Ok(Turn::Moved) => {}
             Ok(Turn::Over) => break,
+            Err(_) if client_is_slow => {
+                r.timed_out = true;
+                r.error(Level::Info, format_args!("client timed out (110: Connection timed out) while proxying upgraded connection"));
+                break;
+            }
             Err(_) => {
                 // what falls silent is no fault of the origin
                 r.error(

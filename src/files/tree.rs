@@ -47,7 +47,7 @@ impl Journal {
 fn failure(call: &str, path: &[u8], e: &io::Error) -> String {
     format!(
         "{call} \"{}\" failed{}",
-        String::from_utf8_lossy(path),
+        crate::http::text::shown(path),
         Errno::of(e)
     )
 }
@@ -100,7 +100,7 @@ pub fn put(temp: &[u8], path: &[u8], how: &Rename, journal: &mut Journal) -> Res
                 Level::Error,
                 format!(
                     "\"{}\" could not be created{errno}",
-                    String::from_utf8_lossy(path)
+                    crate::http::text::shown(path)
                 ),
             );
             if let Err(e) = fs::remove_file(path_of(temp)) {
@@ -138,7 +138,7 @@ fn rename(from: &[u8], to: &[u8], how: &Rename, journal: &mut Journal) -> Result
     }
     match failed {
         Some(e) => {
-            let (from, to) = (String::from_utf8_lossy(from), String::from_utf8_lossy(to));
+            let (from, to) = (crate::http::text::shown(from), crate::http::text::shown(to));
             journal.note(
                 Level::Crit,
                 format!("rename() \"{from}\" to \"{to}\" failed{}", Errno::of(&e)),
@@ -203,7 +203,7 @@ fn try_rename(
             Level::Crit,
             format!(
                 "rename() \"{}\" to \"{}\" failed{}",
-                String::from_utf8_lossy(&beside),
+                crate::http::text::shown(&beside),
                 target.display(),
                 Errno::of(&e)
             ),
@@ -298,7 +298,7 @@ pub fn copy_file(
     let copied = io::copy(&mut (&source).take(size), &mut target)
         .map_err(|e| note(Level::Alert, "write()", to, e))?;
     if copied != size {
-        let name = String::from_utf8_lossy(from);
+        let name = crate::http::text::shown(from);
         journal.note(
             Level::Alert,
             format!("read() has read only {copied} of {size} from {name}"),
@@ -381,7 +381,7 @@ fn copy_entries(from: &[u8], to: &[u8], depth: usize, journal: &mut Journal) -> 
             Level::Crit,
             format!(
                 "\"{}\" is too deep a folder to be copied",
-                String::from_utf8_lossy(from)
+                crate::http::text::shown(from)
             ),
         );
         return Err(500);

@@ -227,7 +227,7 @@ impl FieldScanner {
 
 /// The text nginx logs for a malformed line: what came before the offending byte, and that byte in hex.
 pub fn describe(buf: &[u8], line: &Range<usize>) -> String {
-    let before = String::from_utf8_lossy(buf.get(line.clone()).unwrap_or_default());
+    let before = crate::http::text::shown(buf.get(line.clone()).unwrap_or_default());
     format!(
         "\"{before}\\x{:02x}...\"",
         buf.get(line.end).copied().unwrap_or_default()

@@ -353,7 +353,7 @@ impl Parser {
         error(
             494,
             "client sent too long header line",
-            Some(format!("\"{}...\"", String::from_utf8_lossy(line))),
+            Some(format!("\"{}...\"", crate::http::text::shown(line))),
         )
     }
 }
@@ -478,7 +478,7 @@ impl RequestHead {
         }
         let (_, first_name, first) = self.headers.entries().find(|(id, ..)| *id == known)?;
         let [name, value, first_name, first] =
-            [name, value, first_name, first].map(String::from_utf8_lossy);
+            [name, value, first_name, first].map(crate::http::text::shown);
         let detail = format!("\"{name}: {value}\", previous value: \"{first_name}: {first}\"");
         Some(error(400, reason, Some(detail)))
     }
@@ -513,7 +513,7 @@ impl RequestHead {
                 ));
             }
             if !value.eq_ignore_ascii_case(b"chunked") {
-                let detail = Some(format!("\"{}\"", String::from_utf8_lossy(value)));
+                let detail = Some(format!("\"{}\"", crate::http::text::shown(value)));
                 return Err(error(
                     if self.strict { 400 } else { 501 },
                     "client sent unknown \"Transfer-Encoding\"",
@@ -531,12 +531,7 @@ impl RequestHead {
         }
         self.headers.clean();
         match self.method {
-            Method::Connect if self.http_major_minor != (1, 1) || !limits.allow_connect => {
-                Err(error(405, "client sent CONNECT method", None))
-            }
-            Method::Connect if self.has_body() => {
-                Err(error(400, "client sent CONNECT request with body", None))
-            }
+            Method::Connect if !limits.allow_connect => self.check_connect(false),
             Method::Trace => Err(error(405, "client sent TRACE method", None)),
             _ => Ok(()),
         }
@@ -569,6 +564,27 @@ impl RequestHead {
         let rest = target.get(at + 3..).unwrap_or_default();
         let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
         rest.get(..end).unwrap_or_default()
+    }
+
+    /// Whether a CONNECT may be served by a server that allows it, or does not.
+    ///
+    /// # Errors
+    /// Why it may not; a CONNECT of HTTP/1.0, or one with a body, never may.
+    pub fn check_connect(&self, allowed: bool) -> Result<(), HeadError> {
+        if self.http_major_minor != (1, 1) || !allowed {
+            Err(error(405, "client sent CONNECT method", None))
+        } else if self.has_body() {
+            Err(error(400, "client sent CONNECT request with body", None))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl HeadError {
+    /// Whether it is about the request line, though that was read to its end.
+    pub fn is_of_line(&self) -> bool {
+        !self.line_known || self.reason.ends_with("in request line")
     }
 }
 

@@ -289,11 +289,22 @@ fn refusals() {
         allow_connect: true,
         ..limits
     };
-    let input = "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n";
-    assert_eq!(
-        refusal(input, &connect),
-        "400 client sent CONNECT request with body"
-    );
+    // the server, which is known later, decides
+    for (input, allowed, expected) in [
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", true, None),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", false, Some(405)),
+        ("CONNECT a:1 HTTP/1.0\r\nHost: a\r\n\r\n", true, Some(405)),
+        (
+            "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+            true,
+            Some(400),
+        ),
+    ] {
+        let (progress, head) = read(input.as_bytes(), 999, &connect);
+        assert!(matches!(progress, Progress::Done { .. }), "{input:?}");
+        let refused = head.check_connect(allowed).err().map(|e| e.status);
+        assert_eq!(refused, expected, "{input:?}");
+    }
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl RequestHead {
                 return refuse_with("client sent invalid header name", name);
             }
             if memchr::memchr3(0, b'\r', b'\n', value).is_some() {
-                let [name, value] = [name, value].map(String::from_utf8_lossy);
+                let [name, value] = [name, value].map(crate::http::text::shown);
                 let detail = format!("\"{name}\" with invalid value: \"{value}\"");
                 return Err(error(400, "client sent header ", Some(detail)));
             }
@@ -321,7 +321,7 @@ impl RequestHead {
         if !is_websocket(pseudo) {
             let shown = format!(
                 "\"{}\"",
-                String::from_utf8_lossy(pseudo.protocol.unwrap_or_default())
+                crate::http::text::shown(pseudo.protocol.unwrap_or_default())
             );
             return Err(error(
                 501,
@@ -370,7 +370,7 @@ fn refuse<T>(reason: &'static str) -> Result<T, HeadError> {
 
 #[cold]
 fn refuse_with<T>(reason: &'static str, shown: &[u8]) -> Result<T, HeadError> {
-    let shown = format!("\"{}\"", String::from_utf8_lossy(shown));
+    let shown = format!("\"{}\"", crate::http::text::shown(shown));
     Err(error(400, reason, Some(shown)))
 }
 

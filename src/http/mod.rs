@@ -17,4 +17,5 @@ pub mod range;
 pub mod request_line;
 pub mod status;
 pub mod strict;
+pub mod text;
 pub mod uri;

@@ -96,8 +96,8 @@ impl Context for RequestContext<'_> {
 
 /// A line in the making, on the stack. It takes [`MAX_ERROR_STR`] bytes and drops the rest.
 ///
-/// Control characters are written as `\x0A`: what a client sends can neither begin a line of its own nor
-/// speak to a terminal.
+/// A line feed is written as `\x0A`: what a client sends cannot begin a line of its own. Other bytes are written as
+/// they are, as nginx writes them.
 pub struct Line {
     bytes: [u8; MAX_ERROR_STR],
     len: usize,
@@ -114,23 +114,35 @@ impl Line {
         }
     }
 
-    /// Appends text.
-    pub fn push(&mut self, text: &[u8]) {
-        let mut rest = text;
-        while let Some(at) = rest
-            .iter()
-            .position(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
-        {
+    /// Appends bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(at) = memchr::memchr(b'\n', rest) {
             let (clean, tail) = rest.split_at(at);
             self.push_raw(clean);
-            if let [control, tail @ ..] = tail {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-                self.push_raw(&[b'\\', b'x', digit(control >> 4), digit(control & 15)]);
-                rest = tail;
-            }
+            self.push_raw(b"\\x0A");
+            rest = tail.get(1..).unwrap_or_default();
         }
         self.push_raw(rest);
+    }
+
+    /// Appends text, in which characters of [`crate::http::text::shown`] stand for bytes.
+    fn push_text(&mut self, text: &[u8]) {
+        let mut rest = text;
+        let mut from = 0;
+        while let Some(at) = memchr::memchr(0xf4, rest.get(from..).unwrap_or_default()) {
+            let (clean, tail) = rest.split_at(from + at);
+            match crate::http::text::byte(tail) {
+                Some(byte) => {
+                    self.push(clean);
+                    self.push(&[byte]);
+                    rest = tail.get(4..).unwrap_or_default();
+                    from = 0;
+                }
+                None => from += at + 1,
+            }
+        }
+        self.push(rest);
     }
 
     fn push_raw(&mut self, text: &[u8]) {
@@ -177,7 +189,7 @@ impl Line {
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
+        self.push_text(text.as_bytes());
         Ok(())
     }
 }
@@ -218,7 +230,6 @@ mod tests {
             let bytes = line.as_bytes();
             prop_assert!(at < bytes.len() && bytes.len() <= MAX_ERROR_STR);
             prop_assert_eq!(bytes.iter().position(|&byte| byte == b'\n'), Some(bytes.len() - 1));
-            prop_assert!(bytes.iter().all(|&byte| byte >= b' ' || byte == b'\t' || byte == b'\n'));
         }
     }
 }

@@ -61,6 +61,16 @@ pub trait Downstream: Send + Sync + 'static {
         max: usize,
     ) -> Poll<io::Result<BodyRead>>;
 
+    /// The error number with which the client's connection ended; 0 where it was closed, or is open.
+    fn errno(&self) -> i32 {
+        0
+    }
+
+    /// Whether a filter changes the request's body, and may refuse it.
+    fn filters_bodies(&self) -> bool {
+        false
+    }
+
     /// Ready when the client has closed its side.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
 

@@ -1,8 +1,9 @@
 //! Local files of a location: opened or looked up as `open_file_cache` and `disable_symlinks` say.
 
 use super::Request;
+pub use crate::files::Found;
 pub use crate::files::{Failure, Info, Kind};
-use crate::files::{Found, Links, open_now, stat_now, trusted};
+use crate::files::{Links, open_now, stat_now, trusted};
 use crate::log::Level;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub fn log_failure(r: &Request, failure: &Failure, level: Level, path: &[u8]) {
         format_args!(
             "{} \"{}\" failed{}",
             failure.call,
-            String::from_utf8_lossy(path),
+            crate::http::text::shown(path),
             failure.errno
         ),
     );

@@ -92,6 +92,17 @@ pub enum Body {
     Bytes(Bytes),
     /// The same, without telling how long it is (a list of files).
     Unsized(Bytes),
+    /// Bytes in memory, and part of a file behind them (`mp4`, `flv`).
+    Joined {
+        /// What precedes the part.
+        head: Bytes,
+        /// Opened for reading.
+        file: Arc<File>,
+        /// Where the part begins.
+        offset: u64,
+        /// How long it is.
+        len: u64,
+    },
     /// Part of a file.
     File {
         /// Opened for reading.

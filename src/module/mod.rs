@@ -150,7 +150,7 @@ pub trait Module: Send + Sync + 'static {
 /// `, client: …, server: …, request: "…", upstream: "…", host: "…"`: what nginx adds to an error line.
 pub(crate) fn response_context(r: &Request) -> String {
     use std::fmt::Write;
-    let text = String::from_utf8_lossy;
+    let text = crate::http::text::shown;
     let mut s = String::with_capacity(160);
     let _ = write!(s, ", client: {}", text(r.remote.text.as_bytes()));
     let _ = write!(s, ", server: {}", text(&r.server().name));
@@ -161,12 +161,13 @@ pub(crate) fn response_context(r: &Request) -> String {
         let _ = write!(s, ", subrequest: \"{}\"", text(&r.uri));
     }
     if let Some(state) = r.upstream.states.last() {
+        let scheme = r.upstream.scheme;
+        let mark = if scheme.is_empty() { "" } else { "://" };
         let _ = write!(
             s,
-            ", upstream: \"{}://{}{}{}\"",
-            r.upstream.scheme,
+            ", upstream: \"{scheme}{mark}{}{}{}\"",
             state.addr,
-            // where the path of the socket ends
+            // tells the URI from the path of the socket
             if state.addr.starts_with("unix:") {
                 ":"
             } else {

@@ -190,6 +190,12 @@ pub trait Protocol: Send + Sync + 'static {
         Codec::Http1
     }
 
+    /// Whether the request's method can be served; it is answered 405 where not.
+    fn takes(&self, r: &Request) -> bool {
+        let _ = r;
+        true
+    }
+
     /// Name for logs where TLS is spoken: `https`.
     fn secure_scheme(&self) -> &'static str {
         "https"
@@ -258,6 +264,8 @@ pub enum Codec {
         /// See above.
         keep: bool,
     },
+    /// None: the bytes of client and origin are passed on as they are (`tunnel_pass`).
+    Tunnel,
     /// memcached's text protocol; flags that mean a value is compressed (`memcached_gzip_flag`), 0 for none.
     Memcached {
         /// See above.

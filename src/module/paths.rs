@@ -28,7 +28,7 @@ pub fn write_path(r: &Request, uri: &[u8], out: &mut Vec<u8>) -> Result<usize, u
     let location = r.location();
     let root = &location.core.root;
     if root.replaces > 0 && !r.valid_location {
-        let name = String::from_utf8_lossy(&location.name);
+        let name = crate::http::text::shown(&location.name);
         r.error(
             Level::Alert,
             format_args!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten"),
@@ -69,7 +69,7 @@ pub fn realpath_root(r: &Request) -> Option<Vec<u8>> {
             real.into_os_string(),
         )),
         Err(e) => {
-            let (root, errno) = (String::from_utf8_lossy(&root), Errno::of(&e));
+            let (root, errno) = (crate::http::text::shown(&root), Errno::of(&e));
             r.error(
                 Level::Crit,
                 format_args!("realpath() \"{root}\" failed{errno}"),

@@ -201,6 +201,12 @@ impl Downstream for Filtered {
     fn trailers(&self) -> Option<Headers> {
         self.to.trailers()
     }
+    fn errno(&self) -> i32 {
+        self.to.errno()
+    }
+    fn filters_bodies(&self) -> bool {
+        true
+    }
     fn tcp_info(&self) -> Option<TcpInfo> {
         self.to.tcp_info()
     }

@@ -244,7 +244,7 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
             Level::Error,
             format_args!(
                 "subrequests cycle while processing \"{}\"",
-                String::from_utf8_lossy(ask.uri)
+                crate::http::text::shown(ask.uri)
             ),
         );
         return Err(500);
@@ -258,7 +258,7 @@ fn child(r: &Request, ask: &Ask<'_>, memory: Arc<Memory>) -> Result<Box<Request>
             Level::Crit,
             format_args!(
                 "request reference counter overflow while processing \"{}\"",
-                String::from_utf8_lossy(ask.uri)
+                crate::http::text::shown(ask.uri)
             ),
         );
         return Err(500);

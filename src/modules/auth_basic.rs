@@ -103,7 +103,7 @@ impl Handler for Check {
         let hash = match hash_of(shown, &given.user) {
             Ok(Some(hash)) => hash,
             Ok(None) => {
-                let user = String::from_utf8_lossy(&given.user);
+                let user = crate::http::text::shown(&given.user);
                 r.error(
                     LogLevel::Error,
                     format_args!("user \"{user}\" was not found in \"{}\"", shown.display()),
@@ -162,7 +162,7 @@ fn decide(
                 LogLevel::Error,
                 format_args!(
                     "user \"{}\": password mismatch",
-                    String::from_utf8_lossy(user)
+                    crate::http::text::shown(user)
                 ),
             );
             ask(r, realm, proxy)

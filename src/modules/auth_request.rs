@@ -94,9 +94,14 @@ impl Handler for Check {
                 }
                 200..=299 => Next::Allow,
                 status => {
+                    // what nginx was doing last, where an origin was asked
+                    let doing = match sub.request.upstream.states.is_empty() {
+                        true => "",
+                        false => " while sending to client",
+                    };
                     r.error(
                         LogLevel::Error,
-                        format_args!("auth request unexpected status: {status}"),
+                        format_args!("auth request unexpected status: {status}{doing}"),
                     );
                     Next::Status(500)
                 }

@@ -190,8 +190,6 @@ impl Protocol for Service {
             }
         }
         check_uri(r, "grpc_pass", begin, out)?;
-        let path = out.get(begin..).unwrap_or_default();
-        r.upstream.uri.extend_from_slice(path);
         out.extend_from_slice(b" HTTP/2.0\r\nHost: ");
         let begin = out.len();
         if let Some(host) = &self.headers.host {

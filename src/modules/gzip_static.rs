@@ -195,7 +195,7 @@ fn serve(
                 Level::Crit,
                 format_args!(
                     "\"{}\" is not a regular file",
-                    String::from_utf8_lossy(path)
+                    crate::http::text::shown(path)
                 ),
             );
             Next::Status(404)

@@ -136,7 +136,7 @@ fn test_folder(r: &Request, path: &[u8], folder: usize) -> std::result::Result<(
         Ok(_) => {
             r.error(
                 Level::Alert,
-                format_args!("\"{}\" is not a directory", String::from_utf8_lossy(name)),
+                format_args!("\"{}\" is not a directory", crate::http::text::shown(name)),
             );
             Err(500)
         }
@@ -152,7 +152,7 @@ fn test_folder(r: &Request, path: &[u8], folder: usize) -> std::result::Result<(
 }
 
 fn refuse(r: &Request, path: &[u8], e: Failure) -> u16 {
-    let name = String::from_utf8_lossy(path);
+    let name = crate::http::text::shown(path);
     if e.is_denied() {
         r.error(
             Level::Error,

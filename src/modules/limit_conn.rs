@@ -312,7 +312,7 @@ impl ConnZone {
         key.clear();
         self.key.write(r, key);
         if key.len() > 255 {
-            let (text, key) = (&self.key_text, String::from_utf8_lossy(key));
+            let (text, key) = (&self.key_text, crate::http::text::shown(key));
             r.error(
                 LogLevel::Error,
                 format_args!("the value of the \"{text}\" key is more than 255 bytes: \"{key}\""),

@@ -276,7 +276,7 @@ impl ReqZone {
         key.clear();
         self.key.write(r, key);
         if key.len() > 65_535 {
-            let (text, key) = (&self.key_text, String::from_utf8_lossy(key));
+            let (text, key) = (&self.key_text, crate::http::text::shown(key));
             r.error(
                 LogLevel::Error,
                 format_args!("the value of the \"{text}\" key is more than 65535 bytes: \"{key}\""),

@@ -2,6 +2,7 @@
 
 use crate::exchange::memcached as protocol;
 use crate::http::escape::{Escape, escape};
+use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level as LogLevel;
 use crate::module::*;
@@ -118,6 +119,10 @@ impl Protocol for Store {
 
     fn scheme(&self) -> &'static str {
         "memcached"
+    }
+
+    fn takes(&self, r: &Request) -> bool {
+        matches!(r.method, Method::Get | Method::Head)
     }
 
     fn codec(&self) -> Codec {

@@ -10,9 +10,6 @@ const A: Place = Place::ANY_HTTP_IF.or(Place::LIMIT_EXCEPT);
 const H: Place = Place::HTTP;
 const ANY: Args = Args::Between(0, u8::MAX);
 
-const MP4: &str =
-    "MP4 files are not cut by time here; serve them by byte ranges, or as HLS or DASH";
-const FLV: &str = "FLV files are not cut here; serve them by byte ranges";
 const IMAGES: &str = "images are not changed here: decoders of images do not belong into a process that faces the network";
 const XSLT: &str = "XML is not transformed here: XSLT processors do not belong into a process that faces the network";
 const PERL: &str = "Perl is not embedded; filters are written in Rust (see examples/)";
@@ -32,11 +29,6 @@ impl Module for Refused {
     type Conf = ();
     const OFFERED: bool = false;
     const DIRECTIVES: &'static [Directive<()>] = refused! {
-        "mp4" A ANY MP4;
-        "mp4_buffer_size" A ANY MP4;
-        "mp4_max_buffer_size" A ANY MP4;
-        "mp4_start_key_frame" A ANY MP4;
-        "flv" A ANY FLV;
         "image_filter" A ANY IMAGES;
         "image_filter_jpeg_quality" A ANY IMAGES;
         "image_filter_webp_quality" A ANY IMAGES;

@@ -45,23 +45,29 @@ impl Handler for Serve {
     }
 }
 
-fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
-    if let Err(status) = paths::write_path(r, &r.uri, path) {
-        return Next::Status(status);
-    }
-    let (file, info) = match files::open(r, path) {
-        Ok(found) => found,
-        Err(e) => {
-            let (level, status) = match () {
-                () if e.is_missing() => (Level::Error, 404),
-                () if e.is_denied() || e.is_link() => (Level::Error, 403),
-                () => (Level::Crit, 500),
-            };
-            if status != 404 || r.core().log_not_found {
-                files::log_failure(r, &e, level, path);
-            }
-            return Next::Status(status);
+/// Opens the file that the URI stands for; `path` becomes its name.
+///
+/// # Errors
+/// The status with which the request ends; why has been logged.
+pub(super) fn open(r: &Request, path: &mut Vec<u8>) -> std::result::Result<files::Found, u16> {
+    paths::write_path(r, &r.uri, path)?;
+    files::open(r, path).map_err(|e| {
+        let (level, status) = match () {
+            () if e.is_missing() => (Level::Error, 404),
+            () if e.is_denied() || e.is_link() => (Level::Error, 403),
+            () => (Level::Crit, 500),
+        };
+        if status != 404 || r.core().log_not_found {
+            files::log_failure(r, &e, level, path);
         }
+        status
+    })
+}
+
+fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
+    let (file, info) = match open(r, path) {
+        Ok(found) => found,
+        Err(status) => return Next::Status(status),
     };
     match info.kind {
         Kind::Directory => {
@@ -80,7 +86,7 @@ fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
                 Level::Crit,
                 format_args!(
                     "\"{}\" is not a regular file",
-                    String::from_utf8_lossy(path)
+                    crate::http::text::shown(path)
                 ),
             );
             return Next::Status(404);
@@ -103,17 +109,22 @@ pub(super) fn send(
     info: &Info,
     buf: &mut Vec<u8>,
 ) -> Next<'static> {
+    head(r, info.mtime, info.size, buf);
+    Next::Respond(body(r, file, info.size))
+}
+
+/// Writes the head of an answer of `size` bytes from a file of that age. `buf` is a buffer to work in.
+pub(super) fn head(r: &mut Request, mtime: i64, size: u64, buf: &mut Vec<u8>) {
     r.out.status = 200;
-    r.out.content_length = Some(info.size);
-    r.out.last_modified = Some(info.mtime);
+    r.out.content_length = Some(size);
+    r.out.last_modified = Some(mtime);
     if r.core().etag {
         buf.clear();
-        crate::http::etag::make(info.mtime, info.size, buf);
+        crate::http::etag::make(mtime, size, buf);
         r.out.headers.set_id(Known::ETag, buf);
     }
     r.set_content_type();
     r.out.allow_ranges = true;
-    Next::Respond(body(r, file, info.size))
 }
 
 /// Small files are read at once, which spares `sendfile`, unless it may turn out that only the head is sent.

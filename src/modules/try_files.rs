@@ -125,7 +125,7 @@ impl Tries {
             r.explain(|| {
                 let there = matches!(&found_there, Ok(info) if info.is_dir() == file.directory);
                 let what = if file.directory { "folder" } else { "file" };
-                let shown = String::from_utf8_lossy(path);
+                let shown = crate::http::text::shown(path);
                 let verdict = if there { "is there" } else { "is not there" };
                 Step::new("try_files", format!("the {what} \"{shown}\" {verdict}")).by("try_files")
             });

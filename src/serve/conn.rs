@@ -42,6 +42,8 @@ pub(super) struct Inner {
     sent: u64,
     eof: bool,
     error: Option<io::ErrorKind>,
+    /// The error number with which reading ended.
+    errno: i32,
     close: bool,
     /// Whether a TLS session has been ended.
     shut: bool,
@@ -87,6 +89,7 @@ impl Conn {
                 sent: 0,
                 eof: false,
                 error: None,
+                errno: 0,
                 close: false,
                 shut: false,
                 last: false,
@@ -310,7 +313,14 @@ impl Inner {
         if rbuf.capacity() == 0 {
             *rbuf = buffers::take_small();
         }
-        let n = ready!(transport.poll_read_into(cx, rbuf, size))?;
+        let n = match ready!(transport.poll_read_into(cx, rbuf, size)) {
+            Ok(n) => n,
+            Err(e) => {
+                // the next read finds but the end
+                self.errno = e.raw_os_error().unwrap_or(0);
+                return Poll::Ready(Err(e));
+            }
+        };
         self.eof |= n == 0;
         Poll::Ready(Ok(n))
     }

@@ -2,12 +2,14 @@
 
 use super::conn::Conn;
 use super::h2::{self, Protocol};
+use super::opening::Log;
 use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
 use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, Parser, Progress, RequestHead, Version};
 use crate::http::headers::Known;
-use crate::log::Level;
+use crate::http::method::Method;
+use crate::log::{Errno, Level};
 use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
@@ -28,8 +30,8 @@ enum Head {
     Whole,
     // boxed: it is rare, and a connection that waits would carry the room for it
     Refused(Box<HeadError>),
-    /// The client went away; true if a part of a head had come.
-    Closed(bool),
+    /// The client went away; true if a part of a head had come. With the error, unless it closed.
+    Closed(bool, Errno),
     /// The deadline passed; true if a part of a head had come.
     TimedOut(bool),
 }
@@ -86,7 +88,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             }
             return;
         }
-        Protocol::Gone => return,
+        Protocol::Gone => return late(thread, conn),
     }
     let mut client = Box::new(Client::new(thread, conn, addr));
     // no site is held while nothing is asked for, so that a reload frees the old one
@@ -138,8 +140,14 @@ impl Client {
             self.state.set(Stat::Reading);
             match read_head(conn, &mut r, limits, self.place.header_timeout).await {
                 Head::Whole => self.state.set(Stat::Writing),
-                Head::Closed(false) | Head::TimedOut(false) => {
+                Head::Closed(false, errno) => {
                     self.thread.recycle(r);
+                    self.gone(conn, errno);
+                    return false;
+                }
+                Head::TimedOut(false) => {
+                    self.thread.recycle(r);
+                    self.late(conn);
                     return false;
                 }
                 head => {
@@ -164,6 +172,32 @@ impl Client {
                 Waited::Idle => return true,
                 Waited::TimedOut => return false,
             }
+        }
+    }
+
+    /// Logs that the client closed the connection instead of sending a request.
+    #[cold]
+    fn gone(&self, conn: &Conn, errno: Errno) {
+        let (site, info) = (self.thread.site(), crate::module::Downstream::info(conn));
+        let log = Log::new(&site, self.place.index, info, WAITING);
+        match (self.fresh, errno) {
+            (true, Errno(0)) => log.write(Level::Info, format_args!("client closed connection")),
+            (true, errno) => log.write(Level::Info, format_args!("recv() failed{errno}")),
+            (false, errno) => log.plain(
+                Level::Info,
+                format_args!(
+                    "client {} closed keepalive connection{errno}",
+                    crate::http::text::shown(info.remote.text.as_bytes())
+                ),
+            ),
+        }
+    }
+
+    /// Logs that the client's first request did not come in time.
+    #[cold]
+    fn late(&self, conn: &Conn) {
+        if self.fresh {
+            late(self.thread, conn);
         }
     }
 
@@ -226,6 +260,7 @@ impl Client {
             self.least = self.least.saturating_sub(part);
             most = most.saturating_sub(part);
             if self.limit.is_zero() || (parting && part == whole) {
+                self.late(conn);
                 return Waited::TimedOut;
             }
             if most.is_zero() {
@@ -233,6 +268,19 @@ impl Client {
             }
         }
     }
+}
+
+/// What a connection does that has had no request.
+const WAITING: &str = "waiting for request";
+
+/// Logs that a client's first request did not come in time.
+fn late(thread: &'static Thread, conn: &Conn) {
+    let (site, info) = (thread.site(), crate::module::Downstream::info(conn));
+    let index = info.listener.load(Ordering::Relaxed);
+    Log::new(&site, index, info, WAITING).write(
+        Level::Info,
+        format_args!("client timed out (110: Connection timed out)"),
+    );
 }
 
 /// Where in the site a connection's address stands.
@@ -288,7 +336,8 @@ impl Place {
             ignore_invalid: server.conf.ignore_invalid_headers,
             underscores: server.conf.underscores_in_headers,
             max_headers: server.conf.max_headers,
-            allow_connect: server.conf.allow_connect,
+            // the server that decides is known once there is a host
+            allow_connect: true,
             strict: server.conf.strict,
         };
         let mut r = thread.request(&site, conn.clone());
@@ -302,14 +351,19 @@ impl Place {
 /// Ends a connection on which no whole head has come.
 async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
     match head {
-        Head::Whole | Head::Closed(false) | Head::TimedOut(false) => thread.recycle(r),
-        Head::Closed(true) => {
-            log_only(&mut r, 400, "client prematurely closed connection");
+        Head::Whole | Head::Closed(false, _) | Head::TimedOut(false) => thread.recycle(r),
+        Head::Closed(true, errno) => {
+            let why = match errno {
+                Errno(0) => "client prematurely closed connection".into(),
+                errno => format!("recv() failed{errno}"),
+            };
+            log_only(conn, &mut r, 400, &why);
             thread.recycle(r);
         }
         Head::TimedOut(true) => {
             let reset = r.core().reset_timedout_connection;
-            log_only(&mut r, 408, "client timed out (110: Connection timed out)");
+            let why = "client timed out (110: Connection timed out)";
+            log_only(conn, &mut r, 408, why);
             thread.recycle(r);
             if reset {
                 conn.reset_on_close();
@@ -397,7 +451,7 @@ fn parse_head(
             };
             if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
                 let text = |x: &std::ops::Range<usize>| {
-                    String::from_utf8_lossy(buf.get(x.clone()).unwrap_or_default()).into_owned()
+                    crate::http::text::shown(buf.get(x.clone()).unwrap_or_default()).into_owned()
                 };
                 dropped = r.head.ignored.iter().map(text).collect();
             }
@@ -416,9 +470,12 @@ fn parse_head(
             Progress::Bad(e) => return Poll::Ready(Head::Refused(Box::new(e))),
             Progress::Blank { .. } | Progress::Need => {}
         }
-        if !matches!(ready!(conn.poll_fill(cx)), Ok(1..)) {
-            return Poll::Ready(Head::Closed(conn.has_input()));
-        }
+        let errno = match ready!(conn.poll_fill(cx)) {
+            Ok(1..) => continue,
+            Ok(0) => Errno(crate::module::Downstream::errno(conn)),
+            Err(e) => Errno::of(&e),
+        };
+        return Poll::Ready(Head::Closed(conn.has_input(), errno));
     }
 }
 
@@ -429,6 +486,8 @@ fn begin(conn: &Conn, r: &mut Request) {
     r.method = r.head.method;
     r.out.http11 = r.head.version == Version::V11;
     r.keepalive = match r.head.version {
+        // a connection that was meant for a tunnel is not used for anything else
+        _ if r.method == Method::Connect => false,
         Version::V11 => !r.head.connection.close,
         Version::V10 => r.head.connection.keep_alive,
         Version::V09 => false,
@@ -442,11 +501,8 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
         .requests
         .fetch_add(1, Ordering::Relaxed);
     conn.begin(&RequestHead::default(), 0);
-    let what = if e.line_known { "headers" } else { "line" };
-    r.error(
-        Level::Info,
-        format_args!("{e} while reading client request {what}"),
-    );
+    let what = what(r, !e.is_of_line());
+    r.error(Level::Info, format_args!("{e} while reading client {what}"));
     r.method = Default::default();
     if e.line_known {
         line_known(r);
@@ -459,19 +515,42 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
     phases::refuse(r, e.status).await;
 }
 
+/// What of a head is being read.
+fn what(r: &Request, line_known: bool) -> &'static str {
+    match line_known {
+        true => "request headers",
+        false if r.pipelined => "pipelined request line",
+        false => "request line",
+    }
+}
+
 /// A request that gets no answer is in the access log all the same.
-fn log_only(r: &mut Request, status: u16, why: &str) {
-    let what = if r.head.line.is_empty() {
-        "line"
-    } else {
-        "headers"
-    };
+fn log_only(conn: &Conn, r: &mut Request, status: u16, why: &str) {
+    let known = !r.head.line.is_empty();
+    let what = what(r, known);
+    if !known {
+        // the error log shows what there is of the line
+        let part = conn.with_read(|buf| {
+            let begin = buf.iter().position(|c| !matches!(c, b'\r' | b'\n'));
+            let rest = buf.get(begin.unwrap_or(buf.len())..).unwrap_or_default();
+            let end = rest.iter().position(|c| matches!(c, b'\r' | b'\n'));
+            (
+                0,
+                rest.get(..end.unwrap_or(rest.len()))
+                    .unwrap_or_default()
+                    .to_vec(),
+            )
+        });
+        r.head.line.extend_from_slice(&part);
+    }
     r.error(
         Level::Info,
-        format_args!("{why} while reading client request {what}"),
+        format_args!("{why} while reading client {what}"),
     );
-    if !r.head.line.is_empty() {
+    if known {
         line_known(r);
+    } else {
+        r.head.line.clear();
     }
     r.out.status = status;
     phases::log(r);

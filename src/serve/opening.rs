@@ -1,11 +1,11 @@
 //! What may come before the first request: a PROXY protocol header, a TLS handshake.
 
-use super::proxy_protocol::{LONGEST, parse};
+use super::proxy_protocol::{Broken, LONGEST, parse};
 use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
-use crate::log::{Errno, Level};
-use crate::module::{ConnInfo, Site, SiteRef};
+use crate::log::{Errno, ErrorLog, Level};
+use crate::module::{ConnInfo, Listener, Site, SiteRef};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -81,7 +81,12 @@ async fn proxy_header(socket: &Socket, info: &ConnInfo, log: &Log<'_>) -> bool {
             }
         }
         Err(e) => {
-            log.write(Level::Error, format_args!("{e}"));
+            // nginx tells nothing of addresses that are cut off
+            if e != Broken::Addresses {
+                log.write(Level::Error, format_args!("{e}"));
+            }
+            // what has not been read would make the close a reset
+            let _ = socket.take(&mut buf).await;
             false
         }
     }
@@ -106,16 +111,25 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Writes a line, with what was being done and the addresses added as nginx adds them.
-    pub fn write(&self, level: Level, text: std::fmt::Arguments<'_>) {
-        let Some(listener) = self.site.listeners.get(self.index) else {
-            return;
-        };
+    /// Writes a line without any of that.
+    pub fn plain(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        if let Some((log, _)) = self.log().filter(|(log, _)| log.enabled(level)) {
+            log.write(level, Some(self.info.serial), text);
+        }
+    }
+
+    fn log(&self) -> Option<(&ErrorLog, &Listener)> {
+        let listener = self.site.listeners.get(self.index)?;
         let server = self.site.servers.get(listener.default_server as usize);
         let location = server.and_then(|s| self.site.locations.get(s.default_location as usize));
         let log = location.map_or(&self.site.error_log, |l| &l.core.error_log);
-        if log.enabled(level) {
-            let client = String::from_utf8_lossy(self.info.remote.text.as_bytes());
+        Some((log, listener))
+    }
+
+    /// Writes a line, with what was being done and the addresses added as nginx adds them.
+    pub fn write(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        if let Some((log, listener)) = self.log().filter(|(log, _)| log.enabled(level)) {
+            let client = crate::http::text::shown(self.info.remote.text.as_bytes());
             log.write(
                 level,
                 Some(self.info.serial),

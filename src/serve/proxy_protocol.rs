@@ -26,7 +26,7 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Header(line) => {
-                write!(f, "broken header: \"{}\"", String::from_utf8_lossy(line))
+                write!(f, "broken header: \"{}\"", crate::http::text::shown(line))
             }
             Broken::Version(v) => write!(f, "unknown PROXY protocol version: {v}"),
             Broken::TooLarge => f.write_str("header is too large"),

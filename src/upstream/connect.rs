@@ -21,6 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -73,7 +74,12 @@ impl Connector {
                 })?;
             }
             match &options.tls {
-                Some(tls) => handshake(tls, *plain).await,
+                Some(tls) => {
+                    if let Some(handshaking) = &options.handshaking {
+                        handshaking.store(true, Ordering::Relaxed);
+                    }
+                    handshake(tls, *plain).await
+                }
                 None => Ok(Io::Plain(plain)),
             }
         };
@@ -121,6 +127,8 @@ pub struct ConnectOptions {
     pub sndbuf: Option<usize>,
     /// TLS to the peer.
     pub tls: Option<Arc<ConnectTls>>,
+    /// Becomes true when the handshake begins: for who gives up meanwhile and says what was being done.
+    pub handshaking: Option<Arc<AtomicBool>>,
 }
 
 impl ConnectOptions {
@@ -140,6 +148,7 @@ impl Default for ConnectOptions {
             rcvbuf: None,
             sndbuf: None,
             tls: None,
+            handshaking: None,
         }
     }
 }

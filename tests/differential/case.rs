@@ -13,6 +13,22 @@ pub struct Group {
     pub origin: Vec<(String, Vec<u8>)>,
     /// What is sent, each on a connection of its own.
     pub exchanges: Vec<Exchange>,
+    /// Whether what is written to the error log at `info` is compared, too.
+    pub error_log: bool,
+    /// Only nginx of our level knows the configuration: an older one is not asked.
+    pub since: bool,
+}
+
+/// Whether the client closes its side without reading an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Closing {
+    /// It reads the answers that are expected.
+    #[default]
+    No,
+    /// Once everything has been sent.
+    Sent,
+    /// Once the origin has the request.
+    AtOrigin,
 }
 
 /// Bytes to send, and what to know when comparing.
@@ -30,6 +46,8 @@ pub struct Exchange {
     pub arrivals: usize,
     /// Headers whose values may differ.
     pub ignore: Vec<String>,
+    /// Whether an answer is read at all.
+    pub closing: Closing,
     /// What Couloir answers where the installed nginx answers otherwise.
     pub differs: Option<(Reason, String)>,
 }
@@ -65,6 +83,8 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             return fail("a configuration comes first");
         };
         match word {
+            "error_log" => group.error_log = true,
+            "since" if rest == "1.31" => group.since = true,
             "file" => group
                 .files
                 .push((rest.to_owned(), unescape(&body.join("\n"))?)),
@@ -78,11 +98,18 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             "get" => group
                 .exchanges
                 .push(Exchange::new(line, rest, get(rest, &body)?)),
-            "ignore" | "responses" | "arrivals" | "differs" => {
+            "ignore" | "responses" | "arrivals" | "differs" | "closes" => {
                 let Some(exchange) = group.exchanges.last_mut() else {
                     return fail("a request comes first");
                 };
                 match word {
+                    "closes" => {
+                        exchange.closing = match rest {
+                            "" => Closing::Sent,
+                            "at the origin" => Closing::AtOrigin,
+                            _ => return fail("closes, or closes at the origin"),
+                        }
+                    }
                     "ignore" => match rest.strip_prefix("header ") {
                         Some(name) => exchange.ignore.push(name.to_owned()),
                         None => return fail("ignore header NAME"),

@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::case::{Exchange, Group};
+use crate::case::{Closing, Exchange, Group};
 use crate::common::client::{Client, Response};
 use crate::common::origin::Origin;
 use crate::common::proc::{Server, Setup};
@@ -23,7 +25,11 @@ pub fn observe(group: &Group, program: &Path) -> Result<Vec<String>, String> {
         false => group.config.clone(),
     };
     let scripted = group.origin.clone();
-    let origin = Origin::respond(move |request| answer(&scripted, request));
+    let ends = Arc::new(AtomicUsize::new(0));
+    let origin = {
+        let ends = ends.clone();
+        Origin::respond(move |request| answer(&scripted, request, &ends))
+    };
     let mut setup = Setup::new(&format!(
         "%%TEST_GLOBALS%%\nevents {{ }}\nhttp {{\n%%TEST_GLOBALS_HTTP%%\n{config}\n}}\n"
     ))
@@ -33,11 +39,35 @@ pub fn observe(group: &Group, program: &Path) -> Result<Vec<String>, String> {
         setup = setup.file(name, bytes, Some(mtime));
     }
     let server = setup.try_start(program)?;
-    let seen = Seen { server, origin };
+    let seen = Seen {
+        server,
+        origin,
+        ends,
+    };
+    if group.error_log {
+        // the start and the looks at the listeners
+        seen.log(0);
+    }
     Ok(group
         .exchanges
         .iter()
-        .map(|exchange| seen.exchange(exchange))
+        .enumerate()
+        .map(|(i, exchange)| {
+            let mut text = seen.exchange(exchange);
+            // whoever holds an answer back lets go of it
+            seen.ends.fetch_add(1, Ordering::Relaxed);
+            if group.error_log {
+                let log = seen.log(i + 1);
+                let before = format!("\"mark-{i}\"");
+                let lines = log.lines().skip_while(|line| !line.contains(&before));
+                for line in lines {
+                    if let Some(line) = seen.line(line) {
+                        let _ = writeln!(text, "=== log {line}");
+                    }
+                }
+            }
+            text
+        })
         .collect())
 }
 
@@ -50,16 +80,61 @@ const SENTINEL: &str = "GET /-sentinel HTTP/1.1\r\nHost: localhost\r\nConnection
 struct Seen {
     server: Server,
     origin: Origin,
+    /// How many exchanges are over.
+    ends: Arc<AtomicUsize>,
 }
 
 impl Seen {
+    /// The error log with everything that has happened up to now: a request that is refused comes last.
+    fn log(&self, number: usize) -> String {
+        let mark = format!("mark-{number}\r\n\r\n");
+        let mut client = Client::connect(self.server.addr(8080)).limit(Duration::from_secs(5));
+        let _ = client.send(&mark);
+        let _ = client.read_to_close();
+        let mark = format!("\"mark-{number}\"");
+        self.server.wait_for_text("error.log", &mark);
+        let bytes = std::fs::read(self.server.dir().join("error.log")).unwrap_or_default();
+        bytes.into_iter().map(char::from).collect()
+    }
+
+    /// A line of the error log without time, process and connection; `None` for what is not compared.
+    fn line(&self, line: &str) -> Option<String> {
+        let (_, rest) = line.split_once(" [")?;
+        let (level, rest) = rest.split_once("] ")?;
+        let (_, rest) = rest.split_once(": ")?;
+        let rest = match rest.strip_prefix('*').and_then(|r| r.split_once(' ')) {
+            Some((_, rest)) => rest,
+            None => rest,
+        };
+        let own = rest.contains("\"mark-") || rest.contains("has no meaning here");
+        if level == "notice" || own {
+            return None;
+        }
+        // ours ends with the cause in one word
+        let rest = rest.split(", upstream_failure: ").next()?;
+        let text = self.neutral(&escape_latin(&format!("[{level}] {rest}")));
+        Some(figures(&text, "excess: "))
+    }
+
     fn exchange(&self, exchange: &Exchange) -> String {
         self.origin.take_requests();
         let mut client = Client::connect(self.server.addr(8080)).limit(Duration::from_secs(5));
         // an early answer may end the connection while we still send
         let _ = client.send(self.concrete(&exchange.request));
         let mut text = String::new();
-        let end = self.responses(&mut client, exchange, &mut text);
+        let end = match exchange.closing {
+            Closing::No => self.responses(&mut client, exchange, &mut text),
+            closing => {
+                if closing == Closing::AtOrigin {
+                    let _ = wait_for(DEADLINE, || {
+                        (!self.origin.requests().is_empty()).then_some(())
+                    });
+                }
+                client.finish();
+                let _ = client.read_to_close();
+                "left".into()
+            }
+        };
         let _ = writeln!(text, "=== {end}");
         let mut requests = self.arrivals(exchange.arrivals);
         if exchange.arrivals > 0 {
@@ -190,10 +265,21 @@ impl Seen {
 }
 
 /// The origin's scripted answer for the request's path, or its method and target.
-fn answer(scripted: &[(String, Vec<u8>)], request: &crate::common::origin::Request) -> Vec<u8> {
+/// An empty answer is none: the origin waits until the exchange is over.
+fn answer(
+    scripted: &[(String, Vec<u8>)],
+    request: &crate::common::origin::Request,
+    ends: &AtomicUsize,
+) -> Vec<u8> {
     let target = request.target();
     let path = target.split('?').next().unwrap_or_default();
     if let Some((_, response)) = scripted.iter().find(|(known, _)| known == path) {
+        if response.is_empty() {
+            let now = ends.load(Ordering::Relaxed);
+            let _ = wait_for(DEADLINE, || {
+                (ends.load(Ordering::Relaxed) != now).then_some(())
+            });
+        }
         return response.clone();
     }
     // not the whole request: its length would depend on the run's ports
@@ -210,6 +296,22 @@ fn answer(scripted: &[(String, Vec<u8>)], request: &crate::common::origin::Reque
         response.extend(body);
     }
     response
+}
+
+/// Times that a limit measured differ from run to run; how they are written does not.
+fn figures(text: &str, before: &str) -> String {
+    let Some((head, rest)) = text.split_once(before) else {
+        return text.into();
+    };
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
+    let (figures, tail) = rest.split_at(end);
+    let figures: String = figures
+        .chars()
+        .map(|c| if c == '.' { '.' } else { 'N' })
+        .collect();
+    format!("{head}{before}{figures}{tail}")
 }
 
 fn render(response: &Response, ignore: &[String], text: &mut String) {

@@ -26,6 +26,8 @@ pub struct ServerWritten {
     pub strict: Option<bool>,
     pub merge_slashes: Option<bool>,
     pub max_headers: Option<u64>,
+    /// Something in this server serves CONNECT.
+    pub allow_connect: bool,
 }
 
 /// One parameter of `server_name`.

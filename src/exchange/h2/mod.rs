@@ -279,7 +279,7 @@ impl Exchange {
                 Ok(Ok(Io::Read(n))) => received(r, n),
                 Ok(Ok(Io::Wrote)) => {}
                 Ok(Ok(Io::Gone)) => {
-                    r.error(Level::Info, format_args!("epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too {doing}"));
+                    super::attempt::client_gone(r, doing);
                     return Err(Failure::gone());
                 }
                 Ok(Ok(Io::Refused(status))) => {
@@ -288,7 +288,10 @@ impl Exchange {
                 }
                 Ok(Err(e)) => return Err(a.broken(r, &e, "recv()", doing)),
                 Err(_) if self.client_due.is_some() && !blocked => {
-                    r.error(Level::Info, format_args!("client timed out (110: Connection timed out) while reading client request body"));
+                    r.error(
+                        Level::Info,
+                        format_args!("client timed out (110: Connection timed out)"),
+                    );
                     r.keepalive = false;
                     return Err(Failure::end(408));
                 }

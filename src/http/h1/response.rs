@@ -311,7 +311,7 @@ impl UpstreamHead {
             Known::ContentLength => {
                 let length = parse_length(value);
                 self.content_length = Some(length.ok_or_else(|| {
-                    let [name, value] = [name, value].map(String::from_utf8_lossy);
+                    let [name, value] = [name, value].map(crate::http::text::shown);
                     error(
                         "upstream sent invalid \"Content-Length\" header",
                         Some(format!("\"{name}: {value}\"")),
@@ -320,7 +320,7 @@ impl UpstreamHead {
             }
             Known::TransferEncoding => {
                 if !value.eq_ignore_ascii_case(b"chunked") {
-                    let detail = format!("\"{}\"", String::from_utf8_lossy(value));
+                    let detail = format!("\"{}\"", crate::http::text::shown(value));
                     return Err(error(
                         "upstream sent unknown \"Transfer-Encoding\"",
                         Some(detail),
@@ -338,7 +338,7 @@ impl UpstreamHead {
         let first = self.headers.entries().find(|(id, ..)| *id == known);
         let (first_name, first) = first.map(|(_, n, v)| (n, v)).unwrap_or_default();
         let [name, value, first_name, first] =
-            [name, value, first_name, first].map(String::from_utf8_lossy);
+            [name, value, first_name, first].map(crate::http::text::shown);
         format!("\"{name}: {value}\", previous value: \"{first_name}: {first}\"")
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Request;
 use crate::http::head::Version;
-use crate::log::Level;
+use crate::log::{Errno, Level};
 use crate::module::{BodyInFile, BodyRead, CoreConf, Framing, ResponseHead};
 use bytes::BytesMut;
 use std::future::poll_fn;
@@ -45,9 +45,25 @@ impl Request {
                 }
                 Ok(BodyRead::Data(n))
             }
+            Ok(Ok(BodyRead::Bad(status))) => {
+                let chunked = self.head.chunked && self.head.http_major_minor.0 < 2;
+                if chunked && !self.down.filters_bodies() {
+                    self.error(
+                        Level::Error,
+                        format_args!("client sent invalid chunked body"),
+                    );
+                }
+                Ok(BodyRead::Bad(status))
+            }
             Ok(other) => other,
             Err(_) => {
-                self.error(Level::Info, format_args!("client timed out (110: Connection timed out) while reading client request body"));
+                // nginx tells of this for HTTP/2 alone
+                if self.head.http_major_minor.0 >= 2 {
+                    self.error(
+                        Level::Info,
+                        format_args!("client timed out (110: Connection timed out)"),
+                    );
+                }
                 Ok(BodyRead::Bad(408))
             }
         }
@@ -121,11 +137,16 @@ impl Request {
                     self.keepalive = false;
                     return Err(status);
                 }
-                Err(_) => {
-                    self.error(
-                        Level::Info,
-                        format_args!("client prematurely closed connection"),
-                    );
+                Err(e) => {
+                    match e.raw_os_error() {
+                        Some(_) => {
+                            self.error(Level::Info, format_args!("recv() failed{}", Errno::of(&e)))
+                        }
+                        None => self.error(
+                            Level::Info,
+                            format_args!("client prematurely closed connection"),
+                        ),
+                    }
                     self.client_closed = true;
                     return Err(400);
                 }

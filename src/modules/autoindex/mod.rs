@@ -189,7 +189,7 @@ pub(super) fn open_folder(r: &Request, path: &[u8]) -> std::result::Result<std::
             Some(EACCES) => (Level::Error, 403),
             _ => (Level::Crit, 500),
         };
-        let (path, errno) = (String::from_utf8_lossy(path), Errno::of(&e));
+        let (path, errno) = (crate::http::text::shown(path), Errno::of(&e));
         r.error(level, format_args!("opendir() \"{path}\" failed{errno}"));
         status
     })
@@ -201,7 +201,7 @@ pub(super) fn failed(r: &Request, call: &str, path: &[u8], e: &io::Error) -> u16
         Level::Crit,
         format_args!(
             "{call} \"{}\" failed{}",
-            String::from_utf8_lossy(path),
+            crate::http::text::shown(path),
             Errno::of(e)
         ),
     );

@@ -75,13 +75,13 @@ impl Destination {
                 Level::Error,
                 format_args!(
                     "unsafe URI \"{}\" was detected",
-                    String::from_utf8_lossy(path)
+                    crate::http::text::shown(path)
                 ),
             );
             return Err(invalid());
         };
         if r.uri.ends_with(b"/") != text.ends_with(b"/") {
-            let uri = String::from_utf8_lossy(&r.uri);
+            let uri = crate::http::text::shown(&r.uri);
             r.error(
                 Level::Error,
                 format_args!(
@@ -116,8 +116,8 @@ impl Destination {
         let source = from.strip_suffix(b"/").unwrap_or(&from);
         if source == to {
             let (uri, text) = (
-                String::from_utf8_lossy(&r.uri),
-                String::from_utf8_lossy(&self.text),
+                crate::http::text::shown(&r.uri),
+                crate::http::text::shown(&self.text),
             );
             r.error(
                 Level::Error,

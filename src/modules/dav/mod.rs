@@ -271,7 +271,7 @@ impl Change {
             .map(<[u8]>::to_vec)
         else {
             let (path, errno) = (
-                String::from_utf8_lossy(&path),
+                crate::http::text::shown(&path),
                 crate::log::Errno(nix::libc::EISDIR),
             );
             r.error(
@@ -358,7 +358,7 @@ impl Change {
             }
             if !overwrite {
                 let (to, errno) = (
-                    String::from_utf8_lossy(&paths.to),
+                    crate::http::text::shown(&paths.to),
                     crate::log::Errno(nix::libc::EEXIST),
                 );
                 r.error(
@@ -385,7 +385,7 @@ impl Change {
         if !r.uri.ends_with(b"/") {
             r.error(
                 Level::Error,
-                format_args!("\"{}\" is collection", String::from_utf8_lossy(&r.uri)),
+                format_args!("\"{}\" is collection", crate::http::text::shown(&r.uri)),
             );
             return Err(400);
         }

@@ -37,6 +37,20 @@ impl Origin {
         prefix: &str,
         schemes: Schemes,
     ) -> ConfResult<Origin> {
+        Origin::of(s, b, prefix, schemes, s.arg(0))
+    }
+
+    /// The same for a target that the directive does not spell out (`tunnel_pass` without a parameter).
+    ///
+    /// # Errors
+    /// As [`Origin::read`].
+    pub fn of(
+        s: &Statement,
+        b: &mut Build,
+        prefix: &str,
+        schemes: Schemes,
+        text: &[u8],
+    ) -> ConfResult<Origin> {
         let temp_path = Arc::new(TempPath {
             path: b.prefixed(&format!("{prefix}_temp")),
             levels: vec![1, 2],
@@ -48,10 +62,10 @@ impl Origin {
             _ => false,
         };
         let mut name = Box::default();
-        let to = if s.arg(0).contains(&b'$') {
-            To::Dynamic(b.template(s, 0)?, upstream::groups(b))
+        let to = if text.contains(&b'$') {
+            To::Dynamic(b.template_of(s, text)?, upstream::groups(b))
         } else {
-            let target = target(s.arg(0), schemes).map_err(|e| s.error_at(0, e))?;
+            let target = target(text, schemes).map_err(|e| s.error_at(0, e))?;
             name = match &target.address {
                 Address::Inet(a) => a.host.as_bytes().into(),
                 Address::Unix(_) => (*b"localhost").into(),

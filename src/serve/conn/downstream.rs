@@ -285,13 +285,22 @@ impl Downstream for Conn {
                 return Poll::Pending;
             }
             match ready!(inner.fill(cx, 2048)) {
-                Ok(0) | Err(_) => {
+                Ok(0) => {
                     inner.eof = true;
+                    return Poll::Ready(());
+                }
+                Err(e) => {
+                    inner.eof = true;
+                    inner.errno = e.raw_os_error().unwrap_or(0);
                     return Poll::Ready(());
                 }
                 Ok(_) => {}
             }
         }
+    }
+
+    fn errno(&self) -> i32 {
+        self.inner.lock().errno
     }
 
     fn queued(&self) -> usize {

@@ -451,7 +451,6 @@ impl Connection {
             let code = if self.kept {
                 Code::NO_ERROR
             } else {
-                late();
                 Code::PROTOCOL_ERROR
             };
             self.go_away(code);

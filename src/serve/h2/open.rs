@@ -158,7 +158,7 @@ fn read_head(
             Level::Info,
             format_args!(
                 "client sent invalid header: \"{}\" while reading client request headers",
-                String::from_utf8_lossy(&name)
+                crate::http::text::shown(&name)
             ),
         );
     }
