@@ -7,6 +7,8 @@
 #[path = "differential/case.rs"]
 mod case;
 mod common;
+#[path = "differential/http2.rs"]
+mod http2;
 #[path = "differential/observe.rs"]
 mod observe;
 
@@ -48,6 +50,7 @@ cases![
     conditional,
     error_page,
     filters,
+    http2_variables,
     keepalive,
     limits,
     location,

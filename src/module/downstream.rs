@@ -64,6 +64,12 @@ pub trait Downstream: Send + Sync + 'static {
     /// Bytes given to the client so far for this request, heads included.
     fn sent(&self) -> u64;
 
+    /// How many of the bytes of [`Downstream::sent`] beyond the head are neither the body's nor of its transfer coding:
+    /// the heads of HTTP/2's frames, and its trailers.
+    fn framing_sent(&self) -> u64 {
+        0
+    }
+
     /// Trailers of the request, once its body has ended.
     fn trailers(&self) -> Option<crate::http::headers::Headers> {
         None

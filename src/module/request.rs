@@ -259,6 +259,12 @@ impl Request {
         }
     }
 
+    /// `$body_bytes_sent`.
+    pub fn body_bytes_sent(&self) -> u64 {
+        let beyond = self.down.sent().saturating_sub(self.head_size);
+        beyond.saturating_sub(self.down.framing_sent())
+    }
+
     fn size_slots(&mut self) {
         self.values = empty_values(self.site.var_slots);
         self.slots.resize_with(self.site.module_slots, || None);

@@ -278,6 +278,10 @@ impl Downstream for Decoded {
     fn sent(&self) -> u64 {
         self.to.sent()
     }
+
+    fn framing_sent(&self) -> u64 {
+        self.to.framing_sent()
+    }
     fn trailers(&self) -> Option<Headers> {
         self.to.trailers()
     }

@@ -6,10 +6,12 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::case::{Exchange, Group};
+use crate::case::{Exchange, Group, Kind};
 use crate::common::client::{Client, Response};
+use crate::common::{DEADLINE, wait_for};
 use crate::common::origin::Origin;
 use crate::common::proc::{Server, Setup};
+use crate::http2;
 
 /// What each exchange of the group gave.
 ///
@@ -50,19 +52,51 @@ struct Seen {
 impl Seen {
     fn exchange(&self, exchange: &Exchange) -> String {
         self.origin.take_requests();
+        match &exchange.kind {
+            Kind::Http1 => {}
+            Kind::Http2(fields) => {
+                let text = http2::exchange(
+                    self.server.addr(8080),
+                    fields,
+                    &exchange.request,
+                    |response, text| render(response, &exchange.ignore, text),
+                );
+                return self.neutral(&(text + &self.at_origin()));
+            }
+            Kind::Log(lines) => return self.log(&exchange.name, *lines),
+        }
         let mut client = Client::connect(self.server.addr(8080)).limit(Duration::from_secs(5));
         // an early answer may end the connection while we still send
         let _ = client.send(self.concrete(&exchange.request));
         let mut text = String::new();
         let end = self.responses(&mut client, exchange, &mut text);
         let _ = writeln!(text, "=== {end}");
+        text += &self.at_origin();
+        self.neutral(&text)
+    }
+
+    /// What the origin has received.
+    fn at_origin(&self) -> String {
+        let mut text = String::new();
         for request in self.origin.take_requests() {
             if request.target() != "/-sentinel" {
                 text += "=== origin\n";
                 text += &self.request(&request.raw);
             }
         }
-        self.neutral(&text)
+        text
+    }
+
+    /// A log, as soon as it has so many lines.
+    fn log(&self, name: &str, lines: usize) -> String {
+        let whole = wait_for(DEADLINE, || {
+            let text = std::fs::read(self.server.dir().join(name)).ok()?;
+            (text.iter().filter(|b| **b == b'\n').count() >= lines).then_some(text)
+        });
+        match whole {
+            Some(text) => self.neutral(&String::from_utf8_lossy(&text)),
+            None => format!("{name} has fewer than {lines} lines"),
+        }
     }
 
     /// Reads what comes back; tells what became of the connection.
@@ -199,7 +233,7 @@ fn render(response: &Response, ignore: &[String], text: &mut String) {
     for (name, value) in headers {
         let ignored = ignore.iter().any(|known| known.eq_ignore_ascii_case(name));
         match name.as_str() {
-            "Date" | "Server" => {
+            "Date" | "Server" | "date" | "server" => {
                 let _ = writeln!(text, "{name}: *");
             }
             _ if ignored => {

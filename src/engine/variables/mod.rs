@@ -81,7 +81,7 @@ pub const VARIABLES: &[Variable] = &[
     // the response
     Variable::new("status", o::status),
     Variable::new("bytes_sent", |r, _| Val::number(r.down.sent())),
-    Variable::new("body_bytes_sent", |r, _| Val::number(r.down.sent().saturating_sub(r.head_size))),
+    Variable::new("body_bytes_sent", |r, _| Val::number(r.body_bytes_sent())),
     Variable::new("request_completion", o::completion),
     Variable::new("limit_rate", |r, _| Val::number(r.limit_rate)).setter(o::set_limit_rate),
     Variable::new("sent_http_content_type", |r, _| r.out.by_variable(b"content_type")),

@@ -1,10 +1,11 @@
 //! What frames do to a connection (RFC 9113, sections 5 and 6).
 
 use super::connection::{Block, Connection, Fault};
+use super::parting::Going;
 use super::stream::Stream;
 use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
 use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
-use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
+use crate::http::h2::{Code, DEFAULT_FRAME, MAX_WINDOW, PREFACE};
 use crate::http::headers::Headers;
 use crate::log::Level;
 use bytes::{Buf, BytesMut};
@@ -23,8 +24,6 @@ enum Purpose {
     Nothing,
 }
 
-/// The largest frame that we take, bytes.
-pub(super) const LARGEST_FRAME: u32 = 1 << 17;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
@@ -71,20 +70,21 @@ impl Connection {
                     format_args!("client sent PUSH_PROMISE frame"),
                 );
             }
-            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
-            if block && head.length > self.largest_block() {
-                break self.fault(
-                    Code::ENHANCE_YOUR_CALM,
-                    format_args!("client sent too large header"),
-                );
-            }
-            if head.length > LARGEST_FRAME as usize {
+            // no larger frames are announced: they would have to be held until they are whole, and clients gain nothing
+            if head.length > DEFAULT_FRAME as usize {
                 break self.fault(
                     Code::FRAME_SIZE_ERROR,
                     format_args!(
                         "client sent frame of type {} with too large length {}",
                         head.kind, head.length
                     ),
+                );
+            }
+            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
+            if block && head.length > self.largest_block() {
+                break self.fault(
+                    Code::ENHANCE_YOUR_CALM,
+                    format_args!("client sent too large header"),
                 );
             }
             let Some(payload) = rest.get(HEAD..HEAD + head.length) else {
@@ -194,7 +194,9 @@ impl Connection {
             Frame::PushPromise => Ok(()),
             Frame::Ping { ack, data } => {
                 self.flood.frame();
-                if !ack {
+                if ack {
+                    self.acknowledged(data);
+                } else {
                     let out = &mut *self.link.lock();
                     frame::ping(&mut out.buf, true, data);
                     out.total += 17;
@@ -361,7 +363,7 @@ impl Connection {
     fn purpose(&mut self, id: u32, end: bool) -> Result<Purpose, Fault> {
         if id > self.seen && !id.is_multiple_of(2) {
             self.seen = id;
-            if self.going {
+            if self.going == Going::Gone {
                 return Ok(Purpose::Nothing);
             }
             self.last = id;

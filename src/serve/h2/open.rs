@@ -74,8 +74,8 @@ impl Connection {
     /// Makes a request of the fields that have come.
     pub(super) fn open(&mut self, id: u32, block: usize, ended: bool) -> Result<(), Fault> {
         let thread = self.thread;
-        let site = thread.site();
-        // a reload may have moved or removed the address
+        let site = self.serving();
+        // a reload may have moved the address
         let Some((index, l, server)) = listener(&site, &self.addr) else {
             return Err(Fault(Code::NO_ERROR));
         };
@@ -120,7 +120,7 @@ impl Connection {
             writing: Gauge::new(Stat::Writing),
         });
         if last {
-            self.go_away(Code::NO_ERROR);
+            self.part();
         }
         Ok(())
     }

@@ -58,7 +58,10 @@ struct Inner {
     tunnel: bool,
     error: Option<io::ErrorKind>,
     aborted: bool,
+    /// Bytes of frames with heads and bodies.
     sent: u64,
+    /// How many of them are heads of DATA frames, and trailers.
+    framing_sent: u64,
 
     /// When the stream last waited for the connection.
     turn: u64,
@@ -322,6 +325,7 @@ impl Stream {
                 Some(t) => {
                     let n = response::trailers(out, self.id, &t);
                     inner.sent += n as u64;
+                    inner.framing_sent += n as u64;
                     inner.out_closed = true;
                 }
                 None => inner.put(out, self.id, b"", true),
@@ -373,6 +377,7 @@ impl Inner {
         out.window -= n as i64;
         let whole = (HEAD + n) as u64;
         self.sent += whole;
+        self.framing_sent += HEAD as u64;
         out.total += whole;
         out.payload += n as u64;
         out.touched();

@@ -44,6 +44,15 @@ impl Encoder {
         self.table.resize(size);
     }
 
+    /// Gives back the table's memory; the peer is told to empty its own with the next block.
+    pub fn rest(&mut self) {
+        if !self.table.is_empty() {
+            let size = self.table.max();
+            self.resized = Some((0, self.resized.map_or(size, |(_, size)| size)));
+        }
+        self.table.release();
+    }
+
     /// Begins a block.
     pub fn begin(&mut self, out: &mut BytesMut) {
         if let Some((least, size)) = self.resized.take() {
