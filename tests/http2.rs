@@ -275,16 +275,20 @@ fn an_idle_connection_and_a_drained_one_end_with_goaway() {
 }
 
 #[test]
-fn a_reload_ends_connections_politely() {
+fn a_reload_keeps_connections() {
     let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
-    let s = server(&format!("proxy_pass http://{};", origin.addr()));
+    let mut s = server(&format!("proxy_pass http://{};", origin.addr()));
     run(async {
         let session = Session::new(s.addr(8080)).await;
-        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        assert_eq!(session.get("/").await.unwrap().into_body(), b"ok");
+        s.write_conf(&CONF.replace("%%HTTP%%", "").replace("%%LOCATION%%", "return 200 new;"));
         s.reload();
-        session.frames.await.unwrap().unwrap();
-        let session = Session::new(s.addr(8080)).await;
-        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        // the same connection sees the new configuration
+        let deadline = std::time::Instant::now() + common::DEADLINE;
+        while session.get("/").await.unwrap().into_body() != b"new" {
+            assert!(std::time::Instant::now() < deadline);
+        }
+        assert!(!session.frames.is_finished());
     });
 }
 
