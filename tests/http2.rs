@@ -281,7 +281,11 @@ fn a_reload_keeps_connections() {
     run(async {
         let session = Session::new(s.addr(8080)).await;
         assert_eq!(session.get("/").await.unwrap().into_body(), b"ok");
-        s.write_conf(&CONF.replace("%%HTTP%%", "").replace("%%LOCATION%%", "return 200 new;"));
+        s.write_conf(
+            &CONF
+                .replace("%%HTTP%%", "")
+                .replace("%%LOCATION%%", "return 200 new;"),
+        );
         s.reload();
         // the same connection sees the new configuration
         let deadline = std::time::Instant::now() + common::DEADLINE;

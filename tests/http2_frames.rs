@@ -2,6 +2,10 @@
 
 mod common;
 
+#[path = "http2/parting.rs"]
+mod parting;
+#[path = "http2/spec.rs"]
+mod spec;
 #[path = "http2/websocket.rs"]
 mod websocket;
 

@@ -55,6 +55,20 @@ pub trait Downstream: Send + Sync + 'static {
         max: usize,
     ) -> Poll<io::Result<BodyRead>>;
 
+    /// Bounds a body whose length is not known beforehand, bytes; 0 is no limit. One that is larger reads as
+    /// [`BodyRead::Bad`] with 413, as soon as that is announced.
+    fn limit_body(&self, _most: u64) {}
+
+    /// Where the body was larger than that: how many bytes had come, and how many more were announced.
+    fn too_large(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Bytes of the body so far with its transfer coding, where it has one.
+    fn coded_body(&self) -> Option<u64> {
+        None
+    }
+
     /// Ready when the client has closed its side.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
 

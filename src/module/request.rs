@@ -259,6 +259,12 @@ impl Request {
         }
     }
 
+    /// `$request_length`.
+    pub fn length(&self) -> u64 {
+        let body = self.down.coded_body().unwrap_or(self.body.received);
+        self.head.header_in_bytes as u64 + body
+    }
+
     /// `$body_bytes_sent`.
     pub fn body_bytes_sent(&self) -> u64 {
         let beyond = self.down.sent().saturating_sub(self.head_size);
@@ -302,7 +308,8 @@ impl Request {
 
     /// The method in force, as text.
     pub fn method_text(&self) -> &[u8] {
-        if self.method == self.head.method {
+        // a broken head of HTTP/2 has no request line
+        if self.method == self.head.method && !self.head.line.is_empty() {
             self.head.method_name()
         } else {
             self.method.name().as_bytes()

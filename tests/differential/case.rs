@@ -93,7 +93,9 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             "h2" => group.exchanges.push(h2(line, rest, &body)?),
             "log" => {
                 let (name, lines) = rest.split_once(' ').unwrap_or((rest, "1"));
-                let lines = lines.parse().map_err(|_| format!("line {line}: a number"))?;
+                let lines = lines
+                    .parse()
+                    .map_err(|_| format!("line {line}: a number"))?;
                 group.exchanges.push(Exchange {
                     kind: Kind::Log(lines),
                     ..Exchange::new(line, name, Vec::new())

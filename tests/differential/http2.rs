@@ -92,6 +92,8 @@ impl Talk {
                     frame::settings_ack(&mut self.out);
                     (false, None)
                 }
+                // whether a body that nobody reads has come before the answer is a matter of time
+                Ok(Frame::Reset(Code::NO_ERROR)) if asked => (false, None),
                 Ok(Frame::Reset(code)) => (false, Some(code)),
                 Ok(Frame::Ping { ack: false, data }) => {
                     frame::ping(&mut self.out, true, data);

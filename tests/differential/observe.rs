@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::case::{Exchange, Group, Kind};
 use crate::common::client::{Client, Response};
-use crate::common::{DEADLINE, wait_for};
 use crate::common::origin::Origin;
 use crate::common::proc::{Server, Setup};
+use crate::common::{DEADLINE, wait_for};
 use crate::http2;
 
 /// What each exchange of the group gave.

@@ -31,7 +31,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("request", |r, _| present(&r.head.line)),
     Variable::new("request_uri", |r, _| present(r.unparsed_uri())),
     Variable::new("request_method", |r, _| present(r.method_text())),
-    Variable::new("server_protocol", |r, _| Val::from_option(r.head.protocol.as_ref().map(|p| r.head.text(p)))),
+    Variable::new("server_protocol", q::protocol),
     Variable::new("scheme", |r, _| Val::Bytes(if c::is_tls(r) { b"https" } else { b"http" })),
     Variable::new("https", |r, _| Val::Bytes(if c::is_tls(r) { b"on" } else { b"" })),
     Variable::new("request_port", |r, _| port(r.head.host_port)),
@@ -49,7 +49,7 @@ pub const VARIABLES: &[Variable] = &[
     // the body of the request
     Variable::new("request_body", q::body),
     Variable::new("request_body_file", q::body_file),
-    Variable::new("request_length", |r, _| Val::number(r.head.header_in_bytes as u64 + r.body.received)),
+    Variable::new("request_length", |r, _| Val::number(r.length())),
     Variable::new("request_id", q::id).memo(),
     // the connection
     Variable::new("binary_remote_addr", c::binary_remote_addr),
@@ -90,7 +90,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("sent_http_last_modified", |r, _| r.out.by_variable(b"last_modified")),
     Variable::new("sent_http_connection", o::connection),
     Variable::new("sent_http_keep_alive", o::keep_alive),
-    Variable::new("sent_http_transfer_encoding", |r, _| r.out.by_variable(b"transfer_encoding")),
+    Variable::new("sent_http_transfer_encoding", o::transfer_encoding),
     Variable::new("sent_http_cache_control", |r, _| joined(&r.out.headers, b"cache_control", b", ")),
     Variable::new("sent_http_link", |r, _| joined(&r.out.headers, b"link", b", ")),
     Variable::prefix("sent_http_", o::header),

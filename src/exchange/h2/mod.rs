@@ -34,6 +34,8 @@ pub struct Exchange {
     client_due: Option<Instant>,
     /// Whether anything was sent.
     wrote: bool,
+    /// Whether the origin's window has been used up: the end of the body is then a frame of its own, as in nginx.
+    held_up: bool,
 }
 
 /// Where the request's body comes from.
@@ -81,6 +83,7 @@ pub(super) async fn run(
         chunk: BytesMut::new(),
         client_due: None,
         wrote: false,
+        held_up: false,
     };
     let mut hints = 0;
     loop {
@@ -126,6 +129,8 @@ pub(super) async fn pass_on(
     connector: &Connector,
     mut x: Box<Exchange>,
 ) -> Outcome {
+    // as in nginx: what follows a head with which the answer ends is not looked at, and may be RST_STREAM
+    let more = x.stream.is_ended() && !conn.rbuf.is_empty();
     if !x.stream.is_ended() {
         r.out.expect_trailers = a.pass.conf.pass_trailers;
     } else if r.out.content_length.is_none() && !r.is_head() && !matches!(r.out.status, 204 | 304) {
@@ -143,7 +148,7 @@ pub(super) async fn pass_on(
     }
     match result {
         Ok(()) => {
-            if let Some(kept) = x.stream.end() {
+            if let Some(kept) = x.stream.end().filter(|_| !more) {
                 conn.h2 = Some(kept);
                 pool::park(connector, a.group, conn);
             }
@@ -348,7 +353,10 @@ impl Exchange {
             let room = self.stream.room();
             match &mut self.body {
                 Source::Over => return Ok(filled),
-                _ if room == 0 => return Ok(filled),
+                _ if room == 0 => {
+                    self.held_up = true;
+                    return Ok(filled);
+                }
                 Source::Own(bytes, at) => {
                     let rest = bytes.get(*at..).unwrap_or_default();
                     let piece = rest.get(..room).unwrap_or(rest);
@@ -429,6 +437,10 @@ impl Exchange {
                 Poll::Ready(Ok(BodyRead::End)) => {
                     self.client_due = None;
                     r.body.read = true;
+                    if self.held_up && !held.is_empty() {
+                        self.stream.send(&held, false);
+                        held.clear();
+                    }
                     self.stream.send(&held, true);
                     self.body = Source::Over;
                     return Filled::Some;

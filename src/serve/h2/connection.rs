@@ -350,9 +350,7 @@ impl Connection {
                 }
             }
             if self.ended
-                || (self.going == Going::Gone
-                    && self.processing == 0
-                    && self.write_until.is_none())
+                || (self.going == Going::Gone && self.processing == 0 && self.write_until.is_none())
             {
                 return Poll::Ready(End::Closed);
             }

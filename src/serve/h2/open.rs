@@ -56,7 +56,7 @@ impl Opened {
         // a panic of one request is not the others' business; its object is not used again
         let sound = AssertUnwindSafe(served).catch_unwind().await.is_ok();
         let answered = !stream.is_closed();
-        let reset = stream.end(request.timed_out || request.out.status == 408);
+        let reset = stream.end(request.timed_out || matches!(request.out.status, 408 | 444));
         if sound {
             thread.recycle(request);
         }

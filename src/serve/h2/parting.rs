@@ -118,11 +118,7 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    pub(super) fn of(
-        site: &Site,
-        l: &Listener,
-        info: &crate::module::ConnInfo,
-    ) -> Option<Settled> {
+    pub(super) fn of(site: &Site, l: &Listener, info: &crate::module::ConnInfo) -> Option<Settled> {
         let name = info.tls.get().and_then(|t| t.chosen_by.as_deref());
         let index = match name {
             None => l.default_server,
