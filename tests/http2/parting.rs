@@ -120,11 +120,9 @@ fn idle_and_drained_connections() {
 #[test]
 fn what_a_reload_ends() {
     let conf = |http: &str, listen: &str, body: &str| {
-        CONF.replace("%%HTTP%%", http)
-            .replace(
-                "listen 127.0.0.1:%%PORT_8080%%;",
-                &format!("listen 127.0.0.1:%%PORT_8081%%; {listen}"),
-            )
+        let listen = format!("listen 127.0.0.1:%%PORT_8081%%; {listen}");
+        CONF.replace("listen 127.0.0.1:%%PORT_8080%%;", &listen)
+            .replace("%%HTTP%%", http)
             .replace("%%SERVER%%", &text(body))
     };
     let here = "listen 127.0.0.1:%%PORT_8080%%;";
@@ -167,10 +165,10 @@ fn what_a_reload_ends() {
 #[test]
 fn the_old_site_is_freed_though_connections_wait() {
     let conf = |log: &str| {
-        CONF.replace("%%HTTP%%", &format!("access_log %%TESTDIR%%/{log};"))
+        CONF.replace("%%HTTP%%", &format!("access_log {log};"))
             .replace("%%SERVER%%", &text(log))
     };
-    let mut s = start("access_log %%TESTDIR%%/old.log;", &text("old.log"));
+    let mut s = start("access_log old.log;", &text("old.log"));
     let mut c = Raw::connect(s.addr(8080));
     assert_eq!(c.get(), b"old.log");
     let path = s.dir().join("old.log");

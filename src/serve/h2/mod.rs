@@ -112,19 +112,7 @@ pub(super) fn serve(
     addr: &ListenAddr,
 ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let connection = connection::Connection::new(thread, conn, addr)?;
-    let served = connection.serve();
-    let _ = std::fs::write(
-        "/tmp/ga_sizes",
-        format!(
-            " serve {} connection {} conn {} link {} opened {}",
-            std::mem::size_of_val(&served),
-            std::mem::size_of::<connection::Connection>(),
-            std::mem::size_of::<Conn>(),
-            std::mem::size_of::<link::Link>(),
-            std::mem::size_of::<open::Opened>()
-        ),
-    );
-    Some(Box::pin(served))
+    Some(Box::pin(connection.serve()))
 }
 
 #[cfg(test)]
