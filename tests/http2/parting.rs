@@ -6,6 +6,7 @@ use super::{CONF, Raw, start};
 use couloir::http::h2::frame::{self, Frame};
 use couloir::http::h2::{Code, MAX_WINDOW};
 use nix::sys::signal::Signal;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +57,8 @@ fn text(text: &str) -> String {
 /// Waits until a new connection sees the configuration.
 fn wait_for_text(s: &Server, port: u16, body: &str) {
     let seen = wait_for(DEADLINE, || {
+        // the address may not be there yet
+        TcpStream::connect(s.addr(port)).ok()?;
         (Raw::connect(s.addr(port)).get() == body.as_bytes()).then_some(())
     });
     assert!(seen.is_some());
@@ -172,12 +175,22 @@ fn the_old_site_is_freed_though_connections_wait() {
     let mut c = Raw::connect(s.addr(8080));
     assert_eq!(c.get(), b"old.log");
     let path = s.dir().join("old.log");
+    // the master keeps logs for itself
+    let master = s.pid().to_string();
     let held = || {
-        let pids = std::fs::read_dir("/proc").unwrap();
-        pids.filter_map(|p| std::fs::read_dir(p.ok()?.path().join("fd")).ok())
-            .flatten()
-            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
-            .any(|held| held == path)
+        let pids = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        pids.filter(|p| {
+            let stat = std::fs::read_to_string(p.path().join("stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|s| s.split_whitespace().nth(1));
+            parent == Some(&*master)
+        })
+        .filter_map(|p| std::fs::read_dir(p.path().join("fd")).ok())
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+        .any(|held| held == path)
     };
     assert!(held());
     s.write_conf(&conf("new.log"));
