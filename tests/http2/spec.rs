@@ -140,6 +140,26 @@ fn frames_and_header_blocks() {
             Connection(Code::FRAME_SIZE_ERROR),
         ),
         (
+            "4.2 larger DATA once that is allowed",
+            [
+                open.clone(),
+                one(DATA, 0, 1, b"x"),
+                one(DATA, END_STREAM, 1, &[0; 20_000]),
+            ]
+            .concat(),
+            Answer("200"),
+        ),
+        (
+            "4.2 DATA above what is allowed then",
+            [
+                open.clone(),
+                one(DATA, 0, 1, b"x"),
+                one(DATA, END_STREAM, 1, &[0; (1 << 17) + 1]),
+            ]
+            .concat(),
+            Connection(Code::FRAME_SIZE_ERROR),
+        ),
+        (
             "4.2 HEADERS too large",
             one(HEADERS, WHOLE, 1, &[GET, &[0; 1 << 14]].concat()),
             Connection(Code::FRAME_SIZE_ERROR),

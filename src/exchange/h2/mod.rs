@@ -34,8 +34,6 @@ pub struct Exchange {
     client_due: Option<Instant>,
     /// Whether anything was sent.
     wrote: bool,
-    /// Whether the origin's window has been used up: the end of the body is then a frame of its own, as in nginx.
-    held_up: bool,
 }
 
 /// Where the request's body comes from.
@@ -83,7 +81,6 @@ pub(super) async fn run(
         chunk: BytesMut::new(),
         client_due: None,
         wrote: false,
-        held_up: false,
     };
     let mut hints = 0;
     loop {
@@ -353,10 +350,7 @@ impl Exchange {
             let room = self.stream.room();
             match &mut self.body {
                 Source::Over => return Ok(filled),
-                _ if room == 0 => {
-                    self.held_up = true;
-                    return Ok(filled);
-                }
+                _ if room == 0 => return Ok(filled),
                 Source::Own(bytes, at) => {
                     let rest = bytes.get(*at..).unwrap_or_default();
                     let piece = rest.get(..room).unwrap_or(rest);
@@ -437,10 +431,6 @@ impl Exchange {
                 Poll::Ready(Ok(BodyRead::End)) => {
                     self.client_due = None;
                     r.body.read = true;
-                    if self.held_up && !held.is_empty() {
-                        self.stream.send(&held, false);
-                        held.clear();
-                    }
                     self.stream.send(&held, true);
                     self.body = Source::Over;
                     return Filled::Some;

@@ -6,7 +6,7 @@ use super::open::{Opened, Served};
 use super::parting::{Going, Settled};
 use super::stream::Stream;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
-use crate::http::h2::{Code, DEFAULT_WINDOW, MAX_WINDOW, frame};
+use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_FRAME, MAX_WINDOW, frame};
 use crate::log::Level;
 use crate::module::{
     CoreConf, Downstream, Gauge, Lingering, ListenAddr, ServerConf, SiteRef, Stat,
@@ -51,6 +51,8 @@ pub(super) struct Connection {
     /// What all streams together may still receive.
     pub(super) recv_window: i64,
     pub(super) settings_acked: bool,
+    /// SETTINGS_MAX_FRAME_SIZE that the client has been told.
+    pub(super) max_frame: u32,
 
     pub(super) streams: HashMap<u32, Arc<Stream>, foldhash::fast::FixedState>,
     /// Requests whose head has come; they are served as soon as the frames that came with them have been looked at.
@@ -222,6 +224,7 @@ impl Connection {
             fields: Fields::default(),
             recv_window: i64::from(MAX_WINDOW),
             settings_acked: false,
+            max_frame: DEFAULT_FRAME,
             streams: HashMap::default(),
             opened: Vec::new(),
             processing: 0,
@@ -297,10 +300,13 @@ impl Connection {
     }
 
     /// What a server says first.
-    fn greet(&self) {
+    fn greet(&mut self) {
         use frame::setting::{
-            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
+            ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE,
         };
+        // a field as large as allowed fits into one frame
+        let field = u32::try_from(self.conf.field).unwrap_or(MAX_FRAME);
+        self.max_frame = field.clamp(DEFAULT_FRAME, MAX_FRAME);
         let out = &mut *self.link.lock();
         frame::settings(
             &mut out.buf,
@@ -310,6 +316,9 @@ impl Connection {
                 (ENABLE_CONNECT_PROTOCOL, 1),
             ],
         );
+        if self.max_frame > DEFAULT_FRAME {
+            frame::settings(&mut out.buf, &[(MAX_FRAME_SIZE, self.max_frame)]);
+        }
         frame::window_update(&mut out.buf, 0, MAX_WINDOW - DEFAULT_WINDOW);
     }
 

@@ -5,7 +5,7 @@ use super::parting::Going;
 use super::stream::Stream;
 use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
 use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
-use crate::http::h2::{Code, DEFAULT_FRAME, MAX_WINDOW, PREFACE};
+use crate::http::h2::{Code, MAX_WINDOW, PREFACE};
 use crate::http::headers::Headers;
 use crate::log::Level;
 use bytes::{Buf, BytesMut};
@@ -24,6 +24,8 @@ enum Purpose {
     Nothing,
 }
 
+/// The largest frame that a client is allowed once it sends bodies, bytes.
+const LARGEST_FRAME: u32 = 1 << 17;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
@@ -70,8 +72,7 @@ impl Connection {
                     format_args!("client sent PUSH_PROMISE frame"),
                 );
             }
-            // no larger frames are announced: they would have to be held until they are whole, and clients gain nothing
-            if head.length > DEFAULT_FRAME as usize {
+            if head.length > self.max_frame as usize {
                 break self.fault(
                     Code::FRAME_SIZE_ERROR,
                     format_args!(
@@ -252,10 +253,22 @@ impl Connection {
             return self.unknown(id, "DATA", true);
         };
         self.link.lock().payload += data.len() as u64;
+        self.allow_large_frames();
         if let Err(code) = stream.receive(data, size, end) {
             stream.close(Some(code));
         }
         Ok(())
+    }
+
+    /// A client that sends bodies may do so in larger frames: they cost it and us less.
+    ///
+    /// Others are not told of them: a frame is held until it is whole.
+    fn allow_large_frames(&mut self) {
+        if self.max_frame < LARGEST_FRAME {
+            self.max_frame = LARGEST_FRAME;
+            let out = &mut *self.link.lock();
+            frame::settings(&mut out.buf, &[(setting::MAX_FRAME_SIZE, LARGEST_FRAME)]);
+        }
     }
 
     /// A frame for a stream that is not there.
