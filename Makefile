@@ -58,8 +58,10 @@ build-deps:
 	$(install)
 
 test-deps: build-deps
-	@missing=; [ -x "$${NGINX_BIN:-/usr/sbin/nginx}" ] || missing=nginx; \
+	@missing=; need() { command -v "$$1" >/dev/null 2>&1 || missing="$$missing $$2"; }; \
+	[ -x "$${NGINX_BIN:-/usr/sbin/nginx}" ] || missing=nginx; \
 	ls /usr/sbin/php-fpm* >/dev/null 2>&1 || missing="$$missing php-fpm"; \
+	need curl curl; need nghttp nghttp2-client; \
 	[ -x /usr/bin/memcached ] || missing="$$missing memcached"; \
 	ls /usr/lib/uwsgi/plugins/python3*_plugin.so >/dev/null 2>&1 || missing="$$missing uwsgi-core uwsgi-plugin-python3"; \
 	python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$$missing python3-venv"; \

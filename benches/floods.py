@@ -141,7 +141,7 @@ def flood(port, name, frames):
             sent += 1
         if not out:
             # what is under way settles; a server that has said nothing till now lives with it
-            if not select.select([s], [], [], 0.3)[0]:
+            if not select.select([s], [], [], 1.5)[0]:
                 break
         readable, writable, _ = select.select([s] if reads else [], [s] if out else [], [], 1)
         try:

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use couloir::exchange::h1::response;
+use couloir::http::h1::response;
 use couloir::http::head::{Limits, Parser, Progress, RequestHead};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -64,6 +64,7 @@ fn template(c: &mut Criterion) {
     let _inside = runtime.enter();
     let mut registry = builtin();
     registry.add::<Probe>();
+    registry.arrange().expect("the modules fit together");
     let registry = Arc::new(registry);
     let mut group = c.benchmark_group("template");
     for (what, text) in [

@@ -3,6 +3,8 @@
 //! The arguments are first brought into one canonical form by nginx's own rules (flags may be combined, a value may be
 //! attached or separate, a later option wins), so that every complaint is nginx's; structopt then fills [`Options`].
 
+use crate::http::status::NGINX_VERSION;
+use crate::log::HTTP_LOG_PATH;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,9 +14,6 @@ use std::str::FromStr;
 
 use structopt::StructOpt;
 use structopt::clap::AppSettings;
-
-/// The nginx release whose language and behaviour this build follows; tools parse it from `-v`.
-pub const NGINX_VERSION: &str = "1.31.5";
 
 /// Prefix when `-p` is not given (`--prefix`), with the trailing slash.
 pub const PREFIX: &str = "/usr/share/nginx/";
@@ -27,9 +26,6 @@ pub const ERROR_LOG_PATH: &str = "/var/log/nginx/error.log";
 
 /// PID file when the configuration names none (`--pid-path`).
 pub const PID_PATH: &str = "/run/nginx.pid";
-
-/// Access log when the configuration names none (`--http-log-path`).
-pub const HTTP_LOG_PATH: &str = "/var/log/nginx/access.log";
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

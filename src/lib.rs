@@ -23,14 +23,18 @@ mod admin;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod delivery;
+pub mod dns;
 pub mod engine;
 pub mod exchange;
+pub mod files;
 pub mod http;
 pub mod log;
 mod memory;
 pub mod module;
 pub mod modules;
 mod process;
+pub mod runtime;
 pub mod serve;
 pub mod tls;
 pub mod upstream;
@@ -43,8 +47,8 @@ pub mod prelude {
     pub use crate::log::Level as LogLevel;
     pub use crate::module::{
         Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks,
-        Level, Logger, Module, Next, Pattern, Phase, Place, RedirectTo, Registry, Request, Slot,
-        Statement, Template, Val, VarId, Variable,
+        Level, Logger, Module, Next, Order, Pattern, Phase, Place, RedirectTo, Registry, Request,
+        Slot, Statement, Template, Val, VarId, Variable,
     };
 }
 
@@ -61,6 +65,10 @@ pub fn main_with(
     memory::serve_openssl();
     let mut registry = modules::builtin();
     add(&mut registry);
+    if let Err(fault) = registry.arrange() {
+        eprintln!("couloir: [emerg] {fault}");
+        return ExitCode::FAILURE;
+    }
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let code = match admin::subcommand(&args) {
         Some(run) => run(registry, &args),

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::proc::{Couloir, Server};
+use common::proc::{Couloir, Server, Setup};
 use common::tls;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -62,15 +62,67 @@ fn run(mut command: Command, server: &Server) {
     );
 }
 
-#[test]
-fn grpc_calls() {
-    let dir = tempfile::tempdir().expect("temp folder");
+/// The origin of gRPC calls; the folder has its certificate.
+fn grpc_origin(dir: &tempfile::TempDir) -> Origin {
     let (cert, key) = tls::pair("localhost");
     let (cert_file, key_file) = (dir.path().join("origin.crt"), dir.path().join("origin.key"));
     std::fs::write(&cert_file, cert.to_pem().expect("PEM")).expect("write");
     std::fs::write(&key_file, key.private_key_to_pem_pkcs8().expect("PEM")).expect("write");
     let path = |p: &PathBuf| p.to_str().expect("UTF-8").to_owned();
-    let origin = Origin::start("grpc_calls.py", &[&path(&cert_file), &path(&key_file)]);
+    Origin::start("grpc_calls.py", &[&path(&cert_file), &path(&key_file)])
+}
+
+/// Runs a check of grpc_long.py, all of it on as many connections as it opens itself.
+fn grpc_for_long(check: &str, connections: usize) {
+    let dir = tempfile::tempdir().expect("temp folder");
+    let origin = grpc_origin(&dir);
+    let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
+        log_format connection $connection; access_log connections.log connection;
+        http2 on; client_max_body_size 0; grpc_read_timeout 60s; grpc_send_timeout 60s; keepalive_requests 1000000;
+        upstream plain { server 127.0.0.1:%%PLAIN%%; keepalive 8; }
+        server { listen 127.0.0.1:%%PORT_8080%%; location / { grpc_pass grpc://plain; } } }";
+    let server = Setup::new(conf)
+        .set("PLAIN", &origin.ports[0])
+        .start(&Couloir::program());
+    let mut command = python("grpc_long.py");
+    command.arg(check).arg(server.port(8080).to_string());
+    run(command, &server);
+    let log = server.log();
+    assert!(!log.contains("flood") && !log.contains("too many"), "{log}");
+    let log = server.read("connections.log");
+    let used: std::collections::HashSet<&str> = log.lines().collect();
+    assert_eq!(used.len(), connections, "connections were replaced");
+}
+
+#[test]
+fn grpc_small_messages() {
+    grpc_for_long("small_messages", 3);
+    grpc_for_long("one_message_at_a_time", 3);
+}
+
+#[test]
+fn grpc_messages_paced_and_streamed() {
+    grpc_for_long("paced_messages", 1);
+    grpc_for_long("a_stream_of_messages", 1);
+    grpc_for_long("messages_with_probes", 1);
+}
+
+#[test]
+fn grpc_calls_that_are_cancelled_or_late() {
+    grpc_for_long("calls_cancelled_at_once", 1);
+    grpc_for_long("calls_cancelled_at_the_origin", 1);
+    grpc_for_long("short_deadlines", 1);
+}
+
+#[test]
+fn grpc_keep_alive_pings() {
+    grpc_for_long("pings_of_an_idle_connection", 1);
+}
+
+#[test]
+fn grpc_calls() {
+    let dir = tempfile::tempdir().expect("temp folder");
+    let origin = grpc_origin(&dir);
     let conf = "%%TEST_GLOBALS%% events { } http { %%TEST_GLOBALS_HTTP%%
         http2 on; client_max_body_size 0; grpc_read_timeout 60s; grpc_send_timeout 60s;
         upstream plain { server 127.0.0.1:%%PLAIN%%; keepalive 8; }

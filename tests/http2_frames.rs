@@ -2,6 +2,10 @@
 
 mod common;
 
+#[path = "http2/floods.rs"]
+mod floods;
+#[path = "http2/ordinary.rs"]
+mod ordinary;
 #[path = "http2/parting.rs"]
 mod parting;
 #[path = "http2/spec.rs"]
@@ -398,106 +402,6 @@ fn cost(s: &Server) -> (u64, u64) {
         }
     }
     (ticks, memory)
-}
-
-const FRAMES: usize = 20_000;
-
-#[test]
-fn floods_end_the_connection() {
-    let s = start(
-        "",
-        "location / { root %%TESTDIR%%; } location /wait { proxy_pass http://127.0.0.1:1; }"
-            .replace("%%TESTDIR%%", ".")
-            .as_str(),
-    );
-    type Flood = (&'static str, fn(&mut Raw));
-    let floods: [Flood; 8] = [
-        ("PING", |c| frame::ping(&mut c.out, false, [0; 8])),
-        ("SETTINGS", |c| frame::settings(&mut c.out, &[(4, 65_535)])),
-        ("WINDOW_UPDATE", |c| frame::window_update(&mut c.out, 1, 1)),
-        ("empty DATA", |c| frame::data(&mut c.out, 1, b"", false)),
-        ("rapid reset", |c| {
-            let id = c.request(&[(":path", "/wait")], true);
-            frame::reset(&mut c.out, id, Code::CANCEL);
-        }),
-        ("unknown frames", |c| {
-            Head {
-                length: 0,
-                kind: 77,
-                flags: 0,
-                stream: 0,
-            }
-            .write(&mut c.out)
-        }),
-        ("CONTINUATION", |c| {
-            if c.next == 3 {
-                c.next = 5;
-                Head {
-                    length: 1,
-                    kind: kind::HEADERS,
-                    flags: 0,
-                    stream: 3,
-                }
-                .write(&mut c.out);
-                c.out.extend_from_slice(&[0x82]);
-            }
-            Head {
-                length: 0,
-                kind: kind::CONTINUATION,
-                flags: 0,
-                stream: 3,
-            }
-            .write(&mut c.out);
-        }),
-        ("PRIORITY", |c| {
-            Head {
-                length: 5,
-                kind: kind::PRIORITY,
-                flags: 0,
-                stream: 1,
-            }
-            .write(&mut c.out);
-            c.out.extend_from_slice(&[0; 5]);
-        }),
-    ];
-    let (_, memory) = cost(&s);
-    for (name, one) in floods {
-        let (before, _) = cost(&s);
-        let lines = s.log().matches("http2 flood detected").count();
-        let mut c = Raw::connect(s.addr(8080));
-        // a stream that stays open
-        c.request(&[(":method", "POST"), (":path", "/wait")], false);
-        for _ in 0..FRAMES / 100 {
-            for _ in 0..100 {
-                one(&mut c);
-            }
-            if !c.flush() {
-                break;
-            }
-        }
-        let code = c.end();
-        // answered before they were taken back: requests like any other, and `keepalive_requests` ends the connection
-        let served = name == "rapid reset" && code == Some(Code::NO_ERROR);
-        assert!(
-            matches!(code, None | Some(Code::ENHANCE_YOUR_CALM)) || served,
-            "{name}: {code:?}"
-        );
-        if name != "PRIORITY" && !served {
-            let more = common::wait_for(DEADLINE, || {
-                (s.log().matches("http2 flood detected").count() > lines).then_some(())
-            });
-            assert!(more.is_some(), "{name}");
-        }
-        let (after, _) = cost(&s);
-        // an unoptimized build, and the machine may be busy: what is meant is that it does not go on
-        assert!(after - before < 200, "{name}: {} ms", (after - before) * 10);
-    }
-    let grown = cost(&s).1.saturating_sub(memory);
-    assert!(grown < 15_000, "{grown} kB more");
-    let mut c = Raw::connect(s.addr(8080));
-    let id = c.request(&[(":path", "/none")], true);
-    c.flush();
-    assert_eq!(c.answer(id, false).status, "404");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use couloir::exchange::cgi::{Parser, Progress};
-use couloir::exchange::h1::response::UpstreamHead;
+use couloir::http::h1::response::UpstreamHead;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (bool, &[u8])| {

@@ -1,7 +1,7 @@
 //! A chunked body decoded in two pieces is the body decoded in one.
 #![no_main]
 
-use couloir::exchange::h1::chunked::Decoder;
+use couloir::http::h1::chunked::Decoder;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (bool, u16, &[u8])| {

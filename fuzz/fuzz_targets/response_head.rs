@@ -1,7 +1,7 @@
 //! An origin's head is read within its bytes, whatever they are.
 #![no_main]
 
-use couloir::exchange::h1::response::{Parser, Progress, UpstreamHead};
+use couloir::http::h1::response::{Parser, Progress, UpstreamHead};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -3,7 +3,7 @@
 //! It reads the files below the zone's folder; a running server is not asked and not disturbed.
 
 use crate::cache::store::{self, Object, ReadError};
-use crate::cache::{CachePath, Digest, paths};
+use crate::cache::{CachePath, Digest};
 use crate::config::Disk;
 use crate::engine::load::load_written;
 use crate::http::date;
@@ -77,7 +77,7 @@ fn run(registry: Registry, options: &Options) -> Result<(), String> {
     let load = super::load_options(options.conf.as_deref(), options.prefix.as_deref(), None)?;
     let (loaded, _) = load_written(&Arc::new(registry), &load, &Disk)
         .map_err(|e| format!("nginx: [{}] {}", e.diag.level.name(), e.diag))?;
-    let zones = paths(&loaded.site);
+    let zones = &loaded.site.cache_paths();
     let out = &mut io::BufWriter::new(io::stdout().lock());
     let written = match &options.what {
         What::Ls {

@@ -7,6 +7,7 @@ use crate::cli::{self, Command};
 use crate::engine::load::LoadOptions;
 use crate::module::Registry;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::Path;
 
 /// Runs a subcommand; the result is the exit code.
@@ -17,8 +18,29 @@ pub fn subcommand(args: &[OsString]) -> Option<Subcommand> {
     match args.first()?.to_str()? {
         "explain" => Some(explain::main),
         "cache" => Some(cache::main),
+        "modules" => Some(modules),
         _ => None,
     }
+}
+
+/// `couloir modules`: every module in the order of its hooks, with its directives.
+fn modules(registry: Registry, args: &[OsString]) -> i32 {
+    if args.len() > 1 {
+        eprintln!("usage: couloir modules");
+        return 1;
+    }
+    let mut text = String::new();
+    for module in registry.modules() {
+        let mut names: Vec<&str> = module.directives().iter().map(|d| d.name).collect();
+        names.dedup();
+        text.push_str(module.name());
+        text.push_str(if names.is_empty() { "" } else { ": " });
+        text.push_str(&names.join(" "));
+        text.push('\n');
+    }
+    // a reader that went away has what it wanted
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
 }
 
 /// How a configuration is loaded that is only looked at; the parameters are those of `-c`, `-p` and `-g`.

@@ -13,7 +13,7 @@
 //! Numbers are little-endian. A file whose length or checksum is not what its header says is never served.
 
 use super::key::Digest;
-use crate::exchange::h1::response::{Parser, Progress, UpstreamHead};
+use crate::http::h1::response::{Parser, Progress, UpstreamHead};
 use std::fmt;
 
 /// The first bytes of every file; the last one is the version of the format.

@@ -1,7 +1,7 @@
 //! An object that is still being written, for requests that read it meanwhile (`proxy_cache_lock`).
 
 use super::file::Meta;
-use crate::exchange::h1::response::UpstreamHead;
+use crate::http::h1::response::UpstreamHead;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::File;

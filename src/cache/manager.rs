@@ -415,8 +415,8 @@ mod tests {
     use super::*;
     use crate::cache::file::Meta;
     use crate::cache::store::Fill;
-    use crate::exchange::h1::response::UpstreamHead;
-    use crate::module::TempPath;
+    use crate::files::TempPath;
+    use crate::http::h1::response::UpstreamHead;
 
     fn zone(root: &Path, params: &Params) -> Arc<Zone> {
         let zone = Arc::new(Zone::new("z", root, &[1, 2]));

@@ -1,10 +1,10 @@
 //! `proxy_cache_rfc9111`: what RFC 9111 says where nginx does less, or something else.
 
 use super::rules::Freshness;
-use crate::exchange::h1::response::UpstreamHead;
 use crate::http::date;
+use crate::http::h1::response::UpstreamHead;
 use crate::http::headers::{Headers, Known};
-use crate::module::ignore;
+use crate::upstream::ignore;
 
 /// Reads a head as RFC 9111, sections 3 and 4.2, say; `authorized` is whether the request had `Authorization`.
 ///

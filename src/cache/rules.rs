@@ -2,7 +2,7 @@
 
 use crate::http::date;
 use crate::http::headers::{Headers, Known};
-use crate::module::ignore;
+use crate::upstream::ignore;
 
 /// The longest `Vary` that is kept, bytes (nginx's limit).
 pub const MAX_VARY: usize = 128;

@@ -4,8 +4,8 @@ use super::file::{self, Damage, Meta};
 use super::key::Digest;
 use super::live::Live;
 use super::zone::{Zone, reason};
-use crate::exchange::h1::response::UpstreamHead;
-use crate::module::{Spool, TempPath};
+use crate::files::{Spool, TempPath};
+use crate::http::h1::response::UpstreamHead;
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -418,7 +418,7 @@ fn named(call: &str, path: &Path, e: &io::Error) -> io::Error {
 mod tests {
     use super::*;
     use crate::cache::index::Found;
-    use crate::exchange::h1::response::{Parser, Progress};
+    use crate::http::h1::response::{Parser, Progress};
 
     fn zone(root: &Path, levels: &[u8]) -> Arc<Zone> {
         let zone = Zone::new("z", root, levels);

@@ -230,7 +230,7 @@ fn visit(site: &Site, id: LocId, name: &[u8], outer: &[u8], out: &mut Vec<(Vec<u
 fn groups(site: &Site) -> impl Iterator<Item = ((&str, u16), &Group)> {
     let list = site.groups.get().map(|g| g.list.as_slice());
     let list = list.unwrap_or_default().iter();
-    list.map(|(name, port, group)| ((&**name, *port), &**group))
+    list.map(|(name, port, group)| ((&**name, *port), &*group.group))
 }
 
 /// The peers of a group by what was written and where it leads, with their settings.

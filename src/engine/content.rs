@@ -1,8 +1,9 @@
 //! Who makes the response: the location's own handler, or the first of the general ones that wants to.
 
-use super::phases::{Outcome, outcome, settle};
+use super::phases::{outcome, settle};
 use super::tale;
 use crate::log::Level;
+use crate::module::Outcome;
 use crate::module::{Content, Location, Next, Request};
 
 /// Produces the content of a request in its location.
@@ -27,7 +28,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
         }
     }
     if r.uri.ends_with(b"/") {
-        let path = super::redirect::map_path(r);
+        let path = crate::module::paths::map_path(r);
         r.error(
             Level::Error,
             format_args!(

@@ -1,10 +1,9 @@
 //! What becomes of a status: an `error_page`, the built-in page, or no answer at all.
 
-use super::phases::{Outcome, split_uri};
 use crate::http::head::Version;
 use crate::http::{status, uri};
 use crate::log::Level;
-use crate::module::{Body, ErrorPage, RedirectTo, Request};
+use crate::module::{Body, ErrorPage, Outcome, RedirectTo, Request};
 use bytes::Bytes;
 
 /// Decides how a request ends that was given a status; `None` where nothing more is to be sent.
@@ -61,7 +60,7 @@ fn configured(r: &mut Request, page: &ErrorPage) -> Outcome {
                     Ok(safe) => Some(RedirectTo::Uri(safe.path.into_owned(), args.clone())),
                     Err(_) => None,
                 },
-                None => split_uri(&target),
+                None => RedirectTo::parse(&target),
             };
             match to {
                 Some(to) => Outcome::Redirect(to),
@@ -124,8 +123,8 @@ fn builtin(r: &mut Request) -> Outcome {
             && r.head.version >= Version::V10
             && r.err_status >= 400;
         let server = match core.server_tokens {
-            crate::module::Tokens::Build => crate::serve::SERVER_BUILD,
-            _ => crate::serve::SERVER,
+            crate::module::Tokens::Build => crate::http::status::SERVER_BUILD,
+            _ => crate::http::status::SERVER,
         };
         status::builtin_page(r.err_status, core.server_tokens, server, padding, &mut page);
     }

@@ -52,15 +52,6 @@ pub(super) fn all(b: &mut Build) {
     }
 }
 
-/// A module's effective settings of a block.
-pub(crate) fn effective<M: Module>(b: &Build, id: BlockId) -> Arc<M::Conf> {
-    let m = b.registry.index_of::<M>();
-    let found = m.and_then(|m| b.blocks.get(id.0 as usize)?.effective.get(m)?.clone());
-    found
-        .and_then(|a| a.downcast::<M::Conf>().ok())
-        .unwrap_or_default()
-}
-
 const STREAM: Place = Place::STREAM
     .or(Place::STREAM_SERVER)
     .or(Place::STREAM_UPSTREAM);

@@ -3,7 +3,6 @@
 use super::core::HttpServer;
 use super::core::listen::ListenSpec;
 use super::core::server::ServerName;
-use super::site::effective;
 use crate::config::{Diag, Result};
 use crate::module::{
     BlockId, Build, ListenAddr, ListenOptions, Listener, Names, PatternList, Server,
@@ -27,11 +26,11 @@ pub(super) fn collect(
     ids: &[BlockId],
     servers: &mut [Server],
 ) -> Result<Vec<Listener>> {
-    super::tls::servers(b, ids, servers)?;
+    b.assembled(ids, servers)?;
     let mut order: Vec<Address> = Vec::new();
     let mut index: HashMap<ListenAddr, usize> = HashMap::new();
     for (n, id) in ids.iter().enumerate() {
-        let conf = effective::<HttpServer>(b, *id);
+        let conf = b.effective::<HttpServer>(*id);
         let mut listens = conf.listens.clone();
         if listens.is_empty() {
             // nginx: *:80 where it may, else *:8000
@@ -121,9 +120,7 @@ pub(super) fn collect(
     for a in order {
         let names = names(b, ids, &a.servers, &a.spec.addr)?;
         let tls = if a.spec.ssl {
-            Some(super::tls::listener(
-                b, ids, &a.servers, a.default, servers,
-            )?)
+            Some(super::tls::listener(&a.servers, a.default, servers)?)
         } else {
             None
         };
@@ -148,7 +145,7 @@ fn names(b: &mut Build, ids: &[BlockId], servers: &[u32], addr: &ListenAddr) -> 
         let Some(id) = ids.get(*n as usize) else {
             continue;
         };
-        let conf = effective::<HttpServer>(b, *id);
+        let conf = b.effective::<HttpServer>(*id);
         let none = [ServerName::Exact(Default::default())];
         let list = if conf.names.is_empty() {
             &none[..]

@@ -85,6 +85,11 @@ fn read(
     options: &LoadOptions,
     reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
+    if !b.registry.is_arranged() {
+        let diag = Diag::plain("the list of modules is not arranged (Registry::arrange)");
+        let warnings = Vec::new();
+        return Err(LoadError { diag, warnings });
+    }
     let conf_prefix = folder(options);
     let tree = config::parse_file(&options.conf, &conf_prefix, reader);
     let result = (|| {

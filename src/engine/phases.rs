@@ -1,24 +1,12 @@
 //! The path of a request through the phases, with internal redirects inside the loop.
 
 use super::lookup::{self, Found};
-use super::{content, error_page, output, tale};
-use crate::http::uri;
+use super::{content, error_page, tale};
+use crate::delivery::output;
 use crate::log::Level;
 use crate::module::*;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What ends a pass through the phases.
-pub enum Outcome {
-    /// The response has been written.
-    Done,
-    /// End with this status.
-    Status(u16),
-    /// Send `r.out` with this body.
-    Respond(Body),
-    /// Begin again.
-    Redirect(RedirectTo),
-}
 
 /// Where a pass begins.
 enum Entry {
@@ -47,7 +35,7 @@ pub async fn serve(r: &mut Request) {
 
 /// Goes on with a request that has been answered (`post_action`); nothing more is sent.
 async fn post_action(r: &mut Request) {
-    let nobody = super::subrequest::nobody(r);
+    let nobody = subrequest::nobody(r);
     let down = std::mem::replace(&mut r.down, nobody);
     let (aborted, keepalive, head_size) = (r.aborted, r.keepalive, r.head_size);
     // the client's body is not read from here
@@ -584,16 +572,4 @@ pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outc
             _ => None,
         },
     }
-}
-
-/// Splits a target of `error_page`, `try_files`, `X-Accel-Redirect` and their kin into URI and arguments.
-pub fn split_uri(target: &[u8]) -> Option<RedirectTo> {
-    if target.first() == Some(&b'@') {
-        return Some(RedirectTo::Named(target.to_vec()));
-    }
-    let safe = uri::parse_unsafe(target).ok()?;
-    Some(RedirectTo::Uri(
-        safe.path.into_owned(),
-        safe.args.unwrap_or_default().to_vec(),
-    ))
 }

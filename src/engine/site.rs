@@ -4,10 +4,9 @@ use super::core::http::HttpWritten;
 use super::core::main::CoreWritten;
 use super::core::server::{ServerName, ServerWritten, Servers};
 use super::core::{Core, Http2, HttpCore, HttpServer};
-use super::file_cache::FileRules;
 use super::inherit;
-pub(crate) use super::inherit::effective;
 use crate::config::Result;
+use crate::files::FileRules;
 use crate::log::{ErrorLog, LogFiles, Sink, Target, Threshold};
 use crate::module::*;
 use std::collections::HashMap;
@@ -27,11 +26,10 @@ type ByName<T> = HashMap<Box<[u8]>, T>;
 
 /// Assembles the site of a configuration that has been read.
 pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
-    let groups = crate::modules::upstream::groups(b);
+    let groups = b.groups();
     b.configured()?;
     b.finish()?;
     inherit::all(b);
-    super::tls::begin(b);
     let (vars, var_slots) = b.resolve_vars()?;
     let var_names = vars
         .iter()
@@ -44,7 +42,7 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
         prefix: b.prefix.clone(),
     };
 
-    let main_http = effective::<HttpCore>(b, BlockId(0));
+    let main_http = b.effective::<HttpCore>(BlockId(0));
     let error_log = logs.of(&main_http)?;
     let main = main_conf(b, defaults);
 
@@ -78,16 +76,17 @@ pub(crate) fn assemble(b: &mut Build, defaults: &Defaults) -> Result<Site> {
         registry: b.registry.clone(),
         groups,
         prints: Prints::of(b),
+        dispatch: &super::dispatch::Engine,
     })
 }
 
 fn main_conf(b: &Build, defaults: &Defaults) -> MainConf {
-    let c = effective::<Core>(b, BlockId(0));
+    let c = b.effective::<Core>(BlockId(0));
     let events = b
         .blocks
         .iter()
         .position(|x| matches!(x.kind, BlockKind::Events));
-    let events = events.map(|i| effective::<Core>(b, BlockId(i as u32)));
+    let events = events.map(|i| b.effective::<Core>(BlockId(i as u32)));
     let CoreWritten {
         user,
         worker_processes,
@@ -176,15 +175,12 @@ struct Assembly<'b> {
     locations: Vec<Location>,
     /// Core settings by the address of what they were made from: locations that write nothing share them.
     cores: HashMap<usize, Arc<CoreConf>>,
-    resolvers: Vec<(
-        crate::upstream::ResolverConf,
-        Arc<crate::upstream::Resolver>,
-    )>,
+    resolvers: Vec<(crate::dns::ResolverConf, Arc<crate::dns::Resolver>)>,
 }
 
 impl Assembly<'_> {
     fn server(&mut self, id: BlockId, index: u32) -> Result<Server> {
-        let conf = effective::<HttpServer>(self.b, id);
+        let conf = self.b.effective::<HttpServer>(id);
         let ServerWritten { names, .. } = &*conf;
         let name: Arc<[u8]> = match names.first() {
             Some(ServerName::Exact(n) | ServerName::Leading(n) | ServerName::Both(n)) => {
@@ -222,7 +218,7 @@ impl Assembly<'_> {
             merge_slashes: conf.merge_slashes.unwrap_or(d.merge_slashes),
             max_headers: conf.max_headers.map_or(d.max_headers, |n| n as usize),
             allow_connect: d.allow_connect,
-            http2: effective::<Http2>(self.b, id).settings(),
+            http2: self.b.effective::<Http2>(id).settings(),
         };
         let hooks = self.attach(id, Level::Server)?;
         let (tree, named) = self.tree(id, None)?;
@@ -473,7 +469,7 @@ impl Assembly<'_> {
     }
 
     fn core(&mut self, id: BlockId) -> Result<Arc<CoreConf>> {
-        let w = effective::<HttpCore>(self.b, id);
+        let w = self.b.effective::<HttpCore>(id);
         let key = Arc::as_ptr(&w) as usize;
         if let Some(c) = self.cores.get(&key) {
             return Ok(c.clone());
@@ -497,7 +493,7 @@ impl Assembly<'_> {
                 Some(match made {
                     Some(r) => r,
                     None => {
-                        let r = crate::upstream::Resolver::new(conf.clone());
+                        let r = crate::dns::Resolver::new(conf.clone());
                         let r = Arc::new(r.map_err(|e| crate::config::Diag::plain(e.to_string()))?);
                         self.resolvers.push((conf, r.clone()));
                         r

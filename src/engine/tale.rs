@@ -36,7 +36,7 @@ pub fn content(r: &Request, name: &'static str, next: &Next<'_>) -> Step {
     if let Some(length) = length {
         text += &format!(", {length} bytes");
         if module_of(name) == "static_files" {
-            let path = super::redirect::map_path(r);
+            let path = crate::module::paths::map_path(r);
             text += &format!(" of \"{}\"", String::from_utf8_lossy(&path));
         }
     }

@@ -1,68 +1,32 @@
 //! TLS of servers and listeners, and what a request must satisfy on a connection that has TLS.
 
-use super::site::effective;
 use crate::config::{Diag, Result};
 use crate::log::Level;
-use crate::module::{
-    BlockId, Build, Listener, Request, Server, TlsInfo, TlsListener, VerifyClient,
-};
-use crate::modules::ssl::{self, Ssl};
-use crate::tls::load::SharedLoader;
+use crate::module::{Listener, Request, Server, TlsInfo, TlsListener, VerifyClient};
 use openssl::x509::X509VerifyResult;
 use std::sync::Arc;
 
-/// Lets certificates be taken over from the configuration in force; before any is loaded.
-pub(super) fn begin(b: &mut Build) {
-    if effective::<Ssl>(b, BlockId(0)).inheritable() {
-        b.shared::<SharedLoader>().lock().inherit();
-    }
-}
-
-/// Makes the contexts of all servers, whether or not they listen with TLS.
-pub(super) fn servers(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
-    for (id, server) in ids.iter().zip(servers) {
-        let conf = effective::<Ssl>(b, *id);
-        server.tls = Some(Arc::new(ssl::server(&conf, b)?));
-    }
-    b.shared::<SharedLoader>().lock().keep();
-    Ok(())
-}
-
 /// The TLS side of an address of these servers.
-pub(super) fn listener(
-    b: &Build,
-    ids: &[BlockId],
-    on: &[u32],
-    default: u32,
-    servers: &[Server],
-) -> Result<Arc<TlsListener>> {
+pub(super) fn listener(on: &[u32], default: u32, servers: &[Server]) -> Result<Arc<TlsListener>> {
     let missing = |n: u32| {
         let place = servers.get(n as usize).map_or("", |s| &s.place);
         Diag::plain(format!(
             "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in {place}"
         ))
     };
-    let conf = |n: u32| {
-        ids.get(n as usize)
-            .map(|id| effective::<Ssl>(b, *id))
-            .unwrap_or_default()
-    };
-    if !conf(default).has_certificates() {
-        if !conf(default).rejects() {
+    let tls = |n: u32| servers.get(n as usize).and_then(|s| s.tls.as_ref());
+    let certified = |n: u32| tls(n).is_some_and(|t| t.certified);
+    let rejects = |n: u32| tls(n).is_some_and(|t| t.reject);
+    if !certified(default) {
+        if !rejects(default) {
             return Err(missing(default));
         }
         // the default server only refuses: the others must be able to serve
-        if let Some(n) = on
-            .iter()
-            .find(|n| !conf(**n).has_certificates() && !conf(**n).rejects())
-        {
+        if let Some(n) = on.iter().find(|n| !certified(**n) && !rejects(**n)) {
             return Err(missing(*n));
         }
     }
-    let tls = servers
-        .get(default as usize)
-        .and_then(|s| s.tls.clone())
-        .ok_or_else(|| missing(default))?;
+    let tls = tls(default).cloned().ok_or_else(|| missing(default))?;
     if tls.context.load().is_none() {
         return Err(missing(default));
     }

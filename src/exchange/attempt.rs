@@ -3,12 +3,12 @@
 use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
 use super::{body, cache, head, tunnel};
-use crate::engine::phases::Outcome;
 use crate::log::Level;
-use crate::module::{BodyLength, Codec, Pass, Request, next};
-use crate::serve::buffers;
+use crate::module::Outcome;
+use crate::module::{BodyLength, Codec, Pass, Request, Upstream, next};
+use crate::runtime::buffers;
 use crate::upstream::connect::Tag;
-use crate::upstream::{ConnectError, ConnectOptions, Connector, Group, Peer, Picked, UpConn, pool};
+use crate::upstream::{ConnectError, ConnectOptions, Connector, Peer, Picked, UpConn, pool};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Failure {
 pub(super) struct Attempt<'a> {
     pub pass: &'a Arc<Pass>,
     pub target: &'a Found,
-    pub group: &'a Group,
+    pub group: &'a Upstream,
     pub picked: &'a Picked<'a>,
     pub peer: &'a Peer,
     pub length: BodyLength,
@@ -144,7 +144,7 @@ impl<'a> Attempt<'a> {
         request: &[u8],
         own_body: Option<&[u8]>,
     ) -> Result<Outcome, Failure> {
-        let Some(connector) = crate::serve::connector() else {
+        let Some(connector) = crate::upstream::connector() else {
             return Err(Failure::new(next::ERROR, 502));
         };
         let tag = self.tag(r);
@@ -495,7 +495,7 @@ impl<'a> Attempt<'a> {
             cache::failed_with(r, status);
             return Ok(Outcome::Status(status));
         }
-        if let Some(steer) = self.group.extras.steer.as_deref() {
+        if let Some(steer) = self.group.steer.as_deref() {
             steer.head(r, self.peer);
         }
         if let Some(redirect) = head::accel_redirect(self.pass, r) {

@@ -1,8 +1,8 @@
 //! The head of an answer in CGI's form (RFC 3875, section 6): `Status:` and headers, as FastCGI, SCGI and uwsgi
 //! applications send it; the latter two may begin with an HTTP status line instead.
 
-use super::h1::response::{NAMES, StatusLine, UpstreamError, UpstreamHead, error};
 use crate::http::field::{self, Field, FieldScanner};
+use crate::http::h1::response::{NAMES, StatusLine, UpstreamError, UpstreamHead, error};
 use crate::http::headers::Known;
 
 /// Reads one head from a buffer that may still grow at its end.

@@ -2,18 +2,22 @@
 
 use super::cgi;
 use super::fastcgi::{self, Answer};
-use super::h1::response::{Parser, Progress};
 use super::memcached;
+use crate::http::h1::response::{Parser, Progress};
 use crate::http::method::Method;
 use crate::log::Level;
 use crate::module::{Codec, Pass, Request};
 use bytes::{Buf, BytesMut};
 
+/// How much larger than one head interim responses may be together. An origin that sends them for ever would hold its
+/// request for ever: each one is an answer in time.
+const INTERIM: usize = 16;
+
 const DOING: &str = "while reading response header from upstream";
 
 /// Reads the head of an answer.
 pub(super) enum HeadReader<'a> {
-    /// With how much of early hints there was.
+    /// With how many bytes the interim responses had so far.
     Http1(Parser, usize),
     Cgi(cgi::Parser),
     FastCgi(Box<(Answer, cgi::Parser)>, bool),
@@ -113,6 +117,8 @@ impl<'a> HeadReader<'a> {
     }
 }
 
+const TOO_MANY: &str = "upstream sent too many interim responses";
+
 fn http1(
     parser: &mut Parser,
     hints: &mut usize,
@@ -121,18 +127,28 @@ fn http1(
     buf: &mut BytesMut,
 ) -> Read {
     let limit = pass.conf.buffer_size;
+    let mut interim = |consumed: usize| {
+        *hints = hints.saturating_add(consumed);
+        *hints <= limit.saturating_mul(INTERIM)
+    };
     match parser.parse(buf, limit, &mut r.upstream.head) {
         Progress::Need => Read::Need,
         Progress::EarlyHints { consumed } => {
             buf.advance(consumed);
-            *hints = hints.saturating_add(consumed);
+            if !interim(consumed) {
+                return bad(r, &TOO_MANY);
+            }
             super::hints::pass_on(r, pass, *hints);
             Read::Again
         }
         Progress::Done { consumed } => {
             buf.advance(consumed);
             if matches!(r.upstream.head.status, 100 | 102..=199) {
-                Read::Again
+                if interim(consumed) {
+                    Read::Again
+                } else {
+                    bad(r, &TOO_MANY)
+                }
             } else {
                 Read::Done(Body::Http)
             }

@@ -1,7 +1,7 @@
 //! The exchange of a request that is only explained: nothing is connected to.
 
 use super::target::Found;
-use crate::engine::phases::Outcome;
+use crate::module::Outcome;
 use crate::module::{Body, BodyLength, Pass, Request, Step};
 
 /// Tells what would be sent to whom, and answers 200 in the origin's place.

@@ -3,9 +3,9 @@
 use super::attempt::Attempt;
 use super::codec::Body;
 use super::fastcgi::{self, Answer};
-use super::h1::chunked::Decoder;
-use super::h1::response::BodyLength;
 use super::memcached;
+use crate::http::h1::chunked::Decoder;
+use crate::http::h1::response::BodyLength;
 use crate::module::{Codec, Request};
 use bytes::BytesMut;
 

@@ -1,10 +1,10 @@
 //! The origin's head on its way to the client.
 
 use super::target::Found;
-use crate::engine::phases::{Outcome, split_uri};
 use crate::http::headers::Known;
 use crate::log::Level;
 use crate::module::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
+use crate::module::{Outcome, RedirectTo};
 use crate::tls::client::Client;
 use crate::upstream::Peer;
 use crate::upstream::connect::ConnectTls;
@@ -54,7 +54,7 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
         }
     }
     r.upstream.head = head;
-    match split_uri(&target) {
+    match RedirectTo::parse(&target) {
         Some(to) => {
             if !r.is_head() && !matches!(to, crate::module::RedirectTo::Named(_)) {
                 r.method = crate::http::method::Method::Get;

@@ -9,7 +9,6 @@ mod codec;
 mod dry;
 pub mod fastcgi;
 mod framing;
-pub mod h1;
 pub mod h2;
 mod head;
 mod hints;
@@ -20,8 +19,8 @@ mod request_body;
 mod target;
 mod tunnel;
 
-use crate::engine::phases::Outcome;
 use crate::log::Level;
+use crate::module::Outcome;
 use crate::module::{BodyLength, Codec, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Group, Outcome as PeerOutcome, PickState, Picked};
@@ -122,7 +121,7 @@ async fn tries(
 ) -> Outcome {
     let conf = &pass.conf;
     let group = &*target.group;
-    let steer = group.extras.steer.as_deref();
+    let steer = group.steer.as_deref();
     let begun = (conf.next_upstream_timeout > 0).then(Instant::now);
     let mut pick = group.start();
     if let Some(steer) = steer {

@@ -1,13 +1,14 @@
 //! An exchange with a peer that no client asked for: an active health check.
 
-use super::h1::chunked::Decoder;
-use super::h1::response::{BodyLength as Framing, Parser, Progress};
 use super::head;
 pub use super::probe_grpc::GrpcHealth;
 use super::target::Found;
+use crate::http::h1::chunked::Decoder;
+use crate::http::h1::response::{BodyLength as Framing, Parser, Progress};
 use crate::http::method::Method;
 use crate::module::{
-    BodyLength, Destination, LocId, Nobody, Pass, PassTarget, Request, SiteRef, UpstreamState,
+    BodyLength, Destination, LocId, Nobody, Pass, PassTarget, Request, SiteRef, Upstream,
+    UpstreamState,
 };
 use crate::upstream::{ConnectError, ConnectOptions, Group, Peer, UpConn};
 use std::fmt;
@@ -142,7 +143,7 @@ impl Probe<'_> {
 
     async fn open(&self, r: &mut Request, alpn: &'static [u8]) -> Result<UpConn, ProbeError> {
         const DOING: &str = "connecting to upstream";
-        let Some(connector) = crate::serve::connector() else {
+        let Some(connector) = crate::upstream::connector() else {
             return Err(ProbeError::new(DOING, "no connector"));
         };
         let conf = &self.pass.conf;
@@ -158,7 +159,7 @@ impl Probe<'_> {
         }
         if self.tls() {
             let found = Found {
-                group: self.group.clone(),
+                group: Arc::new(Upstream::plain(self.group.clone())),
                 host: Vec::new(),
                 port: Vec::new(),
                 uri: None,

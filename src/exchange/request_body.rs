@@ -2,7 +2,7 @@
 
 use super::attempt::{Attempt, Failure};
 use crate::exchange::fastcgi;
-use crate::exchange::h1::chunked;
+use crate::http::h1::chunked;
 use crate::log::Level;
 use crate::module::{BodyLength, BodyRead, Codec, Request};
 use crate::upstream::UpConn;
@@ -193,7 +193,7 @@ async fn stream(
                     );
                     r.client_closed = true;
                     return Err(Failure {
-                        outcome: Some(crate::engine::phases::Outcome::Status(400)),
+                        outcome: Some(crate::module::Outcome::Status(400)),
                         ..Failure::gone()
                     });
                 }

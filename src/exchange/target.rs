@@ -2,14 +2,14 @@
 
 use crate::config::addr::Address;
 use crate::log::Level;
-use crate::module::{Destination, Pass, PassTarget, Request, Target};
+use crate::module::{Destination, Pass, PassTarget, Request, Target, Upstream};
 use crate::upstream::{Group, PeerAddr};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The group and what the protocol needs to know of the target.
 pub(super) struct Found {
-    pub group: Arc<Group>,
+    pub group: Arc<Upstream>,
     pub host: Vec<u8>,
     pub port: Vec<u8>,
     pub uri: Option<Vec<u8>>,
@@ -76,7 +76,7 @@ pub(super) async fn find(r: &mut Request, pass: &Pass) -> Result<Found, u16> {
     let name = String::from_utf8_lossy(&t.host).into_owned();
     let single = |addrs: Vec<PeerAddr>| {
         Group::single(&name, addrs)
-            .map(Arc::new)
+            .map(|group| Arc::new(Upstream::plain(Arc::new(group))))
             .map_err(|_| 502u16)
     };
     let group = match &t.address {

@@ -1,11 +1,11 @@
 //! An upgraded connection: bytes pass as they are, both ways, until one side ends.
 
 use super::attempt::Attempt;
-use crate::engine::output;
-use crate::engine::phases::Outcome;
+use crate::delivery::output;
 use crate::log::Level;
+use crate::module::Outcome;
 use crate::module::{BodyRead, Framing, Request};
-use crate::serve::buffers;
+use crate::runtime::buffers;
 use crate::upstream::UpConn;
 use bytes::{Buf, BytesMut};
 use std::future::poll_fn;

@@ -2,6 +2,14 @@
 
 use super::escape::{Escape, escape};
 
+/// The nginx release whose language and behaviour this build follows; tools parse it from `-v`.
+pub const NGINX_VERSION: &str = "1.31.5";
+
+/// What `Server` and the built-in pages say: the level of compatibility, which existing tools parse.
+pub const SERVER: &str = "nginx/1.31.5";
+/// The same with the build's name (`server_tokens build`).
+pub const SERVER_BUILD: &str = concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")");
+
 /// The `server_tokens` directive, as far as pages show it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tokens {

@@ -31,6 +31,9 @@ pub use line::{Context, Line, MAX_ERROR_STR, Record, RequestContext};
 pub use syslog::{SendError, SyslogConfig, SyslogPeer};
 pub use writer::{AccessLogError, AccessLogs, AccessWriter, Buffering};
 
+/// Access log when the configuration names none (`--http-log-path`).
+pub const HTTP_LOG_PATH: &str = "/var/log/nginx/access.log";
+
 /// Writes one line to an [`ErrorLog`]; the message is only formatted when the log wants the level.
 ///
 /// `error_log!(log, Level::Error, conn, "open() \"{path}\" failed")`, where `conn` is the `Option<u64>` number

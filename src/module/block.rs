@@ -9,6 +9,11 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockId(pub u32);
 
+impl BlockId {
+    /// The main level.
+    pub const MAIN: BlockId = BlockId(0);
+}
+
 /// What a block is.
 #[derive(Clone, Debug)]
 pub enum BlockKind {

@@ -44,6 +44,7 @@ pub struct Build {
     pub testing: bool,
     /// `start_degraded`: known before anything else is read, wherever it stands.
     pub(crate) start_degraded: bool,
+    groups: super::GroupsRef,
     /// What stands where, if a request is to be explained.
     pub(crate) written: Option<super::WrittenList>,
 }
@@ -67,6 +68,7 @@ impl Build {
             conf_prefix: conf_prefix.into(),
             testing: false,
             start_degraded: false,
+            groups: super::GroupsRef::default(),
             written: None,
         };
         b.push_block(None, Place::MAIN, BlockKind::Main, "");
@@ -219,6 +221,32 @@ impl Build {
 
     fn unknown_directive(&self, s: &Statement) -> Box<Diag> {
         s.unknown_directive(self.registry.directive_names())
+    }
+
+    /// The groups of the site, for targets with variables; filled once everything has been read.
+    pub fn groups(&self) -> super::GroupsRef {
+        self.groups.clone()
+    }
+
+    /// A module's effective settings of a block, once inner blocks have inherited: in [`Module::assembled`].
+    pub fn effective<M: Module>(&self, id: BlockId) -> Arc<M::Conf> {
+        let m = self.registry.index_of::<M>();
+        let found = m.and_then(|m| self.blocks.get(id.0 as usize)?.effective.get(m)?.clone());
+        found
+            .and_then(|a| a.downcast::<M::Conf>().ok())
+            .unwrap_or_default()
+    }
+
+    /// Lets every module finish what it has on the servers.
+    pub(crate) fn assembled(
+        &mut self,
+        ids: &[BlockId],
+        servers: &mut [super::Server],
+    ) -> Result<()> {
+        let registry = self.registry.clone();
+        registry
+            .modules()
+            .try_for_each(|m| m.assembled(self, ids, servers))
     }
 
     /// The kind of block that is being read.

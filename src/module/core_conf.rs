@@ -1,6 +1,7 @@
 //! The effective core settings of a server and of a location, as the runtime reads them.
 
 use super::Template;
+use crate::files::TempPath;
 use crate::log::ErrorLog;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -174,15 +175,6 @@ pub mod proxied {
     pub const ANY: u16 = 1 << 8;
 }
 
-/// Where temporary files are made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TempPath {
-    /// The folder.
-    pub path: std::path::PathBuf,
-    /// Characters of the hashed levels of subfolders, up to three.
-    pub levels: Vec<u8>,
-}
-
 /// Media types by extension.
 pub type Types = HashMap<Box<[u8]>, Arc<[u8]>>;
 
@@ -274,11 +266,11 @@ pub struct CoreConf {
     /// `limit_rate_after`, bytes.
     pub limit_rate_after: Option<Template>,
     /// `resolver` with `resolver_timeout`.
-    pub resolver: Option<Arc<crate::upstream::Resolver>>,
+    pub resolver: Option<Arc<crate::dns::Resolver>>,
     /// `disable_symlinks`: 0 off, 1 on, 2 if_not_owner; and `from=`.
     pub disable_symlinks: (u8, Option<Template>),
     /// `open_file_cache` and its kin.
-    pub open_file_cache: Option<crate::engine::file_cache::FileRules>,
+    pub open_file_cache: Option<crate::files::FileRules>,
     /// `early_hints`: conditions of which one must hold.
     pub early_hints: Option<Arc<[Template]>>,
     /// `auth_delay`, milliseconds.

@@ -26,6 +26,18 @@ pub enum Phase {
     PreContent,
 }
 
+/// What ends a pass through the phases.
+pub enum Outcome {
+    /// The response has been written.
+    Done,
+    /// End with this status.
+    Status(u16),
+    /// Send `r.out` with this body.
+    Respond(Body),
+    /// Begin again.
+    Redirect(RedirectTo),
+}
+
 /// What a handler decides.
 pub enum Next<'r> {
     /// Go on with the next hook.
@@ -56,6 +68,20 @@ pub enum RedirectTo {
     Uri(Vec<u8>, Vec<u8>),
     /// A named location, `@` included.
     Named(Vec<u8>),
+}
+
+impl RedirectTo {
+    /// Splits a target of `error_page`, `try_files`, `X-Accel-Redirect` and their kin into URI and arguments.
+    pub fn parse(target: &[u8]) -> Option<RedirectTo> {
+        if target.first() == Some(&b'@') {
+            return Some(RedirectTo::Named(target.to_vec()));
+        }
+        let safe = crate::http::uri::parse_unsafe(target).ok()?;
+        Some(RedirectTo::Uri(
+            safe.path.into_owned(),
+            safe.args.unwrap_or_default().to_vec(),
+        ))
+    }
 }
 
 /// The body of a local response.

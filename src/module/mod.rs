@@ -4,26 +4,35 @@
 //! hooks to the locations that use it. The built-in modules register through the same
 //! [`Registry`] as a user's own filter; there is no private door.
 
+mod background;
+mod balance;
 mod block;
 mod build;
+mod caching;
 mod conf;
+mod copy;
 mod core_conf;
 mod directive;
+mod dispatch;
 mod docs;
 mod downstream;
+pub mod files;
 mod hook;
+mod output;
 mod pass;
+pub mod paths;
 mod pattern;
 mod pattern_list;
 mod registry;
 mod request;
+mod request_filter;
 mod response;
 mod sieve;
 mod site;
 mod slot;
-mod spool;
 mod stats;
 mod steer;
+pub mod subrequest;
 mod template;
 mod tls;
 mod trace;
@@ -32,12 +41,20 @@ mod value;
 mod variable;
 mod written;
 
+pub use crate::files::{Spool, TempPath};
+pub use crate::upstream::{UpstreamState, ignore, next};
+pub(crate) use background::in_site;
+pub use background::{Background, background_site};
+pub use balance::{BalanceKey, BalanceMethod, Unsupported};
 pub use block::{BlockId, BlockKind, LocationName};
 pub(crate) use build::IfBlocks;
 pub use build::{Build, LocCell};
+pub use caching::{CacheCall, CacheChoice, CachePurge, CacheSettings};
 pub use conf::{AnyConf, Conf};
+pub use copy::StoredCopy;
 pub use core_conf::*;
 pub use directive::{Args, Directive, Place, once};
+pub use dispatch::{Dispatch, Serving};
 pub use docs::directives_markdown;
 pub(crate) use downstream::Nobody;
 pub use downstream::{
@@ -45,17 +62,19 @@ pub use downstream::{
 };
 pub use hook::{
     Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
-    Logger, Next, Phase, Prepare, RedirectTo, StatusText,
+    Logger, Next, Outcome, Phase, Prepare, RedirectTo, StatusText,
 };
+pub use output::Output;
+pub(crate) use output::{Cut, Stage};
 pub use pass::*;
 pub use pattern::{Captures, Pattern};
 pub use pattern_list::PatternList;
-pub use registry::{AnyModule, DirectiveInfo, Registry};
+pub use registry::{AnyModule, DirectiveInfo, Order, Registry};
 pub use request::{BodyState, Request};
+pub use request_filter::RequestBodyFilter;
 pub use response::ResponseHead;
 pub use site::*;
 pub use slot::Slot;
-pub use spool::Spool;
 pub use stats::{Gauge, Stat};
 pub use steer::Steer;
 pub use template::Template;
@@ -70,7 +89,6 @@ pub use variable::{Evaluate, VarDef, VarId, VarKind, Variable};
 pub use written::{InForce, Written, WrittenList};
 
 pub use crate::config::{Diag, Result as ConfResult, Statement};
-pub use crate::engine::subrequest;
 pub use pingora_core::server::ShutdownWatch;
 pub use pingora_core::services::background::BackgroundService;
 
@@ -95,6 +113,11 @@ pub trait Module: Send + Sync + 'static {
     type Conf: Conf;
     /// Whether [`Module::attach`] is called everywhere, with the defaults where nothing is written.
     const ALWAYS: bool = false;
+    /// Where the module's hooks run among those of other modules. Where it says nothing, a module that is added to the
+    /// built-in ones runs behind access control and the filters that change bodies, and in front of those that compress.
+    const ORDER: &'static [Order] = &[];
+    /// Whether its directives do something; `false` where they are known only to be refused with a reason.
+    const OFFERED: bool = true;
     /// The directives, each with its own documentation.
     const DIRECTIVES: &'static [Directive<Self::Conf>];
     /// The variables that this module provides.
@@ -106,16 +129,19 @@ pub trait Module: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Called once servers and locations are assembled: the place for what a module keeps for each server, such as its
+    /// TLS context. `ids` are the blocks of the servers; [`Build::effective`] gives their settings.
+    fn assembled(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> ConfResult<()> {
+        let _ = (b, ids, servers);
+        Ok(())
+    }
+
     /// Leaves this module's hooks in one server or location whose effective settings are `conf`.
     ///
     /// Called only for blocks in which one of the module's directives is in force. A module that is
     /// not used must leave no hook; the compliance test holds every registered module to this.
     fn attach(conf: &Arc<Self::Conf>, on: &mut Hooks) -> ConfResult<()>;
 }
-
-/// Something that a configuration needs done all the time (health checks, names that resolve anew), as Pingora's
-/// service in the background.
-pub type Background = dyn BackgroundService + Send + Sync;
 
 /// `, client: …, server: …, request: "…", upstream: "…", host: "…"`: what nginx adds to an error line.
 pub(crate) fn response_context(r: &Request) -> String {

@@ -1,9 +1,9 @@
 //! What a location that talks to an origin hands to the exchange engine.
 
-use super::{Request, TempPath, Template, Val};
+use super::{Request, Steer, TempPath, Template, Val};
 use crate::config::addr::{Address, parse_server};
-use crate::exchange::h1::response::UpstreamHead;
-use crate::upstream::Group;
+use crate::http::h1::response::UpstreamHead;
+use crate::upstream::{Group, UpstreamState};
 use std::sync::Arc;
 
 /// A location's origin, protocol and settings: the content of `proxy_pass` and its kin.
@@ -17,7 +17,30 @@ pub struct Pass {
 }
 
 /// A group named by a directive; known once the whole configuration has been read.
-pub type GroupRef = Arc<std::sync::OnceLock<Arc<Group>>>;
+pub type GroupRef = Arc<std::sync::OnceLock<Arc<Upstream>>>;
+
+/// A group of peers, with what of a request decides its peer.
+pub struct Upstream {
+    /// The peers.
+    pub group: Arc<Group>,
+    /// The key of a hash, `sticky`.
+    pub steer: Option<Arc<dyn Steer>>,
+}
+
+impl Upstream {
+    /// A group whose method of balancing does not look at requests.
+    pub fn plain(group: Arc<Group>) -> Upstream {
+        Upstream { group, steer: None }
+    }
+}
+
+impl std::ops::Deref for Upstream {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.group
+    }
+}
 
 /// The groups of a site, for targets with variables; filled once everything has been read.
 pub type GroupsRef = Arc<std::sync::OnceLock<Groups>>;
@@ -34,12 +57,12 @@ pub enum PassTarget {
 #[derive(Default)]
 pub struct Groups {
     /// Name, port (0 for an `upstream {}` block) and group.
-    pub list: Vec<(Box<str>, u16, Arc<Group>)>,
+    pub list: Vec<(Box<str>, u16, Arc<Upstream>)>,
 }
 
 impl Groups {
     /// The `upstream {}` of that name if no port was written, or an implied upstream of that name and port.
-    pub fn find(&self, name: &str, port: u16, port_given: bool) -> Option<&Arc<Group>> {
+    pub fn find(&self, name: &str, port: u16, port_given: bool) -> Option<&Arc<Upstream>> {
         let fits = |p: u16| if p == 0 { !port_given } else { p == port };
         self.list
             .iter()
@@ -211,58 +234,6 @@ pub enum BodyLength {
     Chunked,
 }
 
-/// When the next origin may be tried (`proxy_next_upstream`): bits.
-pub mod next {
-    /// Connecting, sending or reading failed.
-    pub const ERROR: u32 = 1;
-    /// A timeout passed.
-    pub const TIMEOUT: u32 = 1 << 1;
-    /// An empty or invalid response.
-    pub const INVALID_HEADER: u32 = 1 << 2;
-    /// 500.
-    pub const HTTP_500: u32 = 1 << 3;
-    /// 502.
-    pub const HTTP_502: u32 = 1 << 4;
-    /// 503.
-    pub const HTTP_503: u32 = 1 << 5;
-    /// 504.
-    pub const HTTP_504: u32 = 1 << 6;
-    /// 403.
-    pub const HTTP_403: u32 = 1 << 7;
-    /// 404.
-    pub const HTTP_404: u32 = 1 << 8;
-    /// 429.
-    pub const HTTP_429: u32 = 1 << 9;
-    /// POST, LOCK, PATCH too, even after they were sent.
-    pub const NON_IDEMPOTENT: u32 = 1 << 10;
-    /// Never.
-    pub const OFF: u32 = 1 << 11;
-    /// `updating`, which only a cache has a use for.
-    pub const UPDATING: u32 = 1 << 12;
-}
-
-/// Headers of the origin that are not obeyed (`proxy_ignore_headers`): bits.
-pub mod ignore {
-    /// X-Accel-Redirect.
-    pub const ACCEL_REDIRECT: u32 = 1;
-    /// X-Accel-Expires.
-    pub const ACCEL_EXPIRES: u32 = 1 << 1;
-    /// X-Accel-Limit-Rate.
-    pub const ACCEL_LIMIT_RATE: u32 = 1 << 2;
-    /// X-Accel-Buffering.
-    pub const ACCEL_BUFFERING: u32 = 1 << 3;
-    /// X-Accel-Charset.
-    pub const ACCEL_CHARSET: u32 = 1 << 4;
-    /// Expires.
-    pub const EXPIRES: u32 = 1 << 5;
-    /// Cache-Control.
-    pub const CACHE_CONTROL: u32 = 1 << 6;
-    /// Set-Cookie.
-    pub const SET_COOKIE: u32 = 1 << 7;
-    /// Vary.
-    pub const VARY: u32 = 1 << 8;
-}
-
 /// Settings of the exchange with an origin; times in milliseconds, sizes in bytes.
 #[derive(Clone)]
 pub struct PassConf {
@@ -325,7 +296,7 @@ pub struct PassConf {
     /// TLS towards the origin, where the target may ask for it.
     pub tls: Option<Arc<super::UpstreamTls>>,
     /// `proxy_cache` and its kin, where responses are cached.
-    pub cache: Option<Arc<crate::cache::Settings>>,
+    pub cache: Option<Arc<super::CacheSettings>>,
     /// `proxy_store`, where copies of responses are kept.
     pub store: Option<Arc<Store>>,
 }
@@ -336,33 +307,6 @@ pub struct Store {
     pub path: Option<Template>,
     /// `proxy_store_access`: permission bits.
     pub access: u32,
-}
-
-/// What was learnt of one try at an origin: the `$upstream_*` variables.
-#[derive(Clone, Debug, Default)]
-pub struct UpstreamState {
-    /// The peer's name; the group's where none was live.
-    pub addr: Arc<str>,
-    /// The status; 0 until there is one.
-    pub status: u16,
-    /// Milliseconds to connect.
-    pub connect_time: Option<u64>,
-    /// Milliseconds to the head.
-    pub header_time: Option<u64>,
-    /// Milliseconds to the end.
-    pub response_time: Option<u64>,
-    /// Body bytes received.
-    pub response_length: u64,
-    /// Bytes received, head included.
-    pub bytes_received: u64,
-    /// Bytes sent.
-    pub bytes_sent: u64,
-    /// Milliseconds in the group's `queue`.
-    pub queue_time: Option<u64>,
-    /// The peer's server as written in the configuration: `$upstream_last_server_name`.
-    pub server: Arc<str>,
-    /// Begins a new group after an internal redirect: written after `:` instead of `,`.
-    pub new_group: bool,
 }
 
 /// The origin's side of a request.
@@ -395,9 +339,9 @@ pub struct UpstreamInfo {
     /// `proxy_limit_rate`, bytes a second; 0 is none.
     pub limit_rate: u64,
     /// What this exchange does with the cache.
-    pub cache: Option<Box<crate::cache::Call>>,
+    pub cache: Option<Box<super::CacheCall>>,
     /// The copy of the answer that is being written (`proxy_store`).
-    pub copy: Option<crate::exchange::cache::Copy>,
+    pub copy: Option<super::StoredCopy>,
     /// What an unsafe request invalidates if it succeeds (`proxy_cache_rfc9111`): the zone and the key.
     pub invalidates: Option<(Arc<crate::cache::CachePath>, Vec<u8>)>,
     /// `$upstream_cache_status`.

@@ -1,6 +1,6 @@
 //! The list of modules, in the order in which their hooks run.
 
-use super::{AnyConf, Args, Build, Conf, Hooks, Module, Place, Variable};
+use super::{AnyConf, Args, BlockId, Build, Conf, Hooks, Module, Place, Server, Variable};
 use crate::config::{Result, Statement};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -8,13 +8,35 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Every module of a binary: the built-in ones and the user's own.
+///
+/// The order of the list is the order in which hooks of the same kind run. [`Registry::add`] puts a module in front of
+/// what compresses responses and offers content, so that a body filter sees plain bytes; [`Module::ORDER`] says otherwise.
 #[derive(Default)]
 pub struct Registry {
-    modules: Vec<Box<dyn AnyModule>>,
+    modules: Vec<Entry>,
     by_type: HashMap<TypeId, usize>,
     by_name: HashMap<&'static str, Vec<(usize, usize)>>,
     variables: HashMap<&'static str, Variable>,
     prefixes: Vec<Variable>,
+    /// Where modules are added from now on; at the end where it is not set.
+    extension_point: Option<usize>,
+    /// Faults of the list itself, found while it was filled.
+    faults: Vec<String>,
+    arranged: bool,
+}
+
+struct Entry {
+    id: TypeId,
+    module: Box<dyn AnyModule>,
+}
+
+/// Where a module's hooks run among those of other modules, which are named by [`Module::NAME`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// In front of this module's hooks.
+    Before(&'static str),
+    /// Behind this module's hooks.
+    After(&'static str),
 }
 
 impl Registry {
@@ -23,29 +45,182 @@ impl Registry {
         Registry::default()
     }
 
-    /// Adds a module after those that are already there.
+    /// Adds a module at the extension point, behind those that were added there before.
+    ///
+    /// What is wrong with it (a type, name, directive or variable that is taken) is reported by [`Registry::arrange`].
     pub fn add<M: Module>(&mut self) -> &mut Self {
-        let index = self.modules.len();
-        if self.by_type.insert(TypeId::of::<M>(), index).is_some() {
+        let id = TypeId::of::<M>();
+        self.arranged = false;
+        if self.modules.iter().any(|e| e.id == id) {
+            self.faults
+                .push(format!("module \"{}\" is registered twice", M::NAME));
             return self;
         }
-        for (i, d) in M::DIRECTIVES.iter().enumerate() {
-            self.by_name.entry(d.name).or_default().push((index, i));
+        let at = self.extension_point.unwrap_or(self.modules.len());
+        let module = Box::new(Erased::<M>(PhantomData));
+        self.modules.insert(at, Entry { id, module });
+        if let Some(at) = &mut self.extension_point {
+            *at += 1;
         }
-        for v in M::VARIABLES {
-            if v.prefix {
-                self.prefixes.push(*v);
-            } else {
-                self.variables.insert(v.name, *v);
+        self
+    }
+
+    /// Lets modules be added here from now on, whatever is added behind this place by [`Registry::append`].
+    pub(crate) fn set_extension_point(&mut self) {
+        self.extension_point = Some(self.modules.len());
+    }
+
+    /// Adds a module at the end of the list.
+    pub(crate) fn append<M: Module>(&mut self) -> &mut Self {
+        let point = self.extension_point.take();
+        self.add::<M>();
+        self.extension_point = point;
+        self
+    }
+
+    /// Brings the modules into the order that they ask for, and checks that they fit together.
+    ///
+    /// # Errors
+    /// A module, directive or variable that is declared twice, an order that names an unknown module, or one that cannot
+    /// be kept; the text names both modules.
+    pub fn arrange(&mut self) -> std::result::Result<(), String> {
+        if let Some(fault) = self.faults.first() {
+            return Err(fault.clone());
+        }
+        self.order()?;
+        self.index()?;
+        self.arranged = true;
+        Ok(())
+    }
+
+    /// Whether the list may be used: [`Registry::arrange`] has succeeded since the last module was added.
+    pub fn is_arranged(&self) -> bool {
+        self.arranged
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.modules.iter().position(|e| e.module.name() == name)
+    }
+
+    /// Moves each module that asks for a place to it, and checks that all are where they want to be.
+    fn order(&mut self) -> std::result::Result<(), String> {
+        let wishes: Vec<_> = self
+            .modules
+            .iter()
+            .map(|e| (e.module.name(), e.module.order()))
+            .filter(|(_, order)| !order.is_empty())
+            .collect();
+        for (name, order) in &wishes {
+            for wish in order.iter() {
+                let (Order::Before(other) | Order::After(other)) = wish;
+                if self.position(other).is_none() {
+                    return Err(format!(
+                        "module \"{name}\" is ordered by module \"{other}\", which is unknown"
+                    ));
+                }
+            }
+            self.place(name, order);
+        }
+        // a module that moved later may have undone the place of an earlier one: each gets its turn again
+        for _ in 0..wishes.len() {
+            let Some((name, order)) = wishes.iter().find(|(n, o)| self.misplaced(n, o).is_some())
+            else {
+                return Ok(());
+            };
+            self.place(name, order);
+        }
+        match wishes
+            .iter()
+            .find_map(|(n, o)| Some((n, self.misplaced(n, o)?)))
+        {
+            None => Ok(()),
+            Some((name, other)) => Err(format!(
+                "the order of module \"{name}\" and module \"{other}\" goes in a circle"
+            )),
+        }
+    }
+
+    /// Moves a module in front of the first that it must precede, or behind the last that it must follow.
+    fn place(&mut self, name: &str, order: &[Order]) {
+        if self.misplaced(name, order).is_none() {
+            return;
+        }
+        let Some(from) = self.position(name) else {
+            return;
+        };
+        let entry = self.modules.remove(from);
+        let (mut first, mut last) = (None::<usize>, None::<usize>);
+        for wish in order {
+            match wish {
+                Order::Before(other) => {
+                    let at = self.position(other);
+                    first = first.into_iter().chain(at).min();
+                }
+                Order::After(other) => last = last.max(self.position(other).map(|at| at + 1)),
             }
         }
-        self.modules.push(Box::new(Erased::<M>(PhantomData)));
-        self
+        let to = first.or(last).unwrap_or(from).min(self.modules.len());
+        self.modules.insert(to, entry);
+    }
+
+    /// The module on whose wrong side this one stands.
+    fn misplaced(&self, name: &str, order: &[Order]) -> Option<&'static str> {
+        let own = self.position(name)?;
+        order.iter().find_map(|wish| match wish {
+            Order::Before(other) => (self.position(other)? < own).then_some(*other),
+            Order::After(other) => (self.position(other)? > own).then_some(*other),
+        })
+    }
+
+    /// Makes the tables by which modules, directives and variables are found.
+    fn index(&mut self) -> std::result::Result<(), String> {
+        let mut names = HashMap::new();
+        let mut owners: HashMap<&'static str, &'static str> = HashMap::new();
+        self.by_type.clear();
+        self.by_name.clear();
+        self.variables.clear();
+        self.prefixes.clear();
+        for (index, entry) in self.modules.iter().enumerate() {
+            let module = entry.module.name();
+            if names.insert(module, index).is_some() {
+                return Err(format!("two modules are named \"{module}\""));
+            }
+            self.by_type.insert(entry.id, index);
+            for (i, d) in entry.module.directives().into_iter().enumerate() {
+                let others = self.by_name.entry(d.name).or_default();
+                let taken = others.iter().find(|(m, i)| {
+                    let other = self.modules.get(*m).and_then(|e| e.module.directive(*i));
+                    other.is_some_and(|o| o.place.allows(d.place))
+                });
+                if let Some((m, _)) = taken {
+                    let other = self.modules.get(*m).map_or("", |e| e.module.name());
+                    return Err(format!(
+                        "directive \"{}\" of module \"{module}\" is taken by module \"{other}\"",
+                        d.name
+                    ));
+                }
+                others.push((index, i));
+            }
+            for v in entry.module.variables() {
+                if let Some(other) = owners.insert(v.name, module) {
+                    return Err(format!(
+                        "variable \"${}\" of module \"{module}\" is taken by module \"{other}\"",
+                        v.name
+                    ));
+                }
+                if v.prefix {
+                    self.prefixes.push(*v);
+                } else {
+                    self.variables.insert(v.name, *v);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The modules, in order.
     pub fn modules(&self) -> impl Iterator<Item = &dyn AnyModule> {
-        self.modules.iter().map(|m| &**m)
+        self.modules.iter().map(|e| &*e.module)
     }
 
     /// How many modules there are.
@@ -59,7 +234,7 @@ impl Registry {
     }
 
     pub(crate) fn module(&self, index: usize) -> Option<&dyn AnyModule> {
-        self.modules.get(index).map(|m| &**m)
+        self.modules.get(index).map(|e| &*e.module)
     }
 
     pub(crate) fn index_of<M: Module>(&self) -> Option<usize> {
@@ -77,10 +252,7 @@ impl Registry {
     /// Whether a directive does something: it is known, and not only to be refused with a reason.
     pub fn offers(&self, name: &str) -> bool {
         let mut known = self.directives(name).iter();
-        known.any(|(m, _)| {
-            let module = self.module(*m).map(AnyModule::name);
-            module != Some(<crate::modules::refused::Refused as Module>::NAME)
-        })
+        known.any(|(m, _)| self.module(*m).is_some_and(AnyModule::offered))
     }
 
     /// All names of directives.
@@ -147,6 +319,12 @@ pub trait AnyModule: Send + Sync {
     -> Result<()>;
     /// [`Module::configured`].
     fn configured(&self, b: &mut Build) -> Result<()>;
+    /// [`Module::ORDER`].
+    fn order(&self) -> &'static [Order];
+    /// [`Module::OFFERED`].
+    fn offered(&self) -> bool;
+    /// [`Module::assembled`].
+    fn assembled(&self, b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()>;
     /// [`Module::attach`].
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()>;
 }
@@ -217,11 +395,125 @@ impl<M: Module> AnyModule for Erased<M> {
         M::configured(b)
     }
 
+    fn order(&self) -> &'static [Order] {
+        M::ORDER
+    }
+
+    fn offered(&self) -> bool {
+        M::OFFERED
+    }
+
+    fn assembled(&self, b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> Result<()> {
+        M::assembled(b, ids, servers)
+    }
+
     fn attach(&self, conf: &Arc<AnyConf>, on: &mut Hooks) -> Result<()> {
         let any: Arc<dyn Any + Send + Sync> = conf.clone();
         match any.downcast::<M::Conf>() {
             Ok(c) => M::attach(&c, on),
             Err(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Hooks, Val};
+    use super::*;
+
+    macro_rules! module {
+        ($type:ident, $name:literal, $order:expr, [$($directive:literal),*], [$($variable:literal),*]) => {
+            struct $type;
+            impl Module for $type {
+                const NAME: &'static str = $name;
+                type Conf = ();
+                const ORDER: &'static [Order] = $order;
+                const DIRECTIVES: &'static [super::super::Directive<()>] = &[$(super::super::Directive::new(
+                    $directive, Place::HTTP, Args::Flag, "", |(), _, _| Ok(()))),*];
+                const VARIABLES: &'static [Variable] = &[$(Variable::new($variable, |_, _| Val::None)),*];
+                fn attach(_: &Arc<()>, _: &mut Hooks) -> Result<()> {
+                    Ok(())
+                }
+            }
+        };
+    }
+
+    module!(First, "first", &[], ["one"], ["v"]);
+    module!(Last, "last", &[], [], []);
+    module!(Middle, "middle", &[], [], []);
+    module!(Front, "front", &[Order::Before("first")], [], []);
+    module!(Behind, "behind", &[Order::After("last")], [], []);
+    module!(
+        Between,
+        "between",
+        &[Order::After("first"), Order::Before("front")],
+        [],
+        []
+    );
+    module!(Stranger, "stranger", &[Order::After("nothing")], [], []);
+    module!(SameName, "first", &[], [], []);
+    module!(SameDirective, "thief", &[], ["one"], []);
+    module!(SameVariable, "borrower", &[], [], ["v"]);
+    module!(Hen, "hen", &[Order::After("egg")], [], []);
+    module!(Egg, "egg", &[Order::After("hen")], [], []);
+
+    fn list() -> Registry {
+        let mut r = Registry::new();
+        r.add::<First>();
+        r.set_extension_point();
+        r.append::<Last>();
+        r
+    }
+
+    fn names(r: &Registry) -> Vec<&'static str> {
+        r.modules().map(AnyModule::name).collect()
+    }
+
+    #[test]
+    fn modules_stand_where_they_ask_to() {
+        let mut r = list();
+        r.add::<Middle>().add::<Front>().add::<Behind>();
+        assert!(!r.is_arranged());
+        assert_eq!(r.arrange(), Ok(()));
+        assert!(r.is_arranged());
+        assert_eq!(names(&r), ["front", "first", "middle", "last", "behind"]);
+        assert_eq!(r.index_of::<Last>(), Some(3));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_with_both_names() {
+        let refused = |add: fn(&mut Registry) -> &mut Registry| {
+            let mut r = list();
+            add(&mut r);
+            r.arrange().unwrap_err()
+        };
+        assert_eq!(
+            refused(|r| r.add::<First>()),
+            "module \"first\" is registered twice"
+        );
+        assert_eq!(
+            refused(|r| r.add::<SameName>()),
+            "two modules are named \"first\""
+        );
+        assert_eq!(
+            refused(|r| r.add::<SameDirective>()),
+            "directive \"one\" of module \"thief\" is taken by module \"first\""
+        );
+        assert_eq!(
+            refused(|r| r.add::<SameVariable>()),
+            "variable \"$v\" of module \"borrower\" is taken by module \"first\""
+        );
+        assert_eq!(
+            refused(|r| r.add::<Stranger>()),
+            "module \"stranger\" is ordered by module \"nothing\", which is unknown"
+        );
+        assert_eq!(
+            refused(|r| r.add::<Hen>().add::<Egg>()),
+            "the order of module \"hen\" and module \"egg\" goes in a circle"
+        );
+        assert_eq!(
+            refused(|r| r.add::<Front>().add::<Between>()),
+            "the order of module \"between\" and module \"first\" goes in a circle"
+        );
     }
 }

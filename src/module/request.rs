@@ -88,7 +88,7 @@ pub struct Request {
     /// Whether this is a subrequest.
     pub subrequest: bool,
     /// How the response's body passes on its way out.
-    pub output: crate::engine::output::Output,
+    pub output: super::Output,
     /// Bytes of the response head.
     pub head_size: u64,
     /// How many requests this subrequest is inside of.

@@ -37,6 +37,8 @@ pub struct Site {
     pub groups: super::GroupsRef,
     /// Fingerprints of what the outer blocks say.
     pub prints: Prints,
+    /// Serves the requests that a request makes of its own site.
+    pub dispatch: &'static dyn super::Dispatch,
 }
 
 /// Fingerprints of what stands in the outer blocks, without the blocks in them that have their own: two

@@ -26,6 +26,8 @@ pub struct TlsServer {
     ///
     /// Replaced while it serves when its files change.
     pub context: ArcSwapOption<ServerContext>,
+    /// Whether the server has certificates.
+    pub certified: bool,
     /// `ssl_reject_handshake`.
     pub reject: bool,
     /// `ssl_verify_client`.

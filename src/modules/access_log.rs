@@ -145,7 +145,7 @@ impl Module for AccessLog {
                 continue;
             }
             let format = combined(b)?;
-            let path = b.prefixed(crate::cli::HTTP_LOG_PATH);
+            let path = b.prefixed(crate::log::HTTP_LOG_PATH);
             let to = To::File(open_at_end(b, path, None, None));
             if let Some(c) = b.conf_of::<AccessLog>(id) {
                 c.logs = Some(vec![Entry {
@@ -238,7 +238,7 @@ impl Writer {
 
 /// nginx writes no log whose name comes from the request where the root of the request does not exist.
 fn root_exists(r: &Request) -> bool {
-    let root = crate::engine::redirect::map_uri(r, b"");
+    let root = crate::module::paths::map_uri(r, b"");
     let path = Path::new(std::ffi::OsStr::from_bytes(&root));
     let error = match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => return true,

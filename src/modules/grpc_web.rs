@@ -22,12 +22,8 @@ use crate::http::headers::{Headers, Known};
 use crate::module::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 /// gRPC-Web in front of gRPC servers.
 pub struct GrpcWeb;
@@ -128,174 +124,29 @@ fn grpc_type(web: &[u8]) -> Option<(bool, Vec<u8>)> {
 
 /// Undoes the base64 of the request's body: of what has been read, and of what is to come.
 fn decode_body(r: &mut Request) -> std::result::Result<(), u16> {
-    r.head.content_length = None;
-    r.head.chunked = true;
-    r.head.headers.remove_id(Known::ContentLength);
-    let mut decoder = Decoder::default();
-    if !r.body.spool.is_empty() {
-        let (limit, temp) = (
-            r.core().client_body_buffer_size,
-            r.core().client_body_temp_path.clone(),
-        );
-        let failed = |r: &Request, e: &io::Error| {
-            r.error(crate::log::Level::Crit, format_args!("{e}"));
-            500u16
-        };
-        let (mut piece, mut plain, mut at) = (vec![0; 16 * 1024], Vec::new(), 0);
-        let mut spool = Spool::default();
-        loop {
-            let n = match r.body.spool.read_at(&mut piece, at) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) => return Err(failed(r, &e)),
-            };
-            at += n as u64;
-            plain.clear();
-            decoder
-                .push(piece.get(..n).unwrap_or_default(), &mut plain)
-                .map_err(|Invalid| refused(r))?;
-            if let Err(e) = spool.append(&plain, limit, &temp) {
-                return Err(failed(r, &e));
+    r.filter_body(Box::<Decoder>::default())
+        .inspect_err(|status| {
+            if *status == 400 {
+                r.error(
+                    crate::log::Level::Info,
+                    format_args!("client sent invalid base64 in a gRPC-Web body"),
+                );
             }
+        })
+}
+
+impl RequestBodyFilter for Decoder {
+    fn chunk(
+        &mut self,
+        data: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> std::result::Result<(), u16> {
+        self.push(data, out).map_err(|Invalid| 400u16)?;
+        match last && !self.is_whole() {
+            true => Err(400),
+            false => Ok(()),
         }
-        r.body.spool = spool;
-    }
-    if !r.body.read {
-        r.down = Arc::new(Decoded {
-            to: r.down.clone(),
-            body: Mutex::new(Encoded {
-                decoder,
-                ..Encoded::default()
-            }),
-        });
-    } else if !decoder.is_whole() {
-        return Err(refused(r));
-    }
-    Ok(())
-}
-
-fn refused(r: &Request) -> u16 {
-    r.error(
-        crate::log::Level::Info,
-        format_args!("client sent invalid base64 in a gRPC-Web body"),
-    );
-    400
-}
-
-/// A client whose body is read with its base64 undone.
-struct Decoded {
-    to: Arc<dyn Downstream>,
-    body: Mutex<Encoded>,
-}
-
-#[derive(Default)]
-struct Encoded {
-    decoder: Decoder,
-    raw: BytesMut,
-    plain: Vec<u8>,
-    /// How much of `plain` has been handed on.
-    taken: usize,
-}
-
-impl Downstream for Decoded {
-    fn poll_body(
-        &self,
-        cx: &mut Context<'_>,
-        out: &mut BytesMut,
-        max: usize,
-    ) -> Poll<io::Result<BodyRead>> {
-        let body = &mut *self.body.lock();
-        loop {
-            let rest = body.plain.get(body.taken..).unwrap_or_default();
-            if !rest.is_empty() {
-                let n = rest.len().min(max);
-                out.extend_from_slice(rest.get(..n).unwrap_or_default());
-                body.taken += n;
-                return Poll::Ready(Ok(BodyRead::Data(n)));
-            }
-            body.plain.clear();
-            body.taken = 0;
-            let read = self.to.poll_body(cx, &mut body.raw, max);
-            if read.is_pending() {
-                // nothing is held while the client is silent
-                *body = Encoded {
-                    decoder: std::mem::take(&mut body.decoder),
-                    ..Encoded::default()
-                };
-            }
-            match ready!(read)? {
-                BodyRead::Data(_) => {
-                    let decoded = body.decoder.push(&body.raw, &mut body.plain);
-                    body.raw.clear();
-                    if decoded.is_err() {
-                        return Poll::Ready(Ok(BodyRead::Bad(400)));
-                    }
-                }
-                BodyRead::End if !body.decoder.is_whole() => {
-                    return Poll::Ready(Ok(BodyRead::Bad(400)));
-                }
-                other => return Poll::Ready(Ok(other)),
-            }
-        }
-    }
-
-    fn info(&self) -> &ConnInfo {
-        self.to.info()
-    }
-    fn head(&self, head: &ResponseHead, framing: Framing) {
-        self.to.head(head, framing);
-    }
-    fn write(&self, data: &[u8]) {
-        self.to.write(data);
-    }
-    fn write_bytes(&self, data: Bytes) {
-        self.to.write_bytes(data);
-    }
-    fn finish(&self, trailers: Option<&Headers>) {
-        self.to.finish(trailers);
-    }
-    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.to.poll_ready(cx)
-    }
-    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.to.poll_flush(cx)
-    }
-    fn poll_file(
-        &self,
-        cx: &mut Context<'_>,
-        file: &File,
-        offset: u64,
-        len: u64,
-    ) -> Poll<io::Result<u64>> {
-        self.to.poll_file(cx, file, offset, len)
-    }
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.to.poll_closed(cx)
-    }
-    fn queued(&self) -> usize {
-        self.to.queued()
-    }
-    fn sent(&self) -> u64 {
-        self.to.sent()
-    }
-
-    fn framing_sent(&self) -> u64 {
-        self.to.framing_sent()
-    }
-    fn trailers(&self) -> Option<Headers> {
-        self.to.trailers()
-    }
-    fn tcp_info(&self) -> Option<TcpInfo> {
-        self.to.tcp_info()
-    }
-    fn chunk_size(&self, bytes: usize) {
-        self.to.chunk_size(bytes);
-    }
-    fn abort(&self) {
-        self.to.abort();
-    }
-    fn close_after(&self) {
-        self.to.close_after();
     }
 }
 

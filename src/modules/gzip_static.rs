@@ -2,12 +2,12 @@
 
 use super::static_files;
 use crate::config::Result;
-use crate::engine::files::Kind;
-use crate::engine::{gzip, redirect};
+use crate::engine::gzip;
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level;
+use crate::module::files::Kind;
 use crate::module::*;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -166,11 +166,11 @@ fn serve(
     accepted: bool,
     path: &mut Vec<u8>,
 ) -> Next<'static> {
-    if let Err(status) = redirect::write_path(r, &r.uri, path) {
+    if let Err(status) = paths::write_path(r, &r.uri, path) {
         return Next::Status(status);
     }
     path.extend_from_slice(files.suffix);
-    let (file, info) = match crate::engine::files::open(r, path) {
+    let (file, info) = match crate::module::files::open(r, path) {
         Ok(found) => found,
         Err(e) => {
             if !e.is_missing() {
@@ -179,7 +179,7 @@ fn serve(
                 } else {
                     Level::Crit
                 };
-                e.log(r, level, path);
+                files::log_failure(r, &e, level, path);
             }
             return Next::Continue;
         }

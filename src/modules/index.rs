@@ -1,11 +1,11 @@
 //! `index`: the file that stands for a directory.
 
 use crate::config::Result;
-use crate::engine::files::{self, Failure};
-use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level;
+use crate::module::files::{self, Failure};
+use crate::module::paths;
 use crate::module::*;
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl Handler for Find {
 
 impl Find {
     fn find(&self, r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
-        if let Err(status) = redirect::write_path(r, &r.uri, path) {
+        if let Err(status) = paths::write_path(r, &r.uri, path) {
             return Next::Status(status);
         }
         let folder = path.len();
@@ -115,7 +115,7 @@ impl Find {
                 folder_tested = true;
             }
             if !e.is_not_found() {
-                e.log(r, Level::Crit, path);
+                files::log_failure(r, &e, Level::Crit, path);
                 return Next::Status(500);
             }
         }
@@ -145,7 +145,7 @@ fn test_folder(r: &Request, path: &[u8], folder: usize) -> std::result::Result<(
         // the first file was looked for, so the folder may be searched
         Err(e) if e.is_denied() => Ok(()),
         Err(e) => {
-            e.log(r, Level::Crit, name);
+            files::log_failure(r, &e, Level::Crit, name);
             Err(500)
         }
     }

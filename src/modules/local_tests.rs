@@ -1,9 +1,10 @@
 //! Files, indexes and `try_files` from a configuration to the answer.
 
 use crate::config::Reader;
-use crate::engine::subrequest::{self, Ask};
-use crate::engine::{LoadOptions, load, redirect};
+use crate::engine::{LoadOptions, load};
 use crate::http::method::Method;
+use crate::module::paths;
+use crate::module::subrequest::{self, Ask};
 use crate::module::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -206,7 +207,7 @@ fn roots_are_what_nginx_makes_of_them() {
         r.location = site.servers[0].default_location;
         r.uri = b"/u".to_vec();
         assert_eq!(
-            String::from_utf8(redirect::map_path(&r)).unwrap(),
+            String::from_utf8(paths::map_path(&r)).unwrap(),
             want,
             "{root}"
         );

@@ -2,9 +2,9 @@
 
 use super::autoindex::{failed, open_folder};
 use crate::config::Result;
-use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;
+use crate::module::paths;
 use crate::module::*;
 use std::fs::DirEntry;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -68,7 +68,7 @@ impl Handler for Pick {
 /// The regular files of the directory, hidden ones left out.
 fn files(r: &Request) -> std::result::Result<Vec<Vec<u8>>, u16> {
     let mut path = Vec::with_capacity(128);
-    redirect::write_path(r, &r.uri, &mut path)?;
+    paths::write_path(r, &r.uri, &mut path)?;
     if path.len() > 1 && path.ends_with(b"/") {
         path.pop();
     }

@@ -219,7 +219,7 @@ fn set_real_ip_from(c: &mut RealIpConf, s: &Statement, b: &mut Build) -> Result<
         return Ok(());
     }
     let host = s.str(0)?;
-    match crate::upstream::resolve_at_load(host, 0) {
+    match crate::dns::resolve_at_load(host, 0) {
         Ok(list) if !list.is_empty() => {
             from.extend(list.iter().map(|a| {
                 Net::Cidr(Cidr {

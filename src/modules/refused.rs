@@ -30,6 +30,7 @@ macro_rules! refused {
 impl Module for Refused {
     const NAME: &'static str = "refused";
     type Conf = ();
+    const OFFERED: bool = false;
     const DIRECTIVES: &'static [Directive<()>] = refused! {
         "mp4" A ANY MP4;
         "mp4_buffer_size" A ANY MP4;

@@ -1,12 +1,12 @@
 //! Files below `root` or `alias`: nginx's ngx_http_static_module.
 
 use crate::config::Result;
-use crate::engine::files::{self, Info, Kind};
-use crate::engine::redirect;
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::log::Level;
+use crate::module::files::{self, Info, Kind};
+use crate::module::paths;
 use crate::module::*;
 use bytes::Bytes;
 use std::fs::File;
@@ -46,7 +46,7 @@ impl Handler for Serve {
 }
 
 fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
-    if let Err(status) = redirect::write_path(r, &r.uri, path) {
+    if let Err(status) = paths::write_path(r, &r.uri, path) {
         return Next::Status(status);
     }
     let (file, info) = match files::open(r, path) {
@@ -58,7 +58,7 @@ fn serve(r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
                 () => (Level::Crit, 500),
             };
             if status != 404 || r.core().log_not_found {
-                e.log(r, level, path);
+                files::log_failure(r, &e, level, path);
             }
             return Next::Status(status);
         }

@@ -2,9 +2,9 @@
 
 use crate::config::Result;
 use crate::config::value::parse_number;
-use crate::engine::{files, redirect};
 use crate::log::Level;
 use crate::module::*;
+use crate::module::{files, paths};
 use std::sync::Arc;
 
 /// nginx's ngx_http_try_files_module.
@@ -115,7 +115,7 @@ impl Handler for Find {
 
 impl Tries {
     fn find(&self, r: &mut Request, path: &mut Vec<u8>) -> Next<'static> {
-        let root = match redirect::write_path(r, b"", path) {
+        let root = match paths::write_path(r, b"", path) {
             Ok(root) => root,
             Err(status) => return Next::Status(status),
         };
@@ -136,7 +136,7 @@ impl Tries {
                 }
                 Ok(_) => {}
                 Err(e) if e.is_missing() => {}
-                Err(e) => e.log(r, Level::Crit, path),
+                Err(e) => files::log_failure(r, &e, Level::Crit, path),
             }
         }
         match &self.last {

@@ -14,8 +14,8 @@ use super::master::Master;
 use super::sockets::{Prepared, Sockets};
 use super::user::Identity;
 use super::{FileError, Program, check_connections, daemon, inherit, single};
-use crate::cli::NGINX_VERSION;
 use crate::config::outside::{self, Outside};
+use crate::http::status::NGINX_VERSION;
 use crate::log::{
     ErrorLog, Level, LogFile, LogFiles, install_bridge, process_log, set_process_log,
 };
@@ -142,7 +142,7 @@ pub(super) fn make_temp_folders(site: &Site, identity: Option<&Identity>, log: &
             folders.insert(&pass.conf.temp_path.path);
         }
     }
-    let caches = crate::cache::paths(site);
+    let caches = site.cache_paths();
     folders.extend(caches.iter().map(|c| &c.zone.root));
     for folder in folders {
         let failed = |what: &'static str| {

@@ -1,19 +1,10 @@
 //! The services of the site in force: health checks, names that resolve anew. The first thread runs them.
 
 use super::thread::Thread;
-use crate::module::SiteRef;
+use crate::module::{SiteRef, in_site};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-tokio::task_local! {
-    static SITE: SiteRef;
-}
-
-/// The site that a service runs for; `None` outside of a service's own task.
-pub fn background_site() -> Option<SiteRef> {
-    SITE.try_with(SiteRef::clone).ok()
-}
 
 /// How long a service that has ended is kept for the next one to take over.
 const HANDOVER: Duration = Duration::from_secs(1);
@@ -29,7 +20,7 @@ pub(super) async fn run(thread: &'static Thread) {
         for service in &site.background {
             let (service, stopped) = (service.clone(), stopped.clone());
             let work = async move { service.start(stopped).await };
-            services.spawn(SITE.scope(SiteRef::new(site.clone()), work));
+            services.spawn(in_site(SiteRef::new(site.clone()), work));
         }
         let background = site.background.clone();
         drop(site);

@@ -2,12 +2,12 @@
 
 mod downstream;
 
-use super::buffers;
 use super::front::Client;
 use super::transport::Transport;
-use crate::exchange::h1::chunked::Decoder;
+use crate::http::h1::chunked::Decoder;
 use crate::http::headers::Headers;
 use crate::module::{ConnInfo, Framing};
+use crate::runtime::buffers;
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use std::io;

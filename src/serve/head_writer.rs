@@ -1,13 +1,9 @@
 //! The response head of HTTP/1 on the wire, its lines in nginx's order.
 
+use crate::http::status::{SERVER, SERVER_BUILD};
 use crate::http::{date, status};
 use crate::module::{Framing, ResponseHead, Tokens};
 use bytes::BytesMut;
-
-/// What `Server` and the built-in pages say: the level of compatibility, which existing tools parse.
-pub const SERVER: &str = "nginx/1.31.5";
-/// The same with the build's name (`server_tokens build`).
-pub const SERVER_BUILD: &str = concat!("nginx/1.31.5 (couloir/", env!("CARGO_PKG_VERSION"), ")");
 
 /// Appends the head to `out`.
 pub fn write(head: &ResponseHead, framing: Framing, out: &mut BytesMut) {

@@ -1,7 +1,6 @@
 //! The glue to Pingora, thin: accepting, reading heads, `ProxyHttp`, the client's side of HTTP/1.
 
 mod background;
-pub mod buffers;
 pub mod certificates;
 mod conn;
 mod early;
@@ -19,10 +18,7 @@ mod tls;
 mod transport;
 mod wire;
 
-pub use background::background_site;
 pub use conn::Conn;
-pub use head_writer::{SERVER, SERVER_BUILD};
 pub use proxy::Front;
 pub use thread::{Listening, Shared, run_thread};
-pub use thread::{connector, detach, draining};
 pub use transport::{AnyStream, Transport};

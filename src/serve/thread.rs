@@ -52,7 +52,7 @@ pub struct Shared {
 impl Shared {
     /// State of a process that serves `site` on so many threads.
     pub fn new(site: Site, threads: usize) -> Shared {
-        crate::cache::activate(&site);
+        site.activate_caches();
         Shared {
             site: ArcSwap::from_pointee(site),
             epoch: AtomicU64::new(0),
@@ -69,7 +69,7 @@ impl Shared {
 
     /// Serves new requests from another site; those that are under way end on theirs.
     pub fn replace(&self, site: Site) {
-        crate::cache::activate(&site);
+        site.activate_caches();
         let before = self.site.swap(Arc::new(site));
         let epoch = self.epoch.fetch_add(1, Ordering::Release) + 1;
         self.renewed.send_replace(epoch);
@@ -120,10 +120,6 @@ pub(super) const PARTING: Duration = Duration::from_millis(250);
 
 /// How long a thread keeps a site that was replaced: each connection has looked at the new one by then.
 const FORMER: Duration = Duration::from_secs(1);
-
-thread_local! {
-    static THREAD: OnceLock<&'static Thread> = const { OnceLock::new() };
-}
 
 /// Bytes of a block that [`Thread::prefix`] divides.
 const PREFIXES: usize = 8 * 1024;
@@ -233,38 +229,6 @@ impl Thread {
     }
 }
 
-/// The thread's own state; `None` outside of a serving thread.
-pub(super) fn current() -> Option<&'static Thread> {
-    THREAD.with(|t| t.get().copied())
-}
-
-/// The connector of the process, from within a serving thread.
-pub fn connector() -> Option<&'static crate::upstream::Connector> {
-    current().map(|t| &t.shared.connector)
-}
-
-/// Whether the process stops: connections take no further request.
-pub fn draining() -> bool {
-    current().is_some_and(|t| t.draining.load(Ordering::Relaxed))
-}
-
-/// Runs something that no client waits for on this thread; the process does not stop before it has ended.
-pub fn detach(work: impl Future<Output = ()> + Send + 'static) {
-    struct Busy(&'static Thread);
-    impl Drop for Busy {
-        fn drop(&mut self) {
-            self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    let Some(thread) = current() else { return };
-    thread.connections.fetch_add(1, Ordering::Relaxed);
-    let busy = Busy(thread);
-    tokio::spawn(async move {
-        let _busy = busy;
-        work.await;
-    });
-}
-
 /// Runs a serving thread until `listeners` is closed and every connection has ended.
 ///
 /// # Errors
@@ -302,9 +266,11 @@ pub fn run_thread(
         connections: AtomicUsize::new(0),
         open: Mutex::default(),
     }));
-    THREAD.with(|t| {
-        let _ = t.set(thread);
+    crate::runtime::register(crate::runtime::ThreadState {
+        draining: &thread.draining,
+        busy: &thread.connections,
     });
+    crate::upstream::register_connector(&thread.shared.connector);
     runtime.block_on(async move {
         if !thread.shared.served.swap(true, Ordering::Relaxed) {
             tokio::spawn(super::background::run(thread));

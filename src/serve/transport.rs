@@ -1,6 +1,6 @@
 //! What carries a connection of a client.
 
-use super::buffers;
+use crate::runtime::buffers;
 use bytes::{BufMut, BytesMut};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};

@@ -2,9 +2,9 @@
 
 use super::error::describe;
 use super::ffi;
+use crate::dns::Resolver;
 use crate::http::date;
 use crate::http::escape::{Escape, escape};
-use crate::upstream::Resolver;
 use base64::Engine;
 use openssl::error::ErrorStack;
 use openssl::hash::{MessageDigest, hash};
@@ -91,7 +91,7 @@ impl Responder {
     pub fn resolved(url: &str) -> Result<Responder, String> {
         let mut r = Responder::parse(url)?;
         if r.addrs.is_empty() {
-            r.addrs = crate::upstream::resolve_at_load(bare(&r.host), r.port)
+            r.addrs = crate::dns::resolve_at_load(bare(&r.host), r.port)
                 .map_err(|_| format!("host not found in OCSP responder \"{url}\""))?;
         }
         Ok(r)

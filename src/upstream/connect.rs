@@ -565,5 +565,19 @@ fn errno_of(e: &Error) -> Option<i32> {
     }
 }
 
+thread_local! {
+    static CONNECTOR: std::cell::Cell<Option<&'static Connector>> = const { std::cell::Cell::new(None) };
+}
+
+/// Gives the calling thread its process's connector.
+pub fn register_connector(connector: &'static Connector) {
+    CONNECTOR.with(|c| c.set(Some(connector)));
+}
+
+/// The process's connector; `None` outside of a serving thread.
+pub fn connector() -> Option<&'static Connector> {
+    CONNECTOR.with(std::cell::Cell::get)
+}
+
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,7 @@ pub struct UpConn {
     /// It served a request before: if it breaks before the first byte, a fresh one may do.
     pub reused: bool,
     /// What HTTP/2 remembers between requests.
-    pub h2: Option<Box<crate::exchange::h2::stream::Kept>>,
+    pub h2: Option<Box<crate::http::h2::origin::Kept>>,
     /// No other request may use it.
     pub single_use: bool,
     pub(super) opened_ms: u64,

@@ -1,8 +1,9 @@
 //! Names of servers, resolved again whenever their addresses expire (`server name resolve`).
 
 use super::members::{FoundAddr, FoundName, ServiceRecord};
-use super::resolve::{NXDOMAIN, code_text};
-use super::{Group, ResolveError, ResolveName, Resolver};
+use super::{Group, ResolveName};
+use crate::dns::{NXDOMAIN, code_text};
+use crate::dns::{ResolveError, Resolver};
 use crate::error_log;
 use crate::log::{Level, process_log};
 use async_trait::async_trait;
@@ -175,7 +176,7 @@ impl Watch {
             });
         }
         let best = found.iter().map(|(_, target)| target.priority).min();
-        let addr = |(addr, target): (SocketAddr, &super::resolve::ServiceTarget)| FoundAddr {
+        let addr = |(addr, target): (SocketAddr, &crate::dns::ServiceTarget)| FoundAddr {
             addr,
             service: Some(ServiceRecord {
                 name: target.name.clone(),

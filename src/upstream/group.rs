@@ -10,7 +10,6 @@ use super::queue::Queue;
 use super::round_robin::RoundRobin;
 use super::selection::{Selection, load_balancer};
 pub use super::set::{Balance, End, PeerSet, Sets};
-use crate::module::Steer;
 use pingora_load_balancing::LoadBalancer;
 use std::fmt;
 use std::io;
@@ -234,8 +233,6 @@ impl Group {
 /// What a group does besides balancing; nothing of it is there unless it is configured.
 #[derive(Default)]
 pub struct Extras {
-    /// What of a request decides its peer: the key of a hash, `sticky`.
-    pub steer: Option<Arc<dyn Steer>>,
     /// `queue`.
     pub queue: Option<Queue>,
     /// `outlier_detection`.

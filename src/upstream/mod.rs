@@ -15,8 +15,8 @@
 //! * [`connect`]: new connections through Pingora's `TransportConnector`;
 //! * [`proxy_header`]: the PROXY protocol towards origins;
 //! * [`pool`]: idle connections, per thread, with the surplus in Pingora's shared pool;
-//! * [`resolve`]: the `resolver` directive, and names resolved while loading.
 
+pub mod attempt;
 pub mod budget;
 pub mod connect;
 pub mod connection;
@@ -35,7 +35,6 @@ pub mod pool;
 pub mod proxy_header;
 pub mod queue;
 pub mod random;
-pub mod resolve;
 pub mod ring;
 pub mod round_robin;
 pub mod selection;
@@ -46,11 +45,11 @@ pub mod stats;
 pub mod timing;
 pub mod unresolved;
 
-pub use connect::{ConnectError, ConnectOptions, Connector};
+pub use attempt::{UpstreamState, ignore, next};
+pub use connect::{ConnectError, ConnectOptions, Connector, connector, register_connector};
 pub use connection::UpConn;
 pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
 pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
-pub use resolve::{ResolveError, Resolver, ResolverConf, resolve_at_load};
 
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! What one request has tried so far, and the peer that it uses.
 
+use super::UpstreamState;
 use super::group::Extras;
 use super::members::Held;
 use super::outlier::Sample;
 use super::peer::Peer;
 use super::set::{End, PeerSet, Sets};
-use crate::module::UpstreamState;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

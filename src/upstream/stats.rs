@@ -1,8 +1,8 @@
 //! What the runtime API shows of a peer's work; counted in groups with a `zone`.
 
+use super::UpstreamState;
 use super::health::millis;
 use super::timing::average;
-use crate::module::UpstreamState;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,7 +1,8 @@
 //! Names of servers that did not resolve when the configuration was read (`start_degraded`): asked for until they do.
 
 use super::members::{FoundAddr, FoundName};
-use super::{Group, ResolveName, Resolver, resolve_at_load};
+use super::{Group, ResolveName};
+use crate::dns::{Resolver, resolve_at_load};
 use crate::error_log;
 use crate::log::{Level, process_log};
 use async_trait::async_trait;

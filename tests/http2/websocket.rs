@@ -3,7 +3,7 @@
 use super::*;
 
 /// An origin of WebSockets that sends back what it gets, one connection.
-fn websocket_origin(accept: bool) -> SocketAddr {
+pub(super) fn websocket_origin(accept: bool) -> SocketAddr {
     let l = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = l.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -44,7 +44,7 @@ fn websocket_origin(accept: bool) -> SocketAddr {
     addr
 }
 
-fn websocket_server(origin: SocketAddr) -> Server {
+pub(super) fn websocket_server(origin: SocketAddr) -> Server {
     start(
         "",
         &format!(
@@ -54,7 +54,7 @@ fn websocket_server(origin: SocketAddr) -> Server {
     )
 }
 
-const CHAT: &[(&str, &str)] = &[
+pub(super) const CHAT: &[(&str, &str)] = &[
     (":method", "CONNECT"),
     (":protocol", "websocket"),
     (":path", "/chat"),

@@ -100,6 +100,25 @@ fn head_is_too_big() {
 }
 
 #[test]
+fn interim_responses_without_end() {
+    for interim in [
+        &b"HTTP/1.1 102 Processing\r\n\r\n"[..],
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    ] {
+        fails(
+            vec![
+                Step::Read,
+                Step::Send(interim.repeat(8000)),
+                Step::WaitForClose,
+            ],
+            502,
+            "[error]",
+            "upstream sent too many interim responses ",
+        );
+    }
+}
+
+#[test]
 fn field_is_garbage() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\0: x\r\n\r\nx";
     fails(

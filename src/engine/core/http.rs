@@ -2,10 +2,10 @@
 
 mod words;
 
-use super::super::file_cache::FileCache;
 use super::super::gzip;
 use super::{errors, location, once, server};
 use crate::config::Result;
+use crate::files::FileCache;
 use crate::inherit;
 use crate::module::*;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub struct HttpWritten {
     pub internal: bool,
     pub limit_rate: Option<Template>,
     pub limit_rate_after: Option<Template>,
-    pub resolver: Option<crate::upstream::ResolverConf>,
+    pub resolver: Option<crate::dns::ResolverConf>,
     pub resolver_timeout: Option<u64>,
     pub disable_symlinks: Option<(u8, Option<Template>)>,
     pub open_file_cache: Option<Option<Arc<FileCache>>>,

@@ -33,7 +33,7 @@ pub(super) fn listen(list: &mut Vec<ListenSpec>, s: &Statement, b: &mut Build) -
         Ok(Address::Inet(inet)) => {
             let ips: Vec<IpAddr> = match inet.ip {
                 Some(ip) => vec![ip],
-                None => crate::upstream::resolve_at_load(&inet.host, 0)
+                None => crate::dns::resolve_at_load(&inet.host, 0)
                     .map_err(|_| {
                         s.error_at(
                             0,

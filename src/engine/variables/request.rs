@@ -1,7 +1,7 @@
 //! Variables of the request: its head, its URI, its body.
 
-use crate::engine::redirect;
 use crate::http::cookie;
+use crate::module::paths;
 use crate::module::{Request, Val};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -92,13 +92,13 @@ pub fn document_root(r: &Request) -> Val<'_> {
         return Val::Bytes(text);
     }
     let mut root = Vec::with_capacity(128);
-    redirect::write_root(r, &mut root);
+    paths::write_root(r, &mut root);
     Val::Owned(root)
 }
 
 /// `$realpath_root`: the same without symbolic links.
 pub fn realpath_root<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    redirect::realpath_root(r).map_or(Val::None, Val::Owned)
+    paths::realpath_root(r).map_or(Val::None, Val::Owned)
 }
 
 /// `$request_body`: where it has been read and is in memory.

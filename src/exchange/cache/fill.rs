@@ -1,15 +1,15 @@
 //! Storing an origin's answer while it passes.
 
-use super::copy::Copy;
 use super::{any, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, MAX_ETAG, valid_for};
-use crate::cache::{Call, Digest, Entry, Fill, Status, reason, rfc9111};
-use crate::engine::phases::Outcome;
+use crate::cache::{Digest, Entry, Fill, Status, reason, rfc9111};
 use crate::http::date;
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::{Pass, Request};
+use crate::module::Outcome;
+use crate::module::StoredCopy;
+use crate::module::{CacheCall, Pass, Request};
 
 /// Reads what the origin's head says about storing the answer.
 pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
@@ -34,7 +34,7 @@ pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
 /// `delimited` is whether its end is told: others may follow it then, for they can see whether it broke off.
 pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass, delimited: bool) {
     if pass.conf.store.is_some() {
-        r.upstream.copy = Copy::begin(r, pass);
+        r.upstream.copy = StoredCopy::begin(r, pass);
     }
     let Some(mut call) = r.upstream.cache.take() else {
         return;
@@ -64,7 +64,7 @@ pub(in crate::exchange) fn begin(r: &mut Request, pass: &Pass, delimited: bool) 
     r.upstream.cache = Some(call);
 }
 
-fn start(r: &Request, call: &mut Call, pass: &Pass) -> Option<Fill> {
+fn start(r: &Request, call: &mut CacheCall, pass: &Pass) -> Option<Fill> {
     if any(&call.settings.no_cache, r) || !call.cacheable {
         return None;
     }

@@ -2,8 +2,8 @@
 
 use super::serve::present;
 use crate::cache::{Live, Piece, Status};
-use crate::engine::output;
-use crate::engine::phases::Outcome;
+use crate::delivery::output;
+use crate::module::Outcome;
 use crate::module::{Destination, Pass, Request};
 use std::future::poll_fn;
 use std::io;

@@ -2,9 +2,9 @@
 
 use super::now;
 use crate::cache::index::{Found, Saved};
-use crate::cache::{CachePath, Call, Digest, Entry, Live, Object, ReadError, Status, reason};
+use crate::cache::{CachePath, Digest, Entry, Live, Object, ReadError, Status, reason};
 use crate::log::Level;
-use crate::module::{Request, next};
+use crate::module::{CacheCall, Request, next};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -46,7 +46,7 @@ pub(super) fn hot(path: &CachePath, digest: Digest, key: &[u8]) -> Option<Arc<Ob
 }
 
 /// The slow way: from disk, by variant, waiting for others who fetch the same.
-pub(super) async fn find(r: &mut Request, call: &mut Call, watch: bool) -> Verdict {
+pub(super) async fn find(r: &mut Request, call: &mut CacheCall, watch: bool) -> Verdict {
     let mut wait = Wait {
         until: None,
         over: false,
@@ -96,7 +96,7 @@ pub(super) async fn find(r: &mut Request, call: &mut Call, watch: bool) -> Verdi
 }
 
 /// One look into the zone; `again` where this request has been counted already.
-fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
+fn look(r: &mut Request, call: &mut CacheCall, again: bool) -> Look {
     let path = call.path.clone();
     let zone = &path.zone;
     let now = now();
@@ -174,13 +174,13 @@ fn look(r: &mut Request, call: &mut Call, again: bool) -> Look {
     if scarce { uncached(call) } else { Look::Miss }
 }
 
-fn uncached(call: &mut Call) -> Look {
+fn uncached(call: &mut CacheCall) -> Look {
     call.cacheable = false;
     Look::Verdict(Verdict::Fetch(Status::Miss))
 }
 
 /// The object from memory or disk; `Err` where the folder cannot be read.
-fn read(r: &Request, call: &Call, generation: u64) -> Result<Option<Arc<Object>>, ()> {
+fn read(r: &Request, call: &CacheCall, generation: u64) -> Result<Option<Arc<Object>>, ()> {
     let zone = call.zone();
     if generation != 0
         && let Some(o) = zone.in_memory(call.digest, generation)
@@ -225,7 +225,13 @@ fn read(r: &Request, call: &Call, generation: u64) -> Result<Option<Arc<Object>>
 }
 
 /// Whether an object that was found may be served to this request.
-fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, now: i64) -> Look {
+fn judge(
+    r: &mut Request,
+    call: &mut CacheCall,
+    object: Arc<Object>,
+    purged: bool,
+    now: i64,
+) -> Look {
     let meta = &object.meta;
     if !meta.vary.is_empty() {
         let variant = Digest::of_variant(call.main, &meta.vary, &r.head.headers);
@@ -271,7 +277,7 @@ fn judge(r: &mut Request, call: &mut Call, object: Arc<Object>, purged: bool, no
 }
 
 /// What another request is storing under this key, if it may be read meanwhile (`proxy_cache_lock_stream`).
-fn join(r: &Request, call: &mut Call) -> Look {
+fn join(r: &Request, call: &mut CacheCall) -> Look {
     let Some(live) = joinable(call) else {
         return Look::Miss;
     };
@@ -291,7 +297,7 @@ fn join(r: &Request, call: &mut Call) -> Look {
     Look::Verdict(Verdict::Join(live))
 }
 
-fn joinable(call: &Call) -> Option<Arc<Live>> {
+fn joinable(call: &CacheCall) -> Option<Arc<Live>> {
     if !call.settings.lock_stream {
         return None;
     }
@@ -309,7 +315,7 @@ struct Wait {
 
 impl Wait {
     /// Waits until that one has ended, may be read or may be overtaken; false where the client went away.
-    async fn run(&mut self, r: &mut Request, call: &Call, watch: bool) -> bool {
+    async fn run(&mut self, r: &mut Request, call: &CacheCall, watch: bool) -> bool {
         let zone = call.zone();
         let until = *self
             .until

@@ -4,27 +4,27 @@
 //! exchange goes on as for any location, and what the origin says is judged, stored while it passes ([`fill`]), or the
 //! old object is served instead. Others who ask for what is being stored may follow it ([`follow`]).
 
-mod copy;
 mod fill;
 mod follow;
 mod lookup;
 mod purge;
 mod serve;
 
-pub use copy::Copy;
 pub(super) use fill::{
     abandon, begin, close, complete, failed_with, filling, judge, outlives_client, tee,
 };
 pub(super) use serve::{may_be_stale, revalidated, stale};
 
 use super::target;
-use crate::cache::{CachePath, Call, Choice, Digest, Settings, Status};
-use crate::engine::phases::Outcome;
+use crate::cache::{CachePath, Digest, Status};
 use crate::http::date;
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::log::Level;
-use crate::module::{Destination, Pass, PassTarget, Request, Template};
+use crate::module::Outcome;
+use crate::module::{
+    CacheCall, CacheChoice, CacheSettings, Destination, Pass, PassTarget, Request, Template,
+};
 use lookup::Verdict;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub(super) async fn open(
     r: &mut Request,
     pass: &Arc<Pass>,
-    settings: &Arc<Settings>,
+    settings: &Arc<CacheSettings>,
 ) -> Option<Outcome> {
     if r.is_dry() {
         return None;
@@ -100,7 +100,7 @@ pub(super) async fn open(
         path.zone.count(Status::Hit);
         return Some(serve::serve(r, pass, &to, &object, Status::Hit).await);
     }
-    let call = Box::new(Call {
+    let call = Box::new(CacheCall {
         settings: settings.clone(),
         path,
         key: key.as_slice().into(),
@@ -129,7 +129,7 @@ async fn cold(
     r: &mut Request,
     pass: &Arc<Pass>,
     to: &Destination<'_>,
-    mut call: Box<Call>,
+    mut call: Box<CacheCall>,
 ) -> Option<Outcome> {
     let watch = !pass.conf.ignore_client_abort;
     match lookup::find(r, &mut call, watch).await {
@@ -148,7 +148,7 @@ async fn cold(
             let update = call.entry.as_mut().map(|e| e.give_update());
             call.release();
             if let Some(update) = update {
-                crate::engine::subrequest::refresh(r, pass, update);
+                crate::module::subrequest::refresh(r, pass, update);
             }
             call.zone().count(Status::Stale);
             Some(serve::serve(r, pass, to, &object, Status::Stale).await)
@@ -170,16 +170,16 @@ async fn cold(
 }
 
 /// Sets `$upstream_cache_status`, and counts.
-fn note(r: &mut Request, call: &Call, status: Status) {
+fn note(r: &mut Request, call: &CacheCall, status: Status) {
     r.upstream.cache_status = Some(status);
     call.zone().count(status);
 }
 
 /// The zone of this request; none where there is to be no caching.
-fn choose(r: &Request, settings: &Settings) -> Result<Option<Arc<CachePath>>, u16> {
+fn choose(r: &Request, settings: &CacheSettings) -> Result<Option<Arc<CachePath>>, u16> {
     let template = match &settings.choice {
-        Choice::Fixed(path) => return Ok(path.get().cloned()),
-        Choice::Dynamic(t) => t,
+        CacheChoice::Fixed(path) => return Ok(path.get().cloned()),
+        CacheChoice::Dynamic(t) => t,
     };
     let name = template.eval(r);
     if name.is_empty() || *name == *b"off" {

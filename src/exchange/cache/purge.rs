@@ -1,11 +1,11 @@
 //! `proxy_cache_purge`.
 
-use crate::cache::{CachePath, Purge};
-use crate::engine::phases::Outcome;
-use crate::module::{Body, Request};
+use crate::cache::CachePath;
+use crate::module::Outcome;
+use crate::module::{Body, CachePurge, Request};
 
 /// Purges the object of a key, or all whose keys begin with what precedes its `*`.
-pub(super) fn run(r: &mut Request, path: &CachePath, purge: &Purge, key: &[u8]) -> Outcome {
+pub(super) fn run(r: &mut Request, path: &CachePath, purge: &CachePurge, key: &[u8]) -> Outcome {
     let soft = purge.soft.as_ref().is_some_and(|t| super::any(t, r));
     let tags = purge.tags.as_ref().map(|t| t.eval(r).into_owned());
     let zone = &path.zone;

@@ -4,11 +4,11 @@ use super::{note, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, valid_for};
 use crate::cache::{Content, Fill, Object, Status, reason, rfc9111};
-use crate::engine::output;
-use crate::engine::phases::Outcome;
-use crate::exchange::h1::response::UpstreamHead;
+use crate::delivery::output;
 use crate::exchange::head;
+use crate::http::h1::response::UpstreamHead;
 use crate::http::headers::Known;
+use crate::module::Outcome;
 use crate::module::{Body, Destination, Pass, Request};
 use std::sync::Arc;
 

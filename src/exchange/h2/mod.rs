@@ -3,14 +3,14 @@
 //! As in nginx a connection carries one request at a time and is kept for the next. Both directions flow at once.
 
 pub mod block;
-pub mod stream;
 
 use super::attempt::{Attempt, Failure, received};
 use super::cache;
 use super::codec::Body;
-use crate::engine::output;
-use crate::engine::phases::Outcome;
+use crate::delivery::output;
+use crate::http::h2::origin::{Event, Stream};
 use crate::log::Level;
+use crate::module::Outcome;
 use crate::module::{BodyLength, BodyRead, Request, next};
 use crate::upstream::{Connector, UpConn, pool};
 use bytes::{Buf, BytesMut};
@@ -19,7 +19,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use stream::{Event, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const HEAD: &str = "while reading response header from upstream";

@@ -1,7 +1,9 @@
 //! HTTP/2 (RFC 9113) and HPACK (RFC 7541) as bytes: frames and header blocks, the same for both roles.
 
+pub mod allowance;
 pub mod frame;
 pub mod hpack;
+pub mod origin;
 
 use std::fmt;
 

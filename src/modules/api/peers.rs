@@ -48,7 +48,7 @@ fn groups<'s>(ask: &Ask<'s>) -> impl Iterator<Item = (&'s str, &'s Arc<Group>)> 
     let list = ask.site.groups.get().map(|g| g.list.as_slice());
     let list = list.unwrap_or_default().iter();
     list.filter(|(_, port, _)| *port == 0)
-        .map(|(name, _, group)| (&**name, group))
+        .map(|(name, _, group)| (&**name, &group.group))
 }
 
 fn zone(group: &Group) -> Option<&str> {

@@ -1,8 +1,8 @@
 //! `nginx`, `processes`, `connections` and `http/requests`.
 
 use super::{Answer, ApiError, Ask, Endpoint, add_endpoint};
-use crate::cli::NGINX_VERSION;
 use crate::http::method::Method;
+use crate::http::status::NGINX_VERSION;
 use crate::module::{Build, Stat};
 use jiff::Timestamp;
 use serde_json::{Value, json};

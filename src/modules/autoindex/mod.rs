@@ -4,10 +4,10 @@ mod listing;
 
 use self::listing::{Entry, Kind};
 use crate::config::Result;
-use crate::engine::redirect;
 use crate::http::method::Method;
 use crate::inherit;
 use crate::log::{Errno, Level};
+use crate::module::paths;
 use crate::module::*;
 use bytes::Bytes;
 use std::ffi::OsStr;
@@ -120,7 +120,7 @@ impl Handler for List {
 impl List {
     fn list(&self, r: &mut Request) -> std::result::Result<Body, u16> {
         let mut path = Vec::with_capacity(128);
-        redirect::write_path(r, &r.uri, &mut path)?;
+        paths::write_path(r, &r.uri, &mut path)?;
         if path.len() > 1 && path.ends_with(b"/") {
             path.pop();
         }

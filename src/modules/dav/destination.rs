@@ -1,9 +1,9 @@
 //! Where COPY and MOVE lead: the `Destination` header (RFC 4918, section 10.3).
 
-use crate::engine::redirect;
 use crate::http::headers::Known;
 use crate::http::uri;
 use crate::log::Level;
+use crate::module::paths;
 use crate::module::{Request, Root};
 
 /// A `Destination` that was found good.
@@ -106,7 +106,7 @@ impl Destination {
     /// 403, logged, where one is, or lies in, the other.
     pub fn paths(&self, r: &Request, mut from: Vec<u8>) -> Result<Paths, u16> {
         let mut to = Vec::with_capacity(128);
-        redirect::write_path(r, &self.uri, &mut to)?;
+        paths::write_path(r, &self.uri, &mut to)?;
         merge_slashes(&mut from);
         merge_slashes(&mut to);
         let slash = to.ends_with(b"/");

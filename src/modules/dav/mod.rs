@@ -1,17 +1,16 @@
 //! WebDAV: PUT, DELETE, MKCOL, COPY and MOVE (RFC 4918) as nginx has them.
 
 mod destination;
-pub(crate) mod tree;
 
 use self::destination::Destination;
-use self::tree::{Journal, Rename};
 use crate::config::Result;
-use crate::engine::redirect;
+use crate::files::tree::{self, Journal, Rename};
 use crate::http::escape::{Escape, escape};
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::inherit;
 use crate::log::Level;
+use crate::module::paths;
 use crate::module::*;
 use std::sync::Arc;
 
@@ -247,7 +246,7 @@ impl Change {
                 };
                 let mut journal = Journal::default();
                 let status = journal.failed("lstat()", &path, &e, missing);
-                journal.write(r);
+                crate::module::files::log_lines(r, journal);
                 return Err(status);
             }
         };
@@ -309,7 +308,7 @@ impl Change {
         if let Err(e) = tree::mkdir(&path, tree::folder_mode(self.access)) {
             let mut journal = Journal::default();
             let status = journal.failed("mkdir()", &path, &e, 409);
-            journal.write(r);
+            crate::module::files::log_lines(r, journal);
             return Err(status);
         }
         set_location(r);
@@ -414,7 +413,7 @@ async fn blocking<T: Send + 'static>(
     });
     match done.await {
         Ok((result, journal)) => {
-            journal.write(r);
+            crate::module::files::log_lines(r, journal);
             result
         }
         Err(e) => {
@@ -429,14 +428,14 @@ async fn blocking<T: Send + 'static>(
 
 fn path_of(r: &Request) -> std::result::Result<Vec<u8>, u16> {
     let mut path = Vec::with_capacity(128);
-    redirect::write_path(r, &r.uri, &mut path)?;
+    paths::write_path(r, &r.uri, &mut path)?;
     Ok(path)
 }
 
 fn fail(r: &Request, call: &'static str, path: &[u8], e: &std::io::Error) -> u16 {
     let mut journal = Journal::default();
     let status = journal.failed(call, path, e, 404);
-    journal.write(r);
+    crate::module::files::log_lines(r, journal);
     status
 }
 

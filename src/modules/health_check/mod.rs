@@ -73,7 +73,7 @@ impl Module for HealthCheck {
                     s.error("\"health_check\" cannot be used with variables in \"proxy_pass\"")
                 );
             };
-            let Some(group) = group.get().cloned() else {
+            let Some(group) = group.get().map(|u| u.group.clone()) else {
                 return Err(s.error("\"health_check\" found no group of servers"));
             };
             let http = matches!(pass.protocol.scheme(), "http" | "https" | "grpc" | "grpcs");

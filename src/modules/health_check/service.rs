@@ -124,7 +124,7 @@ impl Service {
 impl BackgroundService for Service {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let check = &self.0;
-        let Some(site) = crate::serve::background_site() else {
+        let Some(site) = crate::module::background_site() else {
             return;
         };
         let is_here = |l: &Location| {

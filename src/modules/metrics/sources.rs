@@ -1,8 +1,8 @@
 //! Metrics of the process: connections, requests, peers, certificates.
 
 use super::{Source, Text, add_source};
-use crate::cli::NGINX_VERSION;
 use crate::http::date;
+use crate::http::status::NGINX_VERSION;
 use crate::module::{Build, Site, Stat};
 use crate::tls::ffi;
 use crate::upstream::{Clock, Peer};

@@ -1,7 +1,7 @@
 //! `…_cache` and its kin, as written, for every prefix.
 
 use super::set::bits;
-use crate::cache::{CachePath, Choice, DEFAULT_MEMORY, Params, PathsRef, Purge, Settings, Zone};
+use crate::cache::{CachePath, DEFAULT_MEMORY, Params, PathsRef, Zone};
 use crate::config::value;
 use crate::http::method::Method;
 use crate::inherit;
@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Default, Clone)]
 pub struct CacheWritten {
     /// `…_cache`; none inside where it is `off`.
-    pub choice: Option<Option<(Choice, PathsRef)>>,
+    pub choice: Option<Option<(CacheChoice, PathsRef)>>,
     /// `…_cache_key`.
     pub key: Option<Template>,
     /// `…_cache_valid`: status (0 is any) and seconds.
@@ -93,14 +93,14 @@ impl CacheWritten {
     }
 
     /// The settings, where responses are cached.
-    pub fn settings(&self) -> Option<Arc<Settings>> {
+    pub fn settings(&self) -> Option<Arc<CacheSettings>> {
         let (choice, paths) = self.choice.as_ref()?.as_ref()?;
         let list = |l: &Option<Vec<Template>>| l.as_deref().unwrap_or_default().into();
         let use_stale = match self.use_stale.unwrap_or(0) {
             bits if bits & next::OFF != 0 => 0,
             bits => bits,
         };
-        Some(Arc::new(Settings {
+        Some(Arc::new(CacheSettings {
             choice: choice.clone(),
             paths: paths.clone(),
             key: self.key.clone(),
@@ -118,7 +118,7 @@ impl CacheWritten {
             revalidate: self.revalidate.unwrap_or(false),
             convert_head: self.convert_head.unwrap_or(false),
             max_range_offset: self.max_range_offset,
-            purge: self.purge.as_ref().map(|when| Purge {
+            purge: self.purge.as_ref().map(|when| CachePurge {
                 when: when.as_slice().into(),
                 soft: self.purge_soft.as_deref().map(Into::into),
                 tags: self.purge_tags.clone(),
@@ -256,7 +256,7 @@ pub fn off_or_zone(
     let caches = caches(b, prefix);
     let paths = caches.paths.clone();
     let choice = match template.as_literal() {
-        None => Choice::Dynamic(template),
+        None => CacheChoice::Dynamic(template),
         Some(name) => {
             let cell = Arc::<OnceLock<_>>::default();
             caches.wanted.push(Wanted {
@@ -264,7 +264,7 @@ pub fn off_or_zone(
                 cell: cell.clone(),
                 at: s.clone(),
             });
-            Choice::Fixed(cell)
+            CacheChoice::Fixed(cell)
         }
     };
     c.choice = Some(Some((choice, paths)));

@@ -1,6 +1,6 @@
 //! `http/caches` of the API: what the zones hold, what requests found in them, and purging.
 
-use crate::cache::{CachePath, Status, paths};
+use crate::cache::{CachePath, Status};
 use crate::http::method::Method;
 use crate::module::Site;
 use crate::modules::api::{Answer, ApiError, Ask, Endpoint};
@@ -18,7 +18,7 @@ impl Endpoint for Caches {
     }
 
     fn answer(&self, ask: &Ask<'_>) -> Result<Answer, ApiError> {
-        let zones = paths(ask.site);
+        let zones = ask.site.cache_paths();
         let Some((name, rest)) = ask.rest.split_first() else {
             return match ask.method {
                 Method::Get => Ok(Answer::Collection(Value::Object(
@@ -87,7 +87,7 @@ impl Source for Caches {
     }
 
     fn write(&self, site: &Site, out: &mut Text) {
-        for path in paths(site) {
+        for path in site.cache_paths() {
             write_metrics(&path, out);
         }
     }

@@ -10,30 +10,6 @@ use crate::modules::upstream::HttpUpstream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The variables that the tests use, whoever else provides them.
-struct Vars;
-
-impl Module for Vars {
-    const NAME: &'static str = "test_vars";
-    type Conf = ();
-    const DIRECTIVES: &'static [Directive<()>] = &[];
-    const VARIABLES: &'static [Variable] = &[
-        Variable::new("host", |r, _| Val::Bytes(&r.head.host)),
-        Variable::new("args", |r, _| Val::Bytes(&r.args)),
-        Variable::new("scheme", |_, _| Val::Bytes(b"http")),
-        Variable::new("request_uri", |r, _| Val::Bytes(r.unparsed_uri())),
-        Variable::prefix("arg_", |r, name| {
-            Val::from_option(crate::http::uri::arg(&r.args, name))
-        }),
-        Variable::prefix("http_", |r, name| {
-            Val::from_option(r.headers().by_variable(name))
-        }),
-    ];
-    fn attach(_: &Arc<()>, _: &mut Hooks) -> ConfResult<()> {
-        Ok(())
-    }
-}
-
 struct Text(String);
 
 impl Reader for Text {
@@ -57,10 +33,8 @@ fn site(http: &str) -> Result<Arc<Site>, String> {
     let text = Text(format!("events {{}}\nhttp {{\n{http}\n}}\n"));
     let mut registry = Registry::new();
     registry.add::<Core>().add::<HttpServer>().add::<HttpCore>();
-    registry
-        .add::<HttpUpstream>()
-        .add::<super::Proxy>()
-        .add::<Vars>();
+    registry.add::<HttpUpstream>().add::<super::Proxy>();
+    assert_eq!(registry.arrange(), Ok(()));
     match load(&Arc::new(registry), &options, &text) {
         Ok(l) => Ok(Arc::new(l.site)),
         Err(e) => Err(e.diag.first_line()),

@@ -1,9 +1,9 @@
 //! The codes, and how a request runs through them.
 
 use super::RewriteConf;
-use crate::engine::files::{self, Kind};
 use crate::http::escape::{Unescape, unescape};
 use crate::log::Level;
+use crate::module::files::{self, Kind};
 use crate::module::{Body, Handler, LocCell, Next, Pattern, Request, Step, Template, VarId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -344,7 +344,7 @@ impl Run<'_> {
             },
             Err(e) => {
                 if !e.is_missing() {
-                    e.log(self.r, Level::Crit, path);
+                    files::log_failure(self.r, &e, Level::Crit, path);
                 }
                 false
             }

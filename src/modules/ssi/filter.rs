@@ -3,9 +3,9 @@
 use super::TimeFormat;
 use super::parse::{Found, MAX_PARAMS, Parser};
 use super::text::{Failed, Memory, complain, expand, failed, holds, variable};
-use crate::engine::subrequest::DEPTH;
 use crate::http::escape::{self, Escape, escape};
 use crate::http::uri;
+use crate::module::subrequest::DEPTH;
 use crate::module::*;
 use std::io;
 

@@ -85,6 +85,7 @@ pub(super) const WATCH: Duration = Duration::from_secs(5);
 
 fn make(c: &SslConf, m: &mut Making<'_>) -> ConfResult<TlsServer> {
     let mut out = TlsServer {
+        certified: c.has_certificates(),
         reject: c.rejects(),
         verify: c.verify.unwrap_or_default(),
         zone: c.zone.clone(),

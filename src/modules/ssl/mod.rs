@@ -11,7 +11,7 @@ use crate::config::Diag;
 use crate::module::once;
 use crate::module::*;
 use crate::tls::context::PROTOCOLS;
-use crate::tls::load::{Cache, Name, Version};
+use crate::tls::load::{Cache, Name, SharedLoader, Version};
 use crate::tls::ocsp;
 use crate::tls::session::Zone;
 use caches::{certificate_cache, ocsp_cache, password_file, session_cache};
@@ -434,6 +434,26 @@ impl Module for Ssl {
         ),
     ];
     const VARIABLES: &'static [Variable] = variables::VARIABLES;
+
+    fn configured(b: &mut Build) -> ConfResult<()> {
+        // before any certificate is loaded: those of the configuration in force may be taken over
+        if b.written::<Ssl>(BlockId::MAIN)
+            .is_none_or(SslConf::inheritable)
+        {
+            b.shared::<SharedLoader>().lock().inherit();
+        }
+        Ok(())
+    }
+
+    fn assembled(b: &mut Build, ids: &[BlockId], servers: &mut [Server]) -> ConfResult<()> {
+        // whether or not they listen with TLS
+        for (id, on) in ids.iter().zip(servers) {
+            let conf = b.effective::<Ssl>(*id);
+            on.tls = Some(Arc::new(server(&conf, b)?));
+        }
+        b.shared::<SharedLoader>().lock().keep();
+        Ok(())
+    }
 
     fn attach(_conf: &Arc<SslConf>, _on: &mut Hooks) -> ConfResult<()> {
         Ok(())

@@ -2,8 +2,9 @@
 
 use super::unresolved;
 use crate::config::addr::Address;
+use crate::dns::resolve_at_load;
 use crate::module::*;
-use crate::upstream::{Group, PeerAddr, ResolveName, resolve_at_load};
+use crate::upstream::{Group, PeerAddr, ResolveName};
 use std::sync::Arc;
 
 /// The group that a target without variables stands for: the `upstream {}` of that name wherever it is written, else
@@ -46,8 +47,7 @@ pub fn group_for(b: &mut Build, s: &Statement, address: &Address) -> ConfResult<
 
 /// The groups of the site, for targets with variables.
 pub fn groups(b: &mut Build) -> GroupsRef {
-    schedule(b);
-    b.shared::<Table>().groups.clone()
+    b.groups()
 }
 
 /// Every group that the configuration names.
@@ -55,7 +55,6 @@ pub fn groups(b: &mut Build) -> GroupsRef {
 pub(super) struct Table {
     pub(super) blocks: Vec<Defined>,
     pub(super) implied: Vec<Implied>,
-    groups: GroupsRef,
     scheduled: bool,
 }
 
@@ -107,13 +106,14 @@ fn resolve(b: &mut Build) -> ConfResult<()> {
                 let (g, name) = implied(i, degraded)?;
                 let g = Arc::new(g);
                 later.extend(name.map(|name| (g.clone(), name)));
+                let g = Arc::new(Upstream::plain(g));
                 all.list.push((i.name.as_str().into(), i.port, g.clone()));
                 g
             }
         };
         let _ = i.group.set(group);
     }
-    let _ = table.groups.set(all);
+    let _ = b.groups().set(all);
     for (group, (name, diag)) in later {
         b.degrade(diag)?;
         unresolved::ask_later(b, group, name);

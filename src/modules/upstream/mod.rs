@@ -33,7 +33,6 @@ pub struct UpstreamWritten {
     servers: Vec<ServerSpec>,
     /// Names among them that do not resolve (`start_degraded`).
     unresolved: Vec<ResolveName>,
-    method: Option<methods::Method>,
     sticky: Option<sticky::Sticky>,
     queue: Option<(u32, u64)>,
     outlier: Option<Option<OutlierConf>>,
@@ -209,6 +208,11 @@ impl Module for HttpUpstream {
         ),
     ];
 
+    fn configured(b: &mut Build) -> ConfResult<()> {
+        schedule(b);
+        Ok(())
+    }
+
     fn attach(_conf: &Arc<UpstreamWritten>, _on: &mut Hooks) -> ConfResult<()> {
         Ok(())
     }
@@ -256,7 +260,11 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     }
     let keepalive = written.keepalive_conf();
     let extras = written.extras();
-    let balance = written.balance();
+    let (balance, key): (Arc<dyn Balance>, _) = match b.balance_method(id) {
+        Some(method) => (method.balance.clone(), method.key.clone()),
+        None => (Arc::new(RoundRobin), None),
+    };
+    let steer = written.steer(key);
     let registry = crate::upstream::Registry::global();
     let names = written.servers.iter().any(|server| {
         let name = server.resolve.as_ref();
@@ -297,25 +305,22 @@ fn upstream(_c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> ConfResul
     for name in written.unresolved {
         unresolved::ask_later(b, made.clone(), name);
     }
-    let _ = group.set(made);
+    let _ = group.set(Arc::new(Upstream { group: made, steer }));
     Ok(())
 }
 
 impl UpstreamWritten {
-    fn balance(&self) -> Arc<dyn Balance> {
-        match &self.method {
-            Some(method) => method.balance.clone(),
-            None => Arc::new(RoundRobin),
+    fn steer(&self, key: Option<BalanceKey>) -> Option<Arc<dyn Steer>> {
+        let sticky = self.sticky.clone();
+        if key.is_none() && sticky.is_none() {
+            return None;
         }
+        Some(Arc::new(sticky::Steering { key, sticky }))
     }
 
     fn extras(&self) -> Extras {
-        let key = self.method.as_ref().and_then(|method| method.key.clone());
-        let sticky = self.sticky.clone();
-        let steers = key.is_some() || sticky.is_some();
         let queue = |(size, ms): (u32, u64)| Queue::new(size, Duration::from_millis(ms));
         Extras {
-            steer: steers.then(|| Arc::new(sticky::Steering { key, sticky }) as Arc<dyn Steer>),
             queue: self.queue.map(queue),
             outlier: self.outlier.clone().flatten().map(Detector::new),
             budget: self.budget.flatten().map(RetryBudget::new),

@@ -3,10 +3,11 @@
 use super::{UpstreamWritten, server};
 use crate::config;
 use crate::config::addr::{Address, Inet};
+use crate::dns::{Resolver, ResolverConf};
 use crate::engine::core::HttpCore;
 use crate::module::*;
 use crate::upstream::discovery::Discovery;
-use crate::upstream::{Group, ResolveName, Resolver, ResolverConf};
+use crate::upstream::{Group, ResolveName};
 use std::sync::Arc;
 use std::time::Duration;
 

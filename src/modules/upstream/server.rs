@@ -41,12 +41,12 @@ pub(super) fn read(c: &mut UpstreamWritten, s: &Statement, b: &mut Build) -> Con
             Some(("service", "")) => return Err(s.error("service is empty")),
             Some(("service", v)) => names.service = Some(v),
             Some(("slow_start", v)) => {
-                c.allows(s, i, |limits| limits.slow_start)?;
+                allows(s, b, i, |limits| limits.slow_start)?;
                 spec.slow_start = parse_time_ms(v.as_bytes()).ok_or_else(invalid)?;
             }
             Some(("route", v)) => spec.route = Some(route(s, v)?),
             None if word == "backup" => {
-                c.allows(s, i, |limits| limits.backup)?;
+                allows(s, b, i, |limits| limits.backup)?;
                 spec.backup = true;
             }
             // nginx keeps one state: what is written last holds
@@ -88,23 +88,22 @@ fn route(s: &Statement, text: &str) -> ConfResult<Arc<str>> {
     }
 }
 
-impl UpstreamWritten {
-    /// Whether the method of balancing written so far can do with parameter `i`.
-    fn allows(
-        &self,
-        s: &Statement,
-        i: usize,
-        of: impl Fn(&super::methods::Limits) -> bool,
-    ) -> ConfResult<()> {
-        match &self.method {
-            Some(method) if of(&method.without) => Err(s.error_at(
-                i,
-                format!(
-                    "balancing method does not support parameter \"{}\"",
-                    String::from_utf8_lossy(s.arg(i))
-                ),
-            )),
-            _ => Ok(()),
-        }
+/// Whether the method of balancing written so far supports parameter `i`.
+fn allows(
+    s: &Statement,
+    b: &mut Build,
+    i: usize,
+    of: impl Fn(&Unsupported) -> bool,
+) -> ConfResult<()> {
+    let block = b.block();
+    match b.balance_method(block) {
+        Some(method) if of(&method.unsupported) => Err(s.error_at(
+            i,
+            format!(
+                "balancing method does not support parameter \"{}\"",
+                String::from_utf8_lossy(s.arg(i))
+            ),
+        )),
+        _ => Ok(()),
     }
 }

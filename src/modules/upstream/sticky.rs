@@ -1,7 +1,6 @@
 //! `sticky cookie|route|learn`: requests of a session go to the same server.
 
 use super::UpstreamWritten;
-use super::methods::Key;
 use crate::config::value::{parse_size, parse_time_ms, parse_time_sec};
 use crate::http::date;
 use crate::http::headers::Known;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 /// What of a request decides its server.
 pub(super) struct Steering {
     /// The key of a hash.
-    pub key: Option<Key>,
+    pub key: Option<BalanceKey>,
     /// `sticky`.
     pub sticky: Option<Sticky>,
 }
@@ -24,14 +23,14 @@ pub(super) struct Steering {
 impl Steer for Steering {
     fn begin(&self, r: &Request, pick: &mut PickState) {
         match &self.key {
-            Some(Key::Text(template)) => {
+            Some(BalanceKey::Text(template)) => {
                 let key = RefCell::new(&mut pick.key);
                 let literal = |text: &[u8]| key.borrow_mut().extend_from_slice(text);
                 template.each(r, literal, |value| {
                     key.borrow_mut().extend_from_slice(value.as_bytes());
                 });
             }
-            Some(Key::Network) => match r.remote.addr.map(|addr| addr.ip()) {
+            Some(BalanceKey::Network) => match r.remote.addr.map(|addr| addr.ip()) {
                 Some(std::net::IpAddr::V4(ip)) => {
                     let [a, b, c, _] = ip.octets();
                     pick.key.extend_from_slice(&[a, b, c]);

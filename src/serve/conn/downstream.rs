@@ -1,11 +1,12 @@
 //! The connection as the side of a request that its client is on.
 
 use super::super::transport::Transport;
-use super::super::{buffers, head_writer, tcp_info};
+use super::super::{head_writer, tcp_info};
 use super::{BodyIn, COALESCE, Conn, HIGH_WATER, Inner, READ};
-use crate::exchange::h1::chunked::{self, BadChunk};
+use crate::http::h1::chunked::{self, BadChunk};
 use crate::http::headers::Headers;
 use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
+use crate::runtime::buffers;
 use bytes::{Buf, BytesMut};
 use std::fs::File;
 use std::io;

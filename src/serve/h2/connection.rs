@@ -11,7 +11,7 @@ use crate::log::Level;
 use crate::module::{
     CoreConf, Downstream, Gauge, Lingering, ListenAddr, ServerConf, SiteRef, Stat,
 };
-use crate::serve::buffers;
+use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::thread::Thread;
 use bytes::BytesMut;
@@ -63,8 +63,10 @@ pub(super) struct Connection {
     pub(super) last: u32,
     pub(super) seen: u32,
     pub(super) closed: Closed,
-    /// Streams that were refused.
+    /// Streams that were refused, less those that were answered since.
     pub(super) refused: usize,
+    /// Requests whose streams have been reset may be at their end, which shows when they have had their turn.
+    pub(super) leaving: bool,
     /// Streams opened by what was read last.
     pub(super) new_streams: usize,
     pub(super) priorities: u64,
@@ -232,6 +234,7 @@ impl Connection {
             seen: 0,
             closed: Closed::default(),
             refused: 0,
+            leaving: false,
             new_streams: 0,
             priorities: u64::from(most.max(100)),
             flood: Flood::new(most),
@@ -372,9 +375,9 @@ impl Connection {
     /// Reads and parses; false at the end of the connection.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
         self.new_streams = 0;
-        let n = match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
+        match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => {
                 if self.processing > 0 || !self.input.is_empty() || self.block.is_some() {
                     self.link.log(
@@ -384,14 +387,10 @@ impl Connection {
                 }
                 return Poll::Ready(Ok(false));
             }
-        };
-        let total = {
-            let out = &mut *self.link.lock();
-            out.total += n as u64;
-            (out.total, out.payload)
-        };
+        }
         self.parse()?;
-        if self.flood.detected(total.0, total.1) {
+        let worth = std::mem::take(&mut self.link.lock().worth);
+        if self.flood.is_one(worth) {
             self.link
                 .log(Level::Info, format_args!("http2 flood detected"));
             return Poll::Ready(Err(Fault(Code::ENHANCE_YOUR_CALM)));
@@ -563,6 +562,7 @@ impl Connection {
         self.closed.add(s.stream, s.reset, s.rest);
         if s.answered {
             self.flood.answered();
+            self.refused = self.refused.saturating_sub(1);
         }
     }
 
@@ -625,6 +625,7 @@ fn run<F: Future<Output = Served>>(
     begin: &impl Fn(Opened) -> F,
 ) -> (Poll<()>, bool) {
     let mut moved = false;
+    c.leaving = false;
     if !c.opened.is_empty() {
         let work = work.get_or_insert_with(FuturesUnordered::new);
         work.extend(c.opened.drain(..).map(begin));

@@ -38,8 +38,8 @@ impl Connection {
             && Head::parse(&self.input).is_some_and(|h| self.input.len() >= HEAD + h.length)
     }
 
-    /// Parses the frames that have come. Stops before a new request while others wait for their first turn and there are
-    /// too many.
+    /// Parses the frames that have come. Stops before a new request while there are too many, and others wait for their
+    /// first turn or for their last one.
     pub(super) fn parse(&mut self) -> Result<(), Fault> {
         let mut input = std::mem::take(&mut self.input);
         let parsed = self.parse_all(&mut input);
@@ -102,7 +102,7 @@ impl Connection {
             };
             self.partial = None;
             let full = self.processing >= self.conf.max_concurrent_streams as usize;
-            if head.kind == kind::HEADERS && full && !self.opened.is_empty() {
+            if head.kind == kind::HEADERS && full && (self.leaving || !self.opened.is_empty()) {
                 break Ok(());
             }
             at += HEAD + head.length;
@@ -198,9 +198,7 @@ impl Connection {
                 if ack {
                     self.acknowledged(data);
                 } else {
-                    let out = &mut *self.link.lock();
-                    frame::ping(&mut out.buf, true, data);
-                    out.total += 17;
+                    frame::ping(&mut self.link.lock().buf, true, data);
                 }
                 Ok(())
             }
@@ -252,10 +250,10 @@ impl Connection {
             }
             return self.unknown(id, "DATA", true);
         };
-        self.link.lock().payload += data.len() as u64;
         self.allow_large_frames();
-        if let Err(code) = stream.receive(data, size, end) {
-            stream.close(Some(code));
+        match stream.receive(data, size, end) {
+            Ok(()) => self.flood.data(data.len()),
+            Err(code) => self.reset_by_us(&stream, code),
         }
         Ok(())
     }
@@ -306,6 +304,7 @@ impl Connection {
                 format_args!("client sent CONTINUATION frame with incorrect identifier"),
             );
         }
+        self.flood.frame();
         block.frames += 1;
         block.bytes.extend_from_slice(bytes);
         let long = block.bytes.len();
@@ -366,7 +365,7 @@ impl Connection {
             _ => None,
         };
         match (purpose, code) {
-            (Purpose::Trailers(stream), Some(code)) => stream.close(Some(code)),
+            (Purpose::Trailers(stream), Some(code)) => self.reset_by_us(&stream, code),
             (_, Some(code)) => self.link.lock().reset(id, code),
             _ => {}
         }
@@ -388,8 +387,9 @@ impl Connection {
                 None => Purpose::Open,
             });
         }
-        if let Some(stream) = self.streams.get(&id) {
+        if let Some(stream) = self.streams.get(&id).cloned() {
             if stream.is_reset() {
+                self.flood.frame();
                 return Ok(Purpose::Nothing);
             }
             if stream.in_closed() {
@@ -397,10 +397,10 @@ impl Connection {
                     Level::Info,
                     format_args!("client sent HEADERS frame for half-closed stream {id}"),
                 );
-                stream.close(Some(Code::STREAM_CLOSED));
+                self.reset_by_us(&stream, Code::STREAM_CLOSED);
                 return Ok(Purpose::Nothing);
             }
-            return Ok(Purpose::Trailers(stream.clone()));
+            return Ok(Purpose::Trailers(stream));
         }
         if self.closed.was_reset(id) == Some(true) {
             self.flood.frame();
@@ -467,15 +467,26 @@ impl Connection {
             ),
         }
         if stream.taken_back() {
-            self.flood.reset();
+            self.flood.reset(stream.opened);
         }
+        self.leaving = true;
         Ok(())
     }
 
+    /// The client makes us reset a stream: it costs what its own RST_STREAM does.
+    fn reset_by_us(&mut self, stream: &Stream, code: Code) {
+        if !stream.is_closed() {
+            self.flood.reset(stream.opened);
+        }
+        stream.close(Some(code));
+        self.leaving = true;
+    }
+
     fn settings(&mut self, list: Settings<'_>) -> Result<(), Fault> {
-        self.flood.frame();
         let mut window = None;
+        let mut entries = 0;
         for (id, value) in list.iter() {
+            entries += 1;
             if let Err(e) = Settings::check(id, value) {
                 return self.fault(e.0, format_args!("client {e}"));
             }
@@ -490,15 +501,17 @@ impl Connection {
         let delta = {
             let out = &mut *self.link.lock();
             frame::settings_ack(&mut out.buf);
-            out.total += HEAD as u64;
             let delta = window.map_or(0, |w| w - out.initial_window);
             out.initial_window += delta;
             delta
         };
-        if delta != 0 {
-            for stream in self.streams.values() {
+        let changed = if delta == 0 { 0 } else { self.streams.len() };
+        self.flood.settings(entries, changed);
+        if changed > 0 {
+            let streams: Vec<Arc<Stream>> = self.streams.values().cloned().collect();
+            for stream in streams {
                 if !stream.add_window(delta) {
-                    stream.close(Some(Code::FLOW_CONTROL_ERROR));
+                    self.reset_by_us(&stream, Code::FLOW_CONTROL_ERROR);
                 }
             }
         }
@@ -511,7 +524,8 @@ impl Connection {
             match self.streams.get(&id) {
                 Some(stream) => {
                     if !stream.add_window(i64::from(n)) {
-                        stream.close(Some(Code::FLOW_CONTROL_ERROR));
+                        let stream = stream.clone();
+                        self.reset_by_us(&stream, Code::FLOW_CONTROL_ERROR);
                     }
                     return Ok(());
                 }

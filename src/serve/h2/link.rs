@@ -4,7 +4,7 @@ use crate::http::h2::hpack::Encoder;
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, frame};
 use crate::log::Level;
 use crate::module::Downstream;
-use crate::serve::buffers;
+use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::opening::Log;
 use crate::serve::thread::Thread;
@@ -35,9 +35,8 @@ pub(super) struct Output {
     pub max_frame: usize,
     /// Bytes by which the windows of streams may still grow.
     pub growth: usize,
-    /// Bytes of all frames, and of those that carry a head or a body: what is much more than the other is a flood.
-    pub total: u64,
-    pub payload: u64,
+    /// What the data put into frames is worth to the client's allowance, since that was last reckoned.
+    pub worth: i64,
     /// Nothing more is sent for streams.
     pub dead: bool,
     /// Memory to put a value together in.
@@ -67,8 +66,7 @@ impl Link {
                 initial_window: i64::from(DEFAULT_WINDOW),
                 max_frame: DEFAULT_FRAME as usize,
                 growth: GROWTH,
-                total: 0,
-                payload: 0,
+                worth: 0,
                 dead: false,
                 scratch: Vec::new(),
                 waiting: Vec::new(),
@@ -146,7 +144,6 @@ impl Output {
     pub fn reset(&mut self, stream: u32, code: Code) {
         if !self.dead {
             frame::reset(&mut self.buf, stream, code);
-            self.total += 13;
             self.touched();
         }
     }
@@ -155,7 +152,6 @@ impl Output {
     pub fn window_update(&mut self, stream: u32, more: u32) {
         if !self.dead {
             frame::window_update(&mut self.buf, stream, more);
-            self.total += 13;
             self.touched();
         }
     }

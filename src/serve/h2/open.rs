@@ -84,8 +84,8 @@ impl Connection {
         let requests = info.requests.fetch_add(1, Ordering::Relaxed) + 1;
         self.kept = true;
         self.priorities += u64::from(self.conf.max_concurrent_streams);
-        self.link.lock().payload += block as u64;
         let begin = Begin {
+            opened: Instant::now(),
             in_closed: ended,
             preread: self.conf.preread,
             chunk: server.conf.http2.chunk_size,
@@ -94,7 +94,7 @@ impl Connection {
         let mut r = thread.request(&site, stream.clone());
         r.server = l.default_server;
         r.location = server.default_location;
-        r.start = Instant::now();
+        r.start = stream.opened;
         let (sec, msec) = crate::http::date::time();
         r.start_msec = sec as u64 * 1000 + u64::from(msec);
         let head = read_head(&mut r, &self.fields, ended, &server.conf);

@@ -154,8 +154,6 @@ impl Writer<'_> {
         let out = self.out;
         headers_end(&mut out.buf, self.at, self.stream, end, out.max_frame);
         let n = out.buf.len() - self.at;
-        out.total += n as u64;
-        out.payload += n as u64;
         out.touched();
         n
     }

@@ -4,6 +4,7 @@ mod downstream;
 
 use super::link::{HIGH_WATER, Link, Output};
 use super::{response, websocket};
+use crate::http::h2::allowance::worth_of_data;
 use crate::http::h2::frame::{self, HEAD};
 use crate::http::h2::{Code, MAX_WINDOW};
 use crate::http::headers::Headers;
@@ -13,10 +14,13 @@ use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 /// A request's side of a stream.
 pub(super) struct Stream {
     pub id: u32,
+    /// When the request's head had come.
+    pub opened: Instant,
     link: Arc<Link>,
     inner: Mutex<Inner>,
 }
@@ -72,6 +76,8 @@ struct Inner {
 
 /// What a stream begins with.
 pub(super) struct Begin {
+    /// When the request's head had come.
+    pub opened: Instant,
     pub in_closed: bool,
     /// `http2_body_preread_size`.
     pub preread: u32,
@@ -93,6 +99,7 @@ impl Stream {
         let send_window = link.lock().initial_window;
         Stream {
             id,
+            opened: begin.opened,
             link,
             inner: Mutex::new(Inner {
                 recv_window: i64::from(begin.preread),
@@ -375,11 +382,9 @@ impl Inner {
     fn account(&mut self, out: &mut Output, n: usize) {
         self.send_window -= n as i64;
         out.window -= n as i64;
-        let whole = (HEAD + n) as u64;
-        self.sent += whole;
+        self.sent += (HEAD + n) as u64;
         self.framing_sent += HEAD as u64;
-        out.total += whole;
-        out.payload += n as u64;
+        out.worth += worth_of_data(n, self.send_window.min(out.window));
         out.touched();
     }
 

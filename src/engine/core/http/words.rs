@@ -1,8 +1,8 @@
 //! Directives whose words take more than one line to read.
 
-use super::super::super::file_cache::FileCache;
 use super::HttpWritten;
 use crate::config::Result;
+use crate::files::FileCache;
 use crate::module::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,9 +62,9 @@ pub fn temp_path(s: &Statement, b: &Build) -> Result<Arc<TempPath>> {
 }
 
 /// `resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off] [status_zone=zone]`.
-pub(crate) fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
+pub(crate) fn resolver(s: &Statement) -> Result<crate::dns::ResolverConf> {
     use crate::config::addr::{Address, parse_server};
-    let mut conf = crate::upstream::ResolverConf::new(Vec::new());
+    let mut conf = crate::dns::ResolverConf::new(Vec::new());
     for i in 0..s.len() {
         let word = s.str(i)?;
         let switch = |v: &str| match v {
@@ -85,7 +85,7 @@ pub(crate) fn resolver(s: &Statement) -> Result<crate::upstream::ResolverConf> {
             _ => match parse_server(s.arg(i), 53) {
                 Ok(Address::Inet(a)) => match a.ip {
                     Some(ip) => conf.servers.push(std::net::SocketAddr::new(ip, a.port)),
-                    None => match crate::upstream::resolve_at_load(&a.host, a.port) {
+                    None => match crate::dns::resolve_at_load(&a.host, a.port) {
                         Ok(list) => conf.servers.extend(list),
                         Err(_) => {
                             return Err(

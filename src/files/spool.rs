@@ -1,6 +1,6 @@
 //! A body kept in memory up to a limit and in a temporary file beyond it.
 
-use super::TempPath;
+use super::temp::TempPath;
 use bytes::BytesMut;
 use std::fs::File;
 use std::io;

@@ -160,7 +160,7 @@ impl Parser {
 }
 
 /// Names in what an origin sends are taken as they are.
-pub(in crate::exchange) const NAMES: Names = Names {
+pub(crate) const NAMES: Names = Names {
     underscores: true,
     skip_status_lines: true,
 };
@@ -205,11 +205,7 @@ impl UpstreamHead {
     }
 
     /// Adds a field: nginx's rules for repeated ones, and what framing they declare.
-    pub(in crate::exchange) fn take_field(
-        &mut self,
-        name: &[u8],
-        value: &[u8],
-    ) -> Result<(), UpstreamError> {
+    pub(crate) fn take_field(&mut self, name: &[u8], value: &[u8]) -> Result<(), UpstreamError> {
         let known = Known::of(name);
         // Early hints are passed on as they are.
         if self.status == 103 {
@@ -294,7 +290,7 @@ fn is_unique(known: Known) -> bool {
 
 /// Scans a status line.
 #[derive(Debug, Default)]
-pub(in crate::exchange) struct StatusLine {
+pub(crate) struct StatusLine {
     state: State,
     pos: usize,
     major: u16,
@@ -320,7 +316,7 @@ enum State {
 
 impl StatusLine {
     /// `None`: more bytes are needed; false: this is no status line.
-    pub(in crate::exchange) fn advance(&mut self, buf: &[u8]) -> Option<bool> {
+    pub(crate) fn advance(&mut self, buf: &[u8]) -> Option<bool> {
         while let Some(&byte) = buf.get(self.pos) {
             let digit = byte
                 .is_ascii_digit()
@@ -386,16 +382,12 @@ impl StatusLine {
     }
 
     /// How many bytes of the buffer it takes.
-    pub(in crate::exchange) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.pos
     }
 
     /// Stores status and version.
-    pub(in crate::exchange) fn give(
-        &self,
-        buf: &[u8],
-        head: &mut UpstreamHead,
-    ) -> Result<(), UpstreamError> {
+    pub(crate) fn give(&self, buf: &[u8], head: &mut UpstreamHead) -> Result<(), UpstreamError> {
         head.status = self.code;
         head.status_line
             .extend_from_slice(buf.get(self.text..self.end).unwrap_or_default());
@@ -415,7 +407,7 @@ impl StatusLine {
 }
 
 #[cold]
-pub(in crate::exchange) fn error(reason: &'static str, detail: Option<String>) -> UpstreamError {
+pub(crate) fn error(reason: &'static str, detail: Option<String>) -> UpstreamError {
     UpstreamError { reason, detail }
 }
 

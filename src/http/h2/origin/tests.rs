@@ -134,3 +134,91 @@ proptest! {
         }
     }
 }
+
+/// Frames as an origin sends them, written again and again: how often until it is too much.
+fn times(s: &mut Stream, frames: &[u8], most: usize) -> (usize, String) {
+    for n in 0..most {
+        let mut buf = BytesMut::from(frames);
+        let (mut head, mut trailers) = (UpstreamHead::default(), Headers::default());
+        loop {
+            match s.read(&mut buf, &mut head, &mut trailers) {
+                Ok(Event::Need) => break,
+                Ok(_) => {}
+                Err(e) => return (n, e),
+            }
+        }
+        s.out.clear();
+    }
+    (most, String::new())
+}
+
+fn streaming() -> Stream {
+    let mut s = Stream::begin(None, b"\x82", true, 65536);
+    let (event, ..) = read(&mut s, &answer(&[(":status", "200")], 1, false));
+    assert!(matches!(event, Ok(Event::Head)));
+    s
+}
+
+#[test]
+fn frames_that_carry_nothing_are_bounded() {
+    type Write = fn(&mut BytesMut);
+    let floods: [(&str, Write); 7] = [
+        ("ping", |b| frame::ping(b, false, [0; 8])),
+        ("settings", |b| frame::settings(b, &[(4, 65_535)])),
+        ("window update", |b| frame::window_update(b, 1, 1)),
+        ("empty data", |b| frame::data(b, 1, b"", false)),
+        ("unused", |b| frame::settings_ack(b)),
+        ("goaway", |b| frame::go_away(b, 1, Code::NO_ERROR)),
+        ("unused", |b| {
+            let (kind, flags) = (99, 0);
+            let (length, stream) = (0, 0);
+            Head {
+                length,
+                kind,
+                flags,
+                stream,
+            }
+            .write(b);
+        }),
+    ];
+    for (name, write) in floods {
+        let mut frames = BytesMut::new();
+        write(&mut frames);
+        let (n, e) = times(&mut streaming(), &frames, 100_000);
+        assert_eq!(e, format!("upstream sent too many {name} frames"));
+        // time allows some meanwhile
+        assert!((2000..20_000).contains(&n), "{name}: {n}");
+    }
+    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let (n, e) = times(&mut s, &answer(&[(":status", "103")], 1, false), 100_000);
+    assert_eq!(e, "upstream sent too many interim headers frames");
+    assert!(n >= 200, "{n}");
+    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let mut head = BytesMut::from(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x88][..]);
+    head.extend_from_slice(&[0, 0, 0, 9, 0, 0, 0, 0, 1].repeat(100_000));
+    let (_, e) = times(&mut s, &head, 1);
+    assert_eq!(e, "upstream sent too many continuation frames");
+}
+
+#[test]
+fn origins_may_ping_for_every_message() {
+    let mut frames = BytesMut::new();
+    frame::data(&mut frames, 1, b"\0\0\0\0\0", false);
+    frame::window_update(&mut frames, 0, 5);
+    frame::ping(&mut frames, false, [0; 8]);
+    let mut s = streaming();
+    // windows beyond the default would be an error of their own
+    s.send(&[0; 5], false);
+    s.kept.window -= 1 << 30;
+    assert_eq!(times(&mut s, &frames, 50_000), (50_000, String::new()));
+    // and for what it is sent
+    let mut frames = BytesMut::new();
+    frame::window_update(&mut frames, 0, 5);
+    frame::window_update(&mut frames, 1, 5);
+    frame::ping(&mut frames, false, [0; 8]);
+    let mut s = streaming();
+    for _ in 0..50_000 {
+        s.send(&[0; 5], false);
+        assert_eq!(times(&mut s, &frames, 1).1, "");
+    }
+}

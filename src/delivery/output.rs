@@ -2,99 +2,16 @@
 
 mod conditions;
 
-use super::filters::{self, Stage};
+use super::filters;
 use super::redirect;
 use crate::http::head::Version;
-use crate::http::range::{self, Multipart};
+use crate::http::range;
 use crate::log::Level;
-use crate::module::{Body, Framing, Request};
+use crate::module::{Body, Cut, Framing, Request, Stage};
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 use std::time::Duration;
-
-/// How a response's body passes on its way out.
-#[derive(Default)]
-pub struct Output {
-    /// Filters that this response collected, in order.
-    pub(super) stages: Vec<Stage>,
-    /// The first filter that takes the responses of subrequests, too.
-    pub(super) joint: Option<usize>,
-    /// URIs of subrequests that come before and after the body (`add_before_body`, `add_after_body`).
-    pub(super) around: [Option<Box<[u8]>>; 2],
-    /// What passes from one filter to the next; kept for its memory.
-    pub(super) buffers: [Vec<u8>; 2],
-    /// Whether what is written is to reach the client at once: an origin's response that is not buffered.
-    pub prompt: bool,
-    /// Bytes that the response had before and after it was compressed: `$gzip_ratio`.
-    pub deflated: (u64, u64),
-    /// Ranges that are cut out.
-    pub(super) cut: Option<Cut>,
-    /// Where the body stands before the ranges are cut.
-    pub(super) offset: u64,
-    ended: bool,
-}
-
-impl Output {
-    /// Forgets the last response.
-    pub fn clear(&mut self) {
-        self.stages.clear();
-        self.joint = None;
-        self.around = [None, None];
-        for b in self
-            .buffers
-            .iter_mut()
-            .filter(|b| b.capacity() > 128 * 1024)
-        {
-            *b = Vec::new();
-        }
-        self.prompt = false;
-        self.deflated = (0, 0);
-        self.cut = None;
-        self.offset = 0;
-        self.ended = false;
-    }
-
-    /// Whether body bytes may go to the client as they are.
-    pub fn is_plain(&self) -> bool {
-        self.stages.is_empty() && self.cut.is_none() && matches!(self.around, [None, None])
-    }
-
-    /// The one range that is cut out: the first byte and the one behind the last.
-    pub fn range(&self) -> Option<(u64, u64)> {
-        match self.cut {
-            Some(Cut::Single(a, b)) => Some((a, b)),
-            _ => None,
-        }
-    }
-
-    /// The same where nothing else is done with the body: what lies before the range need not be written.
-    pub fn only_range(&self) -> Option<(u64, u64)> {
-        self.range()
-            .filter(|_| self.stages.is_empty() && matches!(self.around, [None, None]))
-    }
-
-    /// Says where in the whole body the bytes stand that come next.
-    pub fn set_offset(&mut self, offset: u64) {
-        self.offset = offset;
-    }
-
-    /// Makes subrequests before and after the body.
-    pub fn surround(&mut self, before: Option<Box<[u8]>>, after: Option<Box<[u8]>>) {
-        self.around = [before, after];
-    }
-}
-
-/// Ranges of a response.
-pub(super) enum Cut {
-    Single(u64, u64),
-    Multi {
-        parts: Vec<(u64, u64)>,
-        heads: Multipart,
-        next: usize,
-        inside: bool,
-    },
-}
 
 /// Sends `r.out` with a whole body.
 ///
@@ -264,7 +181,7 @@ fn write_head(r: &mut Request) {
             Framing::Close
         };
     }
-    if r.keepalive && core.keepalive_min_timeout == 0 && crate::serve::draining() {
+    if r.keepalive && core.keepalive_min_timeout == 0 && crate::runtime::draining() {
         r.keepalive = false;
     }
     r.out.tokens = core.server_tokens;

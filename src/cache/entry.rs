@@ -1,11 +1,7 @@
-//! What one request does with the cache.
+//! Objects in use, and what a look-up came to.
 
-use super::file::Meta;
 use super::key::Digest;
 use super::live::Live;
-use super::rules::Freshness;
-use super::settings::{CachePath, Settings};
-use super::store::{Fill, Object};
 use super::zone::Zone;
 use std::sync::Arc;
 
@@ -144,52 +140,5 @@ pub struct Update {
 impl Drop for Update {
     fn drop(&mut self) {
         self.zone.index.end_update(self.digest, self.owner);
-    }
-}
-
-/// What one request does with the cache.
-pub struct Call {
-    /// The settings of the location.
-    pub settings: Arc<Settings>,
-    /// The zone.
-    pub path: Arc<CachePath>,
-    /// The key's text.
-    pub key: Vec<u8>,
-    /// The key's digest.
-    pub main: Digest,
-    /// The digest in use: the key's, or a variant's.
-    pub digest: Digest,
-    /// Whether `digest` is a variant's.
-    pub secondary: bool,
-    /// Whether the answer may still be stored.
-    pub cacheable: bool,
-    /// The object, while it is held.
-    pub entry: Option<Entry>,
-    /// The generation that the last look has found; 0 where there was none.
-    pub seen: u64,
-    /// The object whose time is over.
-    pub old: Option<Arc<Object>>,
-    /// What the origin's head says.
-    pub fresh: Freshness,
-    /// Whether the old object may be served where the origin fails (stale-if-error).
-    pub stale_error: bool,
-    /// The object being written.
-    pub fill: Option<Fill>,
-}
-
-impl Call {
-    /// The zone.
-    pub fn zone(&self) -> &Arc<Zone> {
-        &self.path.zone
-    }
-
-    /// Ends what this request holds.
-    pub fn release(&mut self) {
-        self.entry = None;
-    }
-
-    /// What is known of the object whose time is over.
-    pub fn old_meta(&self) -> Option<&Meta> {
-        self.old.as_ref().map(|o| &o.meta)
     }
 }

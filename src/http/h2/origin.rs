@@ -1,6 +1,7 @@
 //! One request on an HTTP/2 connection to an origin: frames in and out, without IO.
 
-use crate::exchange::h1::response::UpstreamHead;
+use crate::http::h1::response::UpstreamHead;
+use crate::http::h2::allowance::{Allowance, FRAME, worth_of_data};
 use crate::http::h2::frame::{self, Frame, Head, setting};
 use crate::http::h2::hpack::{Decoder, Fields, ListLimits};
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_WINDOW, PREFACE};
@@ -22,13 +23,14 @@ pub struct Kept {
     /// SETTINGS_MAX_FRAME_SIZE of the origin.
     max_frame: usize,
     decoder: Decoder,
-    /// Frames that cost the origin nothing and us an answer.
-    settings: u32,
-    pings: u32,
+    /// What the origin may send that carries nothing, relative to what it is sent and sends.
+    frames: Allowance,
 }
 
-/// Frames of one kind that an origin may make us answer on one connection: nginx's limit.
-const MOST: u32 = 1000;
+/// What an answered request is worth to the allowance of frames.
+const ANSWERED: i64 = 16 * FRAME;
+/// What an interim response costs it: its fields are decoded, and may be passed on.
+const INTERIM: i64 = 10 * FRAME;
 
 /// What an origin is let send before it must wait: all there is.
 const WINDOW: u32 = MAX_WINDOW;
@@ -93,8 +95,7 @@ impl Stream {
                 initial: i64::from(DEFAULT_WINDOW),
                 max_frame: DEFAULT_FRAME as usize,
                 decoder: Decoder::new(0),
-                settings: 0,
-                pings: 0,
+                frames: Allowance::frames(),
             })
         });
         let id = kept.next;
@@ -137,6 +138,8 @@ impl Stream {
         let length = data.len() as i64;
         self.window -= length;
         self.kept.window -= length;
+        let window = self.window.min(self.kept.window);
+        self.kept.frames.earn(worth_of_data(data.len(), window));
         self.sent = end;
     }
 
@@ -196,7 +199,10 @@ impl Stream {
         if h.stream != 0 && !known {
             return match parsed {
                 // what is left of an earlier request's stream
-                Frame::WindowUpdate(_) | Frame::Reset(_) if h.stream < self.id => Ok(None),
+                Frame::WindowUpdate(_) | Frame::Reset(_) if h.stream < self.id => {
+                    self.spend(FRAME, "late")?;
+                    Ok(None)
+                }
                 _ => Err(format!(
                     "upstream sent frame for unknown stream {}",
                     h.stream
@@ -219,6 +225,7 @@ impl Stream {
                 if self.in_block.is_none() {
                     return Err(format!("upstream sent unexpected http2 frame: {}", h.kind));
                 }
+                self.spend(FRAME, "continuation")?;
                 self.add(block, whole, head, trailers)
             }
             Frame::Reset(code) => {
@@ -233,23 +240,18 @@ impl Stream {
                 Err(format!("upstream rejected request with error {}", code.0))
             }
             Frame::Settings(list) => {
-                self.kept.settings += 1;
-                if self.kept.settings > MOST {
-                    return Err("upstream sent too many settings frames".to_owned());
-                }
+                self.spend(FRAME, "settings")?;
                 self.settings(list)?;
                 frame::settings_ack(&mut self.out);
                 Ok(None)
             }
             Frame::Ping { ack: false, data } => {
-                self.kept.pings += 1;
-                if self.kept.pings > MOST {
-                    return Err("upstream sent too many ping frames".to_owned());
-                }
+                self.spend(FRAME, "ping")?;
                 frame::ping(&mut self.out, true, data);
                 Ok(None)
             }
             Frame::GoAway { last, code } => {
+                self.spend(FRAME, "goaway")?;
                 self.closing = true;
                 if last < self.id {
                     return Err(format!("upstream sent goaway with error {}", code.0));
@@ -260,6 +262,7 @@ impl Stream {
                 if n == 0 {
                     return Err("upstream sent zero window update".to_owned());
                 }
+                self.spend(FRAME, "window update")?;
                 let window = if known {
                     &mut self.window
                 } else {
@@ -273,8 +276,20 @@ impl Stream {
             }
             Frame::PushPromise => Err("upstream sent unexpected push promise frame".to_owned()),
             Frame::Ping { .. } => Err("upstream sent ping frame with ack flag".to_owned()),
-            Frame::SettingsAck | Frame::Priority { .. } | Frame::Unknown => Ok(None),
+            Frame::SettingsAck | Frame::Priority { .. } | Frame::Unknown => {
+                self.spend(FRAME, "unused")?;
+                Ok(None)
+            }
         }
+    }
+
+    /// Charges for what carries nothing.
+    fn spend(&mut self, cost: i64, name: &str) -> Result<(), String> {
+        self.kept.frames.spend(cost);
+        if self.kept.frames.is_spent() {
+            return Err(format!("upstream sent too many {name} frames"));
+        }
+        Ok(())
     }
 
     fn settings(&mut self, list: frame::Settings<'_>) -> Result<(), String> {
@@ -309,6 +324,10 @@ impl Stream {
                 h.stream
             ));
         }
+        if data.is_empty() && !end {
+            self.spend(FRAME, "empty data")?;
+        }
+        self.kept.frames.earn(worth_of_data(data.len(), 1));
         let length = h.length as i64;
         for (window, name) in [(self.recv, "stream"), (self.kept.recv, "connection")] {
             if length > window {
@@ -387,9 +406,11 @@ impl Stream {
             if end {
                 return Err("upstream prematurely closed stream".to_owned());
             }
+            self.spend(INTERIM, "interim headers")?;
             return Ok(Some(event));
         }
         self.has_head = true;
+        self.kept.frames.earn(ANSWERED);
         self.left = head.content_length;
         if end {
             // a response to HEAD or without a body may name a length

@@ -1,10 +1,9 @@
 //! Requests that a request makes of its own site: for `auth_request`, mirrors and included parts.
 
-use super::phases;
+use super::{BodyRead, ConnInfo, Downstream, Framing, Include, Pass, Request, ResponseHead};
 use crate::http::headers::Headers;
 use crate::http::method::Method;
 use crate::log::Level;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, Include, Request, ResponseHead};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use std::io;
@@ -64,7 +63,8 @@ pub async fn run(r: &mut Request, ask: Ask<'_>) -> Result<Sub, u16> {
     ));
     let mut child = child(r, &ask, memory.clone())?;
     child.out.header_only = !ask.body;
-    phases::subrequest(&mut child).await;
+    let dispatch = r.site.dispatch;
+    dispatch.subrequest(&mut child).await;
     r.take_shared(&child);
     let state = std::mem::take(&mut *memory.state.lock());
     let aborted = state.aborted || child.aborted;
@@ -91,18 +91,15 @@ pub fn detach(r: &mut Request, ask: Ask<'_>, body: bool) -> Result<(), u16> {
     if body {
         repeat_body(r, &mut child);
     }
-    crate::serve::detach(async move { phases::subrequest(&mut child).await });
+    let dispatch = r.site.dispatch;
+    crate::runtime::detach(async move { dispatch.subrequest(&mut child).await });
     Ok(())
 }
 
 /// Asks the origin anew for an object of the cache that is being served although its time is over.
 ///
 /// The request is the parent's, repeated in its location; nobody waits for it. `update` ends with it.
-pub(crate) fn refresh(
-    r: &mut Request,
-    pass: &Arc<crate::module::Pass>,
-    update: crate::cache::Update,
-) {
+pub(crate) fn refresh(r: &mut Request, pass: &Arc<Pass>, update: crate::cache::Update) {
     let memory = Arc::new(Memory {
         background: true,
         ..Memory::new(r, Keeps::Nothing)
@@ -122,19 +119,14 @@ pub(crate) fn refresh(
     child.upstream.background = Some(update);
     repeat_body(r, &mut child);
     let pass = pass.clone();
-    crate::serve::detach(async move {
-        let outcome = crate::exchange::run(&mut child, &pass).await;
-        phases::finish(&mut child, Some(outcome)).await;
-        if child.core().log_subrequest {
-            phases::log(&mut child);
-        }
-    });
+    let dispatch = r.site.dispatch;
+    crate::runtime::detach(async move { dispatch.refresh(&mut child, &pass).await });
 }
 
 /// Begins a subrequest whose response comes in pieces.
 ///
 /// It runs as a task of its own, so that responses may be included in each other without growing the stack.
-pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
+pub(crate) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> {
     let memory = Arc::new(Memory::new(r, Keeps::Piece));
     let ask = Ask {
         uri: &include.uri,
@@ -154,10 +146,11 @@ pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> 
         repeats(r, &mut child);
         prepare(r, &mut child);
     }
+    let dispatch = r.site.dispatch;
     let task = tokio::spawn(async move {
         match again {
-            true => phases::repetition(&mut child).await,
-            false => phases::subrequest(&mut child).await,
+            true => dispatch.repeat(&mut child).await,
+            false => dispatch.subrequest(&mut child).await,
         }
         child
     });
@@ -165,7 +158,7 @@ pub(super) fn start(r: &Request, include: &mut Include) -> Result<Running, u16> 
 }
 
 /// How far a subrequest is.
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// More is to come.
     Going,
     /// It has ended; there is no request where its task broke down.
@@ -173,7 +166,7 @@ pub(super) enum Progress {
 }
 
 /// A subrequest whose response is being read.
-pub(super) struct Running {
+pub(crate) struct Running {
     memory: Arc<Memory>,
     task: JoinHandle<Box<Request>>,
 }
@@ -226,7 +219,7 @@ fn repeats(r: &Request, child: &mut Request) {
 }
 
 /// Takes a response that nobody wants.
-pub(super) fn nobody(r: &Request) -> Arc<dyn Downstream> {
+pub(crate) fn nobody(r: &Request) -> Arc<dyn Downstream> {
     Arc::new(Memory {
         background: true,
         ..Memory::new(r, Keeps::Nothing)

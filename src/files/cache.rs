@@ -1,6 +1,6 @@
 //! `open_file_cache`: files that stay open, what is known of them, and which are not there.
 
-use super::files::{Failure, Info, Kind, Links};
+use super::open::{Failure, Info, Kind, Links};
 use foldhash::fast::RandomState;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -87,7 +87,7 @@ impl FileCache {
 
 impl FileRules {
     /// Opens a file, or takes it from the cache. `open` and `look` are what is done where the cache does not know.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         path: &[u8],
         links: Links,

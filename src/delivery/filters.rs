@@ -1,21 +1,13 @@
 //! A response's body on its way through the filters, and the subrequests whose responses come in between.
 
 use super::output::{send_bytes, slice};
-use super::subrequest::{self, Progress, Running};
 use crate::log::Level;
-use crate::module::{BodyFilter, Include, Keep, Request};
+use crate::module::subrequest::{self, Progress, Running};
+use crate::module::{Include, Keep, Request};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-
-/// A filter of a response's body.
-pub struct Stage {
-    /// The filter.
-    pub filter: Box<dyn BodyFilter>,
-    /// Whether it has been told the end of the body.
-    pub last: bool,
-}
 
 /// Sends body bytes through all filters, with the subrequests of `add_before_body` and `add_after_body` around them.
 ///

@@ -1,7 +1,6 @@
 //! What the DAV methods do with files and folders. No request is known here, so that it may run on any thread.
 
 use crate::log::{Errno, Level};
-use crate::module::Request;
 use nix::libc::{EACCES, EEXIST, EISDIR, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM, EXDEV};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -39,11 +38,9 @@ impl Journal {
         self.note(Level::Crit, failure(call, path, e));
     }
 
-    /// Writes all to the request's error log.
-    pub fn write(self, r: &Request) {
-        for (level, text) in self.0 {
-            r.error(level, format_args!("{text}"));
-        }
+    /// The lines, in order.
+    pub fn into_lines(self) -> Vec<(Level, String)> {
+        self.0
     }
 }
 

@@ -1,8 +1,6 @@
-//! Files of local content: opened or only looked at, as `disable_symlinks` allows.
+//! Opening files and reading their metadata, with the rules of `disable_symlinks`.
 
-pub use super::file_cache::Found;
-use crate::log::{Errno, Level};
-use crate::module::Request;
+use crate::log::Errno;
 use nix::errno::Errno as Os;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
@@ -13,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +73,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(call: &'static str, error: &io::Error) -> Failure {
+    pub(crate) fn new(call: &'static str, error: &io::Error) -> Failure {
         // a path with a NUL in it names nothing
         let nul = error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
         Failure {
@@ -119,43 +116,13 @@ impl Failure {
     pub fn is_link(&self) -> bool {
         self.is(Os::ELOOP) || self.is(Os::EMLINK)
     }
-
-    /// Writes `open() "path" failed (2: No such file or directory)` to the error log.
-    pub fn log(&self, r: &Request, level: Level, path: &[u8]) {
-        r.error(
-            level,
-            format_args!(
-                "{} \"{}\" failed{}",
-                self.call,
-                String::from_utf8_lossy(path),
-                self.errno
-            ),
-        );
-    }
 }
 
-/// Opens a file for reading, or takes it from `open_file_cache`. A FIFO or device does not block; a folder may not be open.
-pub fn open(r: &Request, path: &[u8]) -> Result<Found, Failure> {
-    let links = links(r, path);
-    match &r.core().open_file_cache {
-        None => open_now(path, links).map(|(file, info)| (Some(Arc::new(file)), info)),
-        Some(rules) => {
-            let now = crate::http::date::time().0;
-            let look = || stat_now(path, links);
-            rules.open(path, links, now, || open_now(path, links), look)
-        }
-    }
-}
-
-/// Looks at a file. With `open_file_cache`, whoever looks at it will want it next: it is opened.
-pub fn stat(r: &Request, path: &[u8]) -> Result<Info, Failure> {
-    if r.core().open_file_cache.is_some() {
-        return open(r, path).map(|(_, info)| info);
-    }
-    stat_now(path, links(r, path))
-}
-
-fn open_now(path: &[u8], links: Links) -> Result<(File, Info), Failure> {
+/// Opens a file without `open_file_cache`.
+///
+/// # Errors
+/// The system call that failed.
+pub fn open_now(path: &[u8], links: Links) -> Result<(File, Info), Failure> {
     let file = match links {
         Links::Followed => OpenOptions::new()
             .read(true)
@@ -168,7 +135,11 @@ fn open_now(path: &[u8], links: Links) -> Result<(File, Info), Failure> {
     Ok((file, Info::from(&info)))
 }
 
-fn stat_now(path: &[u8], links: Links) -> Result<Info, Failure> {
+/// Reads the metadata of a file without `open_file_cache`.
+///
+/// # Errors
+/// The system call that failed.
+pub fn stat_now(path: &[u8], links: Links) -> Result<Info, Failure> {
     if links == Links::Followed {
         let info = std::fs::metadata(Path::new(OsStr::from_bytes(path)))
             .map_err(|e| Failure::new("stat()", &e))?;
@@ -179,34 +150,20 @@ fn stat_now(path: &[u8], links: Links) -> Result<Info, Failure> {
 
 /// What `disable_symlinks` says of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Links {
+pub enum Links {
+    /// Links are followed.
     Followed,
     /// Refused after the first `from` bytes; `owner` lets those through that belong to the owner of what they lead to.
     Checked {
+        /// `if_not_owner`.
         owner: bool,
+        /// Bytes of the path that are not checked (`from=`).
         from: usize,
     },
 }
 
-fn links(r: &Request, path: &[u8]) -> Links {
-    match &r.core().disable_symlinks {
-        (0, _) => Links::Followed,
-        (mode, None) => Links::Checked {
-            owner: *mode == 2,
-            from: 0,
-        },
-        (mode, Some(from)) => match trusted(path, &from.eval(r)) {
-            Some(from) => Links::Checked {
-                owner: *mode == 2,
-                from,
-            },
-            None => Links::Followed,
-        },
-    }
-}
-
 /// How much of the path is not checked, up to a slash; `None` is all of it.
-fn trusted(path: &[u8], from: &[u8]) -> Option<usize> {
+pub fn trusted(path: &[u8], from: &[u8]) -> Option<usize> {
     let Some(rest) = path.strip_prefix(from) else {
         return Some(0);
     };
