@@ -124,6 +124,16 @@ pub fn id<'r>(_: &'r Request, _: &'r [u8]) -> Val<'r> {
     Val::Small(text)
 }
 
+/// `$server_protocol`.
+pub fn protocol<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    match &r.head.protocol {
+        Some(p) => Val::Bytes(r.head.text(p)),
+        // a broken head of HTTP/2 has no request line
+        None if r.head.http_major_minor.0 == 2 => Val::Bytes(b"HTTP/2.0"),
+        None => Val::None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +165,5 @@ mod tests {
         fn nothing_panics(text in "[aA=;, \\PC]{0,20}") {
             let _ = basic_user(text.as_bytes());
         }
-    }
-}
-
-/// `$server_protocol`.
-pub fn protocol<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    match &r.head.protocol {
-        Some(p) => Val::Bytes(r.head.text(p)),
-        // a broken head of HTTP/2 has no request line
-        None if r.head.http_major_minor.0 == 2 => Val::Bytes(b"HTTP/2.0"),
-        None => Val::None,
     }
 }

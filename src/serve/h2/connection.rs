@@ -254,8 +254,8 @@ impl Connection {
     ///
     /// Not an `async fn`: that would hold the connection twice.
     pub fn serve(mut self) -> impl Future<Output = ()> + Send {
+        self.greet();
         async move {
-            self.greet();
             let _counted = Counted::new(self.thread);
             let mut news = self.news();
             let mut work = None;
