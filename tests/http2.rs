@@ -323,6 +323,30 @@ fn a_head_that_is_too_large() {
     });
 }
 
+/// What is logged of a body that is larger than allowed: over HTTP/1 as soon as a chunk announces it.
+#[test]
+fn a_body_that_turns_out_too_large() {
+    let s = start("client_max_body_size 10;", "proxy_pass http://127.0.0.1:1;");
+    let mut c = Client::connect(s.addr(8080));
+    c.send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n123456\r\nff\r\n1")
+        .unwrap();
+    assert_eq!(c.response("POST").unwrap().status, 413);
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large chunked body: 6+255 bytes, client",
+    );
+    run(async {
+        let session = Session::new(s.addr(8080)).await;
+        let post = Request::post("http://localhost/").body(()).unwrap();
+        let response = session.send(post, &[b'x'; 20], None).await.unwrap();
+        assert_eq!(response.status(), 413);
+    });
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large chunked body: 20 bytes, client",
+    );
+}
+
 #[test]
 fn a_reset_ends_the_exchange_with_the_origin() {
     let origin = Origin::script(vec![vec![Step::Read, Step::WaitForClose]]);

@@ -265,6 +265,12 @@ mod tests {
         out.clear();
         e.begin(&mut out);
         assert!(out.is_empty());
+        // a table whose memory was given back is emptied at the peer, too, once
+        e.rest();
+        e.rest();
+        e.begin(&mut out);
+        e.field(&mut out, b"server", b"nginx", Indexing::Kept);
+        assert_eq!(&out[..4], [0x20, 0x3f, 100 - 31, 0x40 | 54]);
     }
 
     proptest! {
