@@ -7,6 +7,8 @@
 #[path = "differential/case.rs"]
 mod case;
 mod common;
+#[path = "differential/http2.rs"]
+mod http2;
 #[path = "differential/load.rs"]
 mod load;
 #[path = "differential/observe.rs"]
@@ -52,6 +54,7 @@ cases![
     error_page,
     filters,
     internal_redirect,
+    http2_variables,
     keepalive,
     limits,
     location,

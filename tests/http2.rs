@@ -275,16 +275,24 @@ fn an_idle_connection_and_a_drained_one_end_with_goaway() {
 }
 
 #[test]
-fn a_reload_ends_connections_politely() {
+fn a_reload_keeps_connections() {
     let origin = Origin::respond(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
-    let s = server(&format!("proxy_pass http://{};", origin.addr()));
+    let mut s = server(&format!("proxy_pass http://{};", origin.addr()));
     run(async {
         let session = Session::new(s.addr(8080)).await;
-        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        assert_eq!(session.get("/").await.unwrap().into_body(), b"ok");
+        s.write_conf(
+            &CONF
+                .replace("%%HTTP%%", "")
+                .replace("%%LOCATION%%", "return 200 new;"),
+        );
         s.reload();
-        session.frames.await.unwrap().unwrap();
-        let session = Session::new(s.addr(8080)).await;
-        assert_eq!(session.get("/").await.unwrap().status(), 200);
+        // the same connection sees the new configuration
+        let deadline = std::time::Instant::now() + common::DEADLINE;
+        while session.get("/").await.unwrap().into_body() != b"new" {
+            assert!(std::time::Instant::now() < deadline);
+        }
+        assert!(!session.frames.is_finished());
     });
 }
 
@@ -313,6 +321,30 @@ fn a_head_that_is_too_large() {
         let e = session.frames.await.unwrap().unwrap_err();
         assert_eq!(e.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{e:?}");
     });
+}
+
+/// What is logged of a body that is larger than allowed: over HTTP/1 as soon as a chunk announces it.
+#[test]
+fn a_body_that_turns_out_too_large() {
+    let s = start("client_max_body_size 10;", "proxy_pass http://127.0.0.1:1;");
+    let mut c = Client::connect(s.addr(8080));
+    c.send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n123456\r\nff\r\n1")
+        .unwrap();
+    assert_eq!(c.response("POST").unwrap().status, 413);
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large chunked body: 6+255 bytes, client",
+    );
+    run(async {
+        let session = Session::new(s.addr(8080)).await;
+        let post = Request::post("http://localhost/").body(()).unwrap();
+        let response = session.send(post, &[b'x'; 20], None).await.unwrap();
+        assert_eq!(response.status(), 413);
+    });
+    s.wait_for_text(
+        "error.log",
+        "client intended to send too large chunked body: 20 bytes, client",
+    );
 }
 
 #[test]

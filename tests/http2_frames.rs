@@ -6,6 +6,10 @@ mod common;
 mod floods;
 #[path = "http2/ordinary.rs"]
 mod ordinary;
+#[path = "http2/parting.rs"]
+mod parting;
+#[path = "http2/spec.rs"]
+mod spec;
 #[path = "http2/websocket.rs"]
 mod websocket;
 

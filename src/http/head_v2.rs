@@ -83,6 +83,8 @@ impl RequestHead {
                 {
                     return refuse_with("client sent invalid method", value);
                 }
+                // known even where the rest of the head is refused
+                self.method = Method::of(value);
             }
             b"path" => {
                 put(

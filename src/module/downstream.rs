@@ -71,6 +71,20 @@ pub trait Downstream: Send + Sync + 'static {
         false
     }
 
+    /// Bounds a body whose length is not known beforehand, bytes; 0 is no limit. One that is larger reads as
+    /// [`BodyRead::Bad`] with 413, as soon as that is announced.
+    fn limit_body(&self, _most: u64) {}
+
+    /// Where the body was larger than that: how many bytes had come, and how many more were announced.
+    fn too_large(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Bytes of the body so far with its transfer coding, where it has one.
+    fn coded_body(&self) -> Option<u64> {
+        None
+    }
+
     /// Ready when the client has closed its side.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
 
@@ -79,6 +93,12 @@ pub trait Downstream: Send + Sync + 'static {
 
     /// Bytes given to the client so far for this request, heads included.
     fn sent(&self) -> u64;
+
+    /// How many of the bytes of [`Downstream::sent`] beyond the head are neither the body's nor of its transfer coding:
+    /// the heads of HTTP/2's frames, and its trailers.
+    fn framing_sent(&self) -> u64 {
+        0
+    }
 
     /// Trailers of the request, once its body has ended.
     fn trailers(&self) -> Option<crate::http::headers::Headers> {

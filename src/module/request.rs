@@ -280,6 +280,18 @@ impl Request {
         }
     }
 
+    /// `$request_length`.
+    pub fn length(&self) -> u64 {
+        let body = self.down.coded_body().unwrap_or(self.body.received);
+        self.head.header_in_bytes as u64 + body
+    }
+
+    /// `$body_bytes_sent`.
+    pub fn body_bytes_sent(&self) -> u64 {
+        let beyond = self.down.sent().saturating_sub(self.head_size);
+        beyond.saturating_sub(self.down.framing_sent())
+    }
+
     fn size_slots(&mut self) {
         self.values = empty_values(self.site.var_slots);
         self.slots.resize_with(self.site.module_slots, || None);
@@ -336,7 +348,8 @@ impl Request {
     }
 
     fn text_of(&self, method: Method) -> &[u8] {
-        if method == self.head.method {
+        // a broken head of HTTP/2 has no request line
+        if method == self.head.method && !self.head.line.is_empty() {
             self.head.method_name()
         } else {
             method.name().as_bytes()

@@ -198,6 +198,18 @@ impl Downstream for Filtered {
     fn sent(&self) -> u64 {
         self.to.sent()
     }
+    fn framing_sent(&self) -> u64 {
+        self.to.framing_sent()
+    }
+    fn limit_body(&self, most: u64) {
+        self.to.limit_body(most);
+    }
+    fn too_large(&self) -> Option<(u64, u64)> {
+        self.to.too_large()
+    }
+    fn coded_body(&self) -> Option<u64> {
+        self.to.coded_body()
+    }
     fn trailers(&self) -> Option<Headers> {
         self.to.trailers()
     }

@@ -349,7 +349,7 @@ impl Format {
                     let _ = write!(out, "{:03}", status(r));
                 }
                 Op::BytesSent => number(r.down.sent(), out),
-                Op::BodyBytesSent => number(r.down.sent().saturating_sub(r.head_size), out),
+                Op::BodyBytesSent => number(r.body_bytes_sent(), out),
             }
         }
     }

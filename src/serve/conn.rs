@@ -40,6 +40,10 @@ pub(super) struct Inner {
     trailers: Option<Box<Headers>>,
     /// Bytes of the present response, head included.
     sent: u64,
+    /// Bytes of the present request's chunked body with its coding.
+    coded: u64,
+    /// See [`crate::module::Downstream::too_large`].
+    too_large: Option<(u64, u64)>,
     eof: bool,
     error: Option<io::ErrorKind>,
     /// The error number with which reading ended.
@@ -87,6 +91,8 @@ impl Conn {
                 framing: Framing::None,
                 trailers: None,
                 sent: 0,
+                coded: 0,
+                too_large: None,
                 eof: false,
                 error: None,
                 errno: 0,
@@ -205,6 +211,8 @@ impl Conn {
         };
         inner.trailers = None;
         inner.sent = 0;
+        inner.coded = 0;
+        inner.too_large = None;
         inner.framing = Framing::None;
         inner.last = false;
         inner.ended = false;

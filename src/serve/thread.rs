@@ -100,6 +100,10 @@ pub(super) struct Thread {
     /// Every open connection by its number, with the epoch in which it was accepted, and the address.
     open: Mutex<HashMap<u64, OpenConn, foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
+    /// Sites that were replaced not long ago, for connections of HTTP/2 whose address the next one does not serve.
+    former: Mutex<Vec<SiteRef>>,
+    /// Connections of HTTP/2.
+    pub http2: AtomicUsize,
     // boxed: a request changes hands as it is
     #[allow(clippy::vec_box)]
     pool: Mutex<Vec<Box<Request>>>,
@@ -114,6 +118,9 @@ type OpenConn = (u64, ListenAddr, Weak<Conn>);
 /// that moment is answered, and told to go, where he would have found the connection closed.
 pub(super) const PARTING: Duration = Duration::from_millis(250);
 
+/// How long a thread keeps a site that was replaced: each connection has looked at the new one by then.
+const FORMER: Duration = Duration::from_secs(1);
+
 /// Bytes of a block that [`Thread::prefix`] divides.
 const PREFIXES: usize = 8 * 1024;
 
@@ -126,10 +133,21 @@ impl Thread {
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         let mut held = self.site.lock();
         if held.0 != epoch {
-            *held = (epoch, SiteRef::new(self.shared.site.load_full()));
+            let new = (epoch, SiteRef::new(self.shared.site.load_full()));
+            let (_, before) = std::mem::replace(&mut *held, new);
+            if self.http2.load(Ordering::Relaxed) > 0 {
+                self.former.lock().push(before);
+            }
             self.pool.lock().clear();
         }
         held.1.clone()
+    }
+
+    /// The newest of the sites before the one in force that has an address, if it was replaced just now.
+    pub fn former(&self, addr: &ListenAddr) -> Option<SiteRef> {
+        let former = self.former.lock();
+        let has = |s: &&SiteRef| s.listeners.iter().any(|l| l.addr == *addr);
+        former.iter().rev().find(has).cloned()
     }
 
     /// A request object for a connection: a used one where there is one.
@@ -170,8 +188,15 @@ impl Thread {
     }
 
     /// Goes over to the site in force, and closes what waits on an address that it no longer has.
-    fn renew(&self) {
+    fn renew(&'static self) {
         let site = self.site();
+        if !self.former.lock().is_empty() {
+            let serial = site.serial;
+            tokio::spawn(async move {
+                tokio::time::sleep(FORMER).await;
+                self.former.lock().retain(|s| s.serial >= serial);
+            });
+        }
         for (_, addr, conn) in self.open.lock().values() {
             if let Some(conn) = conn.upgrade()
                 && conn.is_idle()
@@ -234,6 +259,8 @@ pub fn run_thread(
         draining: AtomicBool::new(false),
         proxy: Arc::new(proxy),
         shutdown,
+        former: Mutex::default(),
+        http2: AtomicUsize::new(0),
         pool: Mutex::default(),
         prefixes: Mutex::default(),
         connections: AtomicUsize::new(0),
@@ -267,6 +294,8 @@ pub fn run_thread(
         }
         // idle connections close soon, busy ones when their response is complete
         thread.draining.store(true, Ordering::Relaxed);
+        // connections of HTTP/2 look at the flag then
+        thread.shared.renewed.send_modify(|_| ());
         let begun = Instant::now();
         while thread.connections.load(Ordering::Relaxed) > 0 {
             if begun.elapsed() >= PARTING {

@@ -38,7 +38,9 @@ pub struct Exchange {
     pub line: usize,
     /// For messages.
     pub name: String,
-    /// What to send, markers in it.
+    /// What is done.
+    pub kind: Kind,
+    /// What to send, markers in it; the body over HTTP/2.
     pub request: Vec<u8>,
     /// How many responses to expect.
     pub responses: usize,
@@ -50,6 +52,18 @@ pub struct Exchange {
     pub closing: Closing,
     /// What Couloir answers where the installed nginx answers otherwise.
     pub differs: Option<(Reason, String)>,
+}
+
+/// What an exchange is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes on a connection of their own.
+    #[default]
+    Http1,
+    /// A request on a connection of HTTP/2 of its own: its fields.
+    Http2(Vec<(String, String)>),
+    /// So many lines of a log.
+    Log(usize),
 }
 
 /// Why an answer differs from the installed nginx's.
@@ -98,6 +112,17 @@ pub fn parse(text: &str) -> Result<Vec<Group>, String> {
             "get" => group
                 .exchanges
                 .push(Exchange::new(line, rest, get(rest, &body)?)),
+            "h2" => group.exchanges.push(h2(line, rest, &body)?),
+            "log" => {
+                let (name, lines) = rest.split_once(' ').unwrap_or((rest, "1"));
+                let lines = lines
+                    .parse()
+                    .map_err(|_| format!("line {line}: a number"))?;
+                group.exchanges.push(Exchange {
+                    kind: Kind::Log(lines),
+                    ..Exchange::new(line, name, Vec::new())
+                });
+            }
             "ignore" | "responses" | "arrivals" | "differs" | "closes" => {
                 let Some(exchange) = group.exchanges.last_mut() else {
                     return fail("a request comes first");
@@ -223,6 +248,41 @@ fn get(path: &str, headers: &[&str]) -> Result<Vec<u8>, String> {
     unescape(&text)
 }
 
+/// `h2 PATH`: a request over HTTP/2, a GET unless the lines below say otherwise; its body stands behind an empty line.
+fn h2(line: usize, path: &str, lines: &[&str]) -> Result<Exchange, String> {
+    let mut parts = lines.splitn(2, |line| line.is_empty());
+    let own = parts.next().unwrap_or_default();
+    let body = parts.next().map(|body| body.join("\r\n"));
+    let mut given = Vec::new();
+    for field in own {
+        // the name of a pseudo-header field begins with a colon
+        let at = field.get(1..).and_then(|rest| rest.find(':'));
+        let (name, value) = at
+            .and_then(|at| Some((field.get(..=at)?, field.get(at + 2..)?)))
+            .ok_or_else(|| format!("line {line}: NAME: VALUE"))?;
+        let text = |bytes: Vec<u8>| bytes.into_iter().map(char::from).collect::<String>();
+        given.push((text(unescape(name)?), text(unescape(value.trim())?)));
+    }
+    let usual = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+    ];
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for (name, value) in usual {
+        match given.iter().position(|(known, _)| known == name) {
+            Some(at) => fields.push(given.remove(at)),
+            None => fields.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    fields.extend(given);
+    Ok(Exchange {
+        kind: Kind::Http2(fields),
+        ..Exchange::new(line, path, unescape(&body.unwrap_or_default())?)
+    })
+}
+
 /// `\r \n \t \0 \\ \xHH`; `\c` at a line's end takes the line end away; `\{N}X` is X repeated N times.
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
@@ -290,6 +350,26 @@ mod tests {
         assert_eq!(group.exchanges[1].responses, 2);
         assert_eq!(group.exchanges[1].ignore, ["X"]);
         assert_eq!(group.exchanges[2].request, b"G\rE\n");
+    }
+
+    #[test]
+    fn requests_over_http2() {
+        let text = "--- config\n--- h2 /a\n:method: POST\nx: a\\xff\n\nbody\n--- log x.log 2\n";
+        let groups = parse(text).unwrap();
+        let [request, log] = &groups[0].exchanges[..] else {
+            panic!("two exchanges");
+        };
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/a"),
+            (":authority", "localhost"),
+            ("x", "a\u{ff}"),
+        ];
+        let fields = fields.map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(request.kind, Kind::Http2(fields.to_vec()));
+        assert_eq!(request.request, b"body");
+        assert_eq!((&log.kind, &log.name[..]), (&Kind::Log(2), "x.log"));
     }
 
     #[test]

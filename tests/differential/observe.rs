@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::case::{Closing, Exchange, Group};
+use crate::case::{Closing, Exchange, Group, Kind};
 use crate::common::client::{Client, Response};
 use crate::common::origin::Origin;
 use crate::common::proc::{Server, Setup};
 use crate::common::{DEADLINE, wait_for};
+use crate::http2;
 
 /// What each exchange of the group gave.
 ///
@@ -118,6 +119,19 @@ impl Seen {
 
     fn exchange(&self, exchange: &Exchange) -> String {
         self.origin.take_requests();
+        match &exchange.kind {
+            Kind::Http1 => {}
+            Kind::Http2(fields) => {
+                let text = http2::exchange(
+                    self.server.addr(8080),
+                    fields,
+                    &exchange.request,
+                    |response, text| render(response, &exchange.ignore, text),
+                );
+                return self.neutral(&(text + &self.at_origin(exchange)));
+            }
+            Kind::Log(lines) => return self.file(&exchange.name, *lines),
+        }
         let mut client = Client::connect(self.server.addr(8080)).limit(Duration::from_secs(5));
         // an early answer may end the connection while we still send
         let _ = client.send(self.concrete(&exchange.request));
@@ -136,15 +150,34 @@ impl Seen {
             }
         };
         let _ = writeln!(text, "=== {end}");
+        text += &self.at_origin(exchange);
+        self.neutral(&text)
+    }
+
+    /// What the origin has received.
+    fn at_origin(&self, exchange: &Exchange) -> String {
         let mut requests = self.arrivals(exchange.arrivals);
         if exchange.arrivals > 0 {
             requests.sort();
         }
+        let mut text = String::new();
         for request in requests {
             text += "=== origin\n";
             text += &request;
         }
-        self.neutral(&text)
+        text
+    }
+
+    /// A log, as soon as it has so many lines.
+    fn file(&self, name: &str, lines: usize) -> String {
+        let whole = wait_for(DEADLINE, || {
+            let text = std::fs::read(self.server.dir().join(name)).ok()?;
+            (text.iter().filter(|b| **b == b'\n').count() >= lines).then_some(text)
+        });
+        match whole {
+            Some(text) => self.neutral(&String::from_utf8_lossy(&text)),
+            None => format!("{name} has fewer than {lines} lines"),
+        }
     }
 
     /// What has reached the origin, once there are so many requests, or none has come for long.
@@ -322,7 +355,7 @@ fn render(response: &Response, ignore: &[String], text: &mut String) {
     for (name, value) in headers {
         let ignored = ignore.iter().any(|known| known.eq_ignore_ascii_case(name));
         match name.as_str() {
-            "Date" | "Server" => {
+            "Date" | "Server" | "date" | "server" => {
                 let _ = writeln!(text, "{name}: *");
             }
             _ if ignored => {

@@ -31,7 +31,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("request", |r, _| present(&r.head.line)),
     Variable::new("request_uri", |r, _| present(r.unparsed_uri())),
     Variable::new("request_method", |r, _| present(r.main_method_text())),
-    Variable::new("server_protocol", |r, _| Val::from_option(r.head.protocol.as_ref().map(|p| r.head.text(p)))),
+    Variable::new("server_protocol", q::protocol),
     Variable::new("scheme", |r, _| Val::Bytes(if c::is_tls(r) { b"https" } else { b"http" })),
     Variable::new("https", |r, _| Val::Bytes(if c::is_tls(r) { b"on" } else { b"" })),
     Variable::new("request_port", |r, _| port(r.head.host_port)),
@@ -49,7 +49,7 @@ pub const VARIABLES: &[Variable] = &[
     // the body of the request
     Variable::new("request_body", q::body),
     Variable::new("request_body_file", q::body_file),
-    Variable::new("request_length", |r, _| Val::number(r.head.header_in_bytes as u64 + r.body.received)),
+    Variable::new("request_length", |r, _| Val::number(r.length())),
     Variable::new("request_id", q::id).memo(),
     // the connection
     Variable::new("binary_remote_addr", c::binary_remote_addr),
@@ -81,7 +81,7 @@ pub const VARIABLES: &[Variable] = &[
     // the response
     Variable::new("status", o::status),
     Variable::new("bytes_sent", |r, _| Val::number(r.down.sent())),
-    Variable::new("body_bytes_sent", |r, _| Val::number(r.down.sent().saturating_sub(r.head_size))),
+    Variable::new("body_bytes_sent", |r, _| Val::number(r.body_bytes_sent())),
     Variable::new("request_completion", o::completion),
     Variable::new("limit_rate", |r, _| Val::number(r.limit_rate)).setter(o::set_limit_rate),
     Variable::new("sent_http_content_type", |r, _| r.out.by_variable(b"content_type")),

@@ -124,6 +124,16 @@ pub fn id<'r>(_: &'r Request, _: &'r [u8]) -> Val<'r> {
     Val::Small(text)
 }
 
+/// `$server_protocol`.
+pub fn protocol<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
+    match &r.head.protocol {
+        Some(p) => Val::Bytes(r.head.text(p)),
+        // a broken head of HTTP/2 has no request line
+        None if r.head.http_major_minor.0 == 2 => Val::Bytes(b"HTTP/2.0"),
+        None => Val::None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

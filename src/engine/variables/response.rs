@@ -50,6 +50,8 @@ pub fn set_limit_rate(r: &mut Request, value: &[u8]) {
 pub fn connection<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
     Val::Bytes(match r.out.status {
         101 => b"upgrade",
+        // as in nginx: no stream outlives its request
+        _ if r.head.http_major_minor.0 == 2 => b"close",
         _ if r.keepalive => b"keep-alive",
         _ => b"close",
     })
@@ -57,7 +59,7 @@ pub fn connection<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 
 /// `$sent_http_transfer_encoding`: `chunked` once such a head has been sent; parts of a response have none of their own.
 pub fn transfer_encoding<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
-    if !r.header_sent || r.subrequest {
+    if !r.header_sent || r.subrequest || r.head.http_major_minor.0 == 2 {
         return Val::None;
     }
     r.out.by_variable(b"transfer_encoding")
@@ -66,7 +68,7 @@ pub fn transfer_encoding<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
 /// `$sent_http_keep_alive`.
 pub fn keep_alive<'r>(r: &'r Request, _: &'r [u8]) -> Val<'r> {
     let seconds = r.core().keepalive_header;
-    if !r.keepalive || seconds == 0 {
+    if !r.keepalive || seconds == 0 || r.head.http_major_minor.0 == 2 {
         return Val::None;
     }
     let mut text = Small::default();

@@ -128,6 +128,8 @@ pub(super) async fn pass_on(
     connector: &Connector,
     mut x: Box<Exchange>,
 ) -> Outcome {
+    // as in nginx: what follows a head with which the answer ends is not looked at, and may be RST_STREAM
+    let more = x.stream.is_ended() && !conn.rbuf.is_empty();
     if !x.stream.is_ended() {
         r.out.expect_trailers = a.pass.conf.pass_trailers;
     } else if r.out.content_length.is_none() && !r.is_head() && !matches!(r.out.status, 204 | 304) {
@@ -155,7 +157,7 @@ pub(super) async fn pass_on(
     }
     match result {
         Ok(()) => {
-            if let Some(kept) = x.stream.end() {
+            if let Some(kept) = x.stream.end().filter(|_| !more) {
                 conn.h2 = Some(kept);
                 pool::park(connector, a.group, conn);
             }

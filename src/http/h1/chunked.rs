@@ -15,6 +15,9 @@ pub struct Decoder {
     state: State,
     /// Bytes of the current chunk still to come.
     size: u64,
+    /// Bytes of content so far, and how many there may be; 0 is any number.
+    content: u64,
+    limit: u64,
     trailers: Option<Box<Trailers>>,
     /// The extension of the current chunk, where responses are parsed strictly.
     extension: Option<Vec<u8>>,
@@ -39,6 +42,8 @@ pub enum BadChunk {
     Trailer(String),
     /// The trailers are larger than was allowed for.
     TrailersTooBig,
+    /// The content would be larger than [`Decoder::limit`] says: after so many bytes so many more were announced.
+    TooLarge(u64, u64),
 }
 
 impl fmt::Display for BadChunk {
@@ -47,6 +52,7 @@ impl fmt::Display for BadChunk {
             BadChunk::Invalid => f.write_str("upstream sent invalid chunked response"),
             BadChunk::Trailer(line) => write!(f, "upstream sent invalid trailer: {line}"),
             BadChunk::TrailersTooBig => f.write_str("upstream sent too big trailers"),
+            BadChunk::TooLarge(..) => f.write_str("upstream sent too large chunked response"),
         }
     }
 }
@@ -113,6 +119,12 @@ impl Decoder {
         }
     }
 
+    /// Bounds the content, bytes (`client_max_body_size`); 0 is no limit. A chunk that exceeds it is refused with its first
+    /// byte.
+    pub fn limit(&mut self, most: u64) {
+        self.limit = most;
+    }
+
     /// Decodes the next piece of the body. `data` is given the ranges of `input` that are content, in order; a range is
     /// never empty. After an error or the end, the decoder stays there.
     pub fn decode(
@@ -124,11 +136,15 @@ impl Decoder {
         while let Some(&byte) = input.get(pos) {
             self.state = match (self.state, byte) {
                 (State::Data, _) => {
+                    if self.limit > 0 && self.content.saturating_add(self.size) > self.limit {
+                        return Err(BadChunk::TooLarge(self.content, self.size));
+                    }
                     let left = input.len() - pos;
                     let take = usize::try_from(self.size).map_or(left, |size| size.min(left));
                     data(pos..pos + take);
                     pos += take;
                     self.size -= take as u64;
+                    self.content += take as u64;
                     if self.size == 0 {
                         self.state = State::AfterData;
                     }

@@ -39,6 +39,14 @@ impl Chunks {
         }
     }
 
+    /// As [`Decoder::limit`].
+    pub fn limit(&mut self, most: u64) {
+        match self {
+            Chunks::Nginx(d) => d.limit(most),
+            Chunks::Strict(d) => d.limit = most,
+        }
+    }
+
     /// The trailer fields, once the body is complete.
     pub fn trailers(&self) -> Option<&Headers> {
         match self {
@@ -55,6 +63,9 @@ pub struct StrictDecoder {
     state: State,
     size: u64,
     digits: u8,
+    /// Bytes of content so far, and how many there may be; 0 is any number.
+    content: u64,
+    limit: u64,
     /// The line of extensions or trailers being read.
     line: Vec<u8>,
     /// Bytes of extensions and trailers so far.
@@ -90,6 +101,8 @@ impl StrictDecoder {
             state: State::Size,
             size: 0,
             digits: 0,
+            content: 0,
+            limit: 0,
             line: Vec::new(),
             extra: 0,
             keep,
@@ -110,11 +123,15 @@ impl StrictDecoder {
         while let Some(&byte) = input.get(pos) {
             match self.state {
                 State::Data => {
+                    if self.limit > 0 && self.content.saturating_add(self.size) > self.limit {
+                        return Err(BadChunk::TooLarge(self.content, self.size));
+                    }
                     let left = input.len() - pos;
                     let take = usize::try_from(self.size).map_or(left, |size| size.min(left));
                     data(pos..pos + take);
                     pos += take;
                     self.size -= take as u64;
+                    self.content += take as u64;
                     if self.size == 0 {
                         self.state = State::DataCr;
                     }

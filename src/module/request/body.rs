@@ -27,12 +27,25 @@ impl Request {
     ) -> std::io::Result<BodyRead> {
         self.send_continue();
         let timeout = Duration::from_millis(self.core().client_body_timeout);
+        let limit = self.core().client_max_body_size;
         let down = self.down.clone();
+        if self.head.chunked {
+            down.limit_body(limit);
+        }
         let read = poll_fn(|cx| down.poll_body(cx, out, max));
         match tokio::time::timeout(timeout, read).await {
+            Ok(Ok(BodyRead::Bad(413))) => {
+                let (received, announced) = down.too_large().unwrap_or_default();
+                self.error(
+                    Level::Error,
+                    format_args!(
+                        "client intended to send too large chunked body: {received}+{announced} bytes"
+                    ),
+                );
+                Ok(BodyRead::Bad(413))
+            }
             Ok(Ok(BodyRead::Data(n))) => {
                 self.body.received += n as u64;
-                let limit = self.core().client_max_body_size;
                 if limit > 0 && self.body.received > limit {
                     self.error(
                         Level::Error,

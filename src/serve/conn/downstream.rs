@@ -3,7 +3,7 @@
 use super::super::transport::Transport;
 use super::super::{head_writer, tcp_info};
 use super::{BodyIn, COALESCE, Conn, HIGH_WATER, Inner, READ};
-use crate::http::h1::chunked;
+use crate::http::h1::chunked::{self, BadChunk};
 use crate::http::headers::Headers;
 use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use crate::runtime::buffers;
@@ -234,6 +234,7 @@ impl Downstream for Conn {
                                     inner.trailers = decoder.trailers().cloned().map(Box::new);
                                     inner.body = BodyIn::Done;
                                 }
+                                inner.coded += d.consumed as u64;
                                 inner.rbuf.advance(d.consumed);
                                 if out.len() > old {
                                     return Poll::Ready(Ok(BodyRead::Data(out.len() - old)));
@@ -241,6 +242,11 @@ impl Downstream for Conn {
                                 if d.done {
                                     continue;
                                 }
+                            }
+                            Err(BadChunk::TooLarge(received, announced)) => {
+                                inner.close = true;
+                                inner.too_large = Some((received, announced));
+                                return Poll::Ready(Ok(BodyRead::Bad(413)));
                             }
                             Err(_) => {
                                 inner.close = true;
@@ -272,6 +278,20 @@ impl Downstream for Conn {
                 }
             }
         }
+    }
+
+    fn limit_body(&self, most: u64) {
+        if let BodyIn::Chunked(decoder) = &mut self.inner.lock().body {
+            decoder.limit(most);
+        }
+    }
+
+    fn too_large(&self) -> Option<(u64, u64)> {
+        self.inner.lock().too_large
+    }
+
+    fn coded_body(&self) -> Option<u64> {
+        Some(self.inner.lock().coded).filter(|n| *n > 0)
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,16 +1,16 @@
 //! A connection: reads frames, serves the requests that they open, sends what the streams have put into frames.
 
 use super::flood::Flood;
-use super::frames::LARGEST_FRAME;
 use super::link::{HIGH_WATER, Link};
-use super::listener;
 use super::open::{Opened, Served};
+use super::parting::{Going, Settled};
 use super::stream::Stream;
-use crate::engine::lookup;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
-use crate::http::h2::{Code, DEFAULT_WINDOW, MAX_WINDOW, frame};
+use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_FRAME, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{Downstream, Gauge, Lingering, ListenAddr, Stat};
+use crate::module::{
+    CoreConf, Downstream, Gauge, Lingering, ListenAddr, ServerConf, SiteRef, Stat,
+};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::thread::Thread;
@@ -20,6 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep_until, timeout};
@@ -31,6 +32,10 @@ pub(super) struct Connection {
     pub(super) addr: ListenAddr,
     pub(super) link: Arc<Link>,
     pub(super) conf: Conf,
+    /// The site in force, while the connection is at work; it holds none while it waits.
+    pub(super) site: Option<SiteRef>,
+    /// The last site that had the connection's address, where the one in force does not.
+    pub(super) former: Option<SiteRef>,
 
     /// Read and not yet parsed.
     pub(super) input: BytesMut,
@@ -46,6 +51,8 @@ pub(super) struct Connection {
     /// What all streams together may still receive.
     pub(super) recv_window: i64,
     pub(super) settings_acked: bool,
+    /// SETTINGS_MAX_FRAME_SIZE that the client has been told.
+    pub(super) max_frame: u32,
 
     pub(super) streams: HashMap<u32, Arc<Stream>, foldhash::fast::FixedState>,
     /// Requests whose head has come; they are served as soon as the frames that came with them have been looked at.
@@ -64,13 +71,15 @@ pub(super) struct Connection {
     pub(super) new_streams: usize,
     pub(super) priorities: u64,
     pub(super) flood: Flood,
-    /// GOAWAY has been sent: no more streams are taken.
-    pub(super) going: bool,
+    pub(super) going: Going,
     ended: bool,
 
     state: Option<Gauge>,
     timer: Option<Pin<Box<Sleep>>>,
     idle_until: Option<Instant>,
+    /// When memory is given back that a connection that goes on waiting does not need.
+    rest_at: Option<Instant>,
+    rested: bool,
     write_until: Option<Instant>,
     /// A request has been served: from now on the connection is one that is kept.
     pub(super) kept: bool,
@@ -79,19 +88,22 @@ pub(super) struct Connection {
 /// Settings of the address's default server that hold for the connection.
 #[derive(Clone)]
 pub(super) struct Conf {
+    /// The site that these are of.
+    pub site: u64,
+    pub settled: Settled,
     pub max_concurrent_streams: u32,
     pub preread: u32,
     /// The largest read.
-    read: usize,
+    pub read: usize,
     /// `large_client_header_buffers`: bytes of a field, and of all.
     pub field: usize,
     pub list: usize,
     pub header_timeout: Duration,
-    keepalive_timeout: Duration,
-    send_timeout: Duration,
-    lingering: Lingering,
-    lingering_time: Duration,
-    lingering_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub send_timeout: Duration,
+    pub lingering: Lingering,
+    pub lingering_time: Duration,
+    pub lingering_timeout: Duration,
 }
 
 /// A header block that is coming in.
@@ -149,6 +161,12 @@ impl Closed {
         e.rest.is_none()
     }
 
+    /// Forgets the streams for which nothing can be on its way any more.
+    fn shrink(&mut self) {
+        self.0.retain(|e| e.reset);
+        self.0.shrink_to_fit();
+    }
+
     /// Whether an ended stream was reset; `None` where it is not remembered.
     pub fn was_reset(&self, stream: u32) -> Option<bool> {
         self.0.iter().find(|e| e.stream == stream).map(|e| e.reset)
@@ -166,30 +184,36 @@ pub(super) enum End {
 /// An error of the connection: GOAWAY is sent with this code.
 pub(super) struct Fault(pub Code);
 
+impl Conf {
+    pub fn new(site: u64, server: &ServerConf, core: &CoreConf, settled: Settled) -> Conf {
+        let (number, size) = server.large_client_header_buffers;
+        let millis = Duration::from_millis;
+        Conf {
+            site,
+            settled,
+            max_concurrent_streams: server.http2.max_concurrent_streams,
+            preread: server.http2.preread_size,
+            read: server.http2.recv_buffer.clamp(1024, READ),
+            field: size,
+            list: number.saturating_mul(size),
+            header_timeout: millis(server.client_header_timeout),
+            keepalive_timeout: millis(core.keepalive_timeout),
+            send_timeout: millis(core.send_timeout),
+            lingering: core.lingering_close,
+            lingering_time: millis(core.lingering_time),
+            lingering_timeout: millis(core.lingering_timeout),
+        }
+    }
+}
+
 impl Connection {
     pub fn new(thread: &'static Thread, conn: &Arc<Conn>, addr: &ListenAddr) -> Option<Connection> {
-        let site = thread.site();
-        let (_, l, _) = listener(&site, addr)?;
-        let first = lookup::of_connection(l, conn.info());
-        let server = site.servers.get(first as usize)?;
-        let core = &site.locations.get(server.default_location as usize)?.core;
-        let (number, size) = server.conf.large_client_header_buffers;
-        let millis = Duration::from_millis;
-        let h2 = server.conf.http2;
+        let conf = Conf::of(&thread.site(), addr, conn.info())?;
+        let most = conf.max_concurrent_streams;
         Some(Connection {
-            conf: Conf {
-                max_concurrent_streams: h2.max_concurrent_streams,
-                preread: h2.preread_size,
-                read: h2.recv_buffer.clamp(1024, READ),
-                field: size,
-                list: number.saturating_mul(size),
-                header_timeout: millis(server.conf.client_header_timeout),
-                keepalive_timeout: millis(core.keepalive_timeout),
-                send_timeout: millis(core.send_timeout),
-                lingering: core.lingering_close,
-                lingering_time: millis(core.lingering_time),
-                lingering_timeout: millis(core.lingering_timeout),
-            },
+            conf,
+            site: None,
+            former: None,
             thread,
             conn: conn.clone(),
             addr: addr.clone(),
@@ -202,6 +226,7 @@ impl Connection {
             fields: Fields::default(),
             recv_window: i64::from(MAX_WINDOW),
             settings_acked: false,
+            max_frame: DEFAULT_FRAME,
             streams: HashMap::default(),
             opened: Vec::new(),
             processing: 0,
@@ -211,76 +236,92 @@ impl Connection {
             refused: 0,
             leaving: false,
             new_streams: 0,
-            priorities: u64::from(h2.max_concurrent_streams.max(100)),
-            flood: Flood::new(h2.max_concurrent_streams),
-            going: false,
+            priorities: u64::from(most.max(100)),
+            flood: Flood::new(most),
+            going: Going::No,
             ended: false,
             state: None,
             timer: None,
             idle_until: None,
+            rest_at: None,
+            rested: false,
             write_until: None,
             kept: false,
         })
     }
 
     /// Serves the connection until it ends.
-    pub async fn serve(mut self) {
+    ///
+    /// Not an `async fn`: that would hold the connection twice.
+    pub fn serve(mut self) -> impl Future<Output = ()> + Send {
         self.greet();
-        let mut draining = self.thread.shared.draining.subscribe();
+        async move {
+            let _counted = Counted::new(self.thread);
+            let mut news = self.news();
+            let mut work = None;
+            let begin = Opened::serve;
+            let end = poll_fn(|cx| {
+                while news.as_mut().poll(cx).is_ready() {
+                    news = self.news();
+                }
+                self.link.lock().begin(cx);
+                self.renew();
+                let turn = self.turn(cx, &mut |c, cx| run(c, cx, &mut work, &begin));
+                self.link.lock().end();
+                self.site = None;
+                if self.rested {
+                    work = None;
+                }
+                turn
+            })
+            .await;
+            drop(news);
+            drop(self.state.take());
+            self.close_streams();
+            let rest = std::mem::take(&mut self.link.lock().buf);
+            let polite = matches!(end, End::Closed);
+            let (conn, conf) = (self.conn.clone(), self.conf.clone());
+            let goodbye = Box::pin(async move {
+                if polite {
+                    goodbye(&conn, &conf, rest).await;
+                }
+                conn.cut();
+            });
+            // what is still being served belongs to this connection's count
+            let served = poll_fn(|cx| run(&mut self, cx, &mut work, &begin).0);
+            tokio::join!(goodbye, served);
+        }
+    }
+
+    /// Ready when there is another site, or the process begins to drain.
+    fn news(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let mut renewed = self.thread.shared.renewed.subscribe();
-        let mut drained = Box::pin(async move {
+        Box::pin(async move {
             // an error means that the process is gone
-            tokio::select! {
-                _ = draining.wait_for(|d| *d) => {}
-                // what was settled with the client is of the site that there was
-                _ = renewed.changed() => {}
-            }
-        });
-        let mut work = FuturesUnordered::new();
-        let mut drain = false;
-        let begin = Opened::serve;
-        let end = poll_fn(|cx| {
-            if !drain && drained.as_mut().poll(cx).is_ready() {
-                drain = true;
-                self.go_away(Code::NO_ERROR);
-            }
-            self.link.lock().begin(cx);
-            let turn = self.turn(cx, &mut |c, cx| run(c, cx, &mut work, &begin));
-            self.link.lock().end();
-            turn
+            let _ = renewed.changed().await;
         })
-        .await;
-        drop(self.state.take());
-        self.close_streams();
-        let rest = std::mem::take(&mut self.link.lock().buf);
-        let polite = matches!(end, End::Closed);
-        let (conn, conf) = (self.conn.clone(), self.conf.clone());
-        let goodbye = Box::pin(async move {
-            if polite {
-                goodbye(&conn, &conf, rest).await;
-            }
-            conn.cut();
-        });
-        // what is still being served belongs to this connection's count
-        let served = poll_fn(|cx| run(&mut self, cx, &mut work, &begin).0);
-        tokio::join!(goodbye, served);
     }
 
     /// What a server says first.
-    fn greet(&self) {
+    fn greet(&mut self) {
         use frame::setting::{
             ENABLE_CONNECT_PROTOCOL, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE,
         };
+        // a field as large as allowed fits into one frame
+        let field = u32::try_from(self.conf.field).unwrap_or(MAX_FRAME);
+        self.max_frame = field.clamp(DEFAULT_FRAME, MAX_FRAME);
         let out = &mut *self.link.lock();
         frame::settings(
             &mut out.buf,
             &[
                 (MAX_CONCURRENT_STREAMS, self.conf.max_concurrent_streams),
                 (INITIAL_WINDOW_SIZE, self.conf.preread),
-                (MAX_FRAME_SIZE, LARGEST_FRAME),
                 (ENABLE_CONNECT_PROTOCOL, 1),
             ],
         );
+        if self.max_frame > DEFAULT_FRAME {
+            frame::settings(&mut out.buf, &[(MAX_FRAME_SIZE, self.max_frame)]);
+        }
         frame::window_update(&mut out.buf, 0, MAX_WINDOW - DEFAULT_WINDOW);
     }
 
@@ -320,7 +361,9 @@ impl Connection {
                     self.ended = true;
                 }
             }
-            if self.ended || (self.going && self.processing == 0 && self.write_until.is_none()) {
+            if self.ended
+                || (self.going == Going::Gone && self.processing == 0 && self.write_until.is_none())
+            {
                 return Poll::Ready(End::Closed);
             }
             if !moved {
@@ -397,17 +440,23 @@ impl Connection {
                 } else {
                     self.conf.header_timeout
                 };
-                self.idle_until = Some(Instant::now() + limit);
-                self.fields.shrink();
+                let now = Instant::now();
+                self.idle_until = Some(now + limit);
+                self.rest_at = (!self.rested).then(|| now + REST);
             }
             buffers::give(std::mem::take(&mut self.link.lock().buf));
             self.state.get_or_insert_with(|| Gauge::new(Stat::Waiting));
         } else {
             self.idle_until = None;
+            self.rest_at = None;
+            self.rested = false;
             self.state = None;
         }
+        let told = self.told_until();
         loop {
-            let first = [self.idle_until, self.write_until, heading]
+            // a connection that is ending is not idle for longer than that takes
+            let idle = self.idle_until.filter(|_| told.is_none());
+            let first = [idle, self.rest_at, self.write_until, heading, told]
                 .into_iter()
                 .flatten()
                 .min();
@@ -448,14 +497,34 @@ impl Connection {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let code = if self.kept {
-                Code::NO_ERROR
+            if passed(told) {
+                self.go_away(Code::NO_ERROR);
+            } else if passed(idle) {
+                if !self.kept {
+                    late();
+                    self.go_away(Code::PROTOCOL_ERROR);
+                    return Poll::Ready(End::Closed);
+                }
+                // the client may be sending a request just now
+                self.part();
             } else {
-                Code::PROTOCOL_ERROR
-            };
-            self.go_away(code);
-            return Poll::Ready(End::Closed);
+                self.rest();
+            }
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
+    }
+
+    /// Gives back memory that a connection which waits does not need.
+    fn rest(&mut self) {
+        self.rest_at = None;
+        self.rested = true;
+        self.fields = Fields::default();
+        self.opened = Vec::new();
+        self.streams.shrink_to_fit();
+        self.closed.shrink();
+        self.decoder.rest();
+        self.link.lock().rest();
     }
 
     /// When the head that is coming in must be whole.
@@ -484,15 +553,6 @@ impl Connection {
         self.kept = true;
         self.closed.add(stream, true, None);
         self.link.lock().reset(stream, Code::PROTOCOL_ERROR);
-    }
-
-    /// Takes no more streams, and says so once.
-    pub(super) fn go_away(&mut self, code: Code) {
-        let again = std::mem::replace(&mut self.going, true);
-        if !again || code != Code::NO_ERROR {
-            let out = &mut *self.link.lock();
-            frame::go_away(&mut out.buf, self.last, code);
-        }
     }
 
     /// A request has been served.
@@ -536,6 +596,24 @@ async fn goodbye(conn: &Conn, c: &Conf, mut rest: BytesMut) {
     }
 }
 
+/// Counts the connections of HTTP/2 on a thread.
+struct Counted(&'static Thread);
+
+impl Counted {
+    fn new(thread: &'static Thread) -> Counted {
+        thread.http2.fetch_add(1, Ordering::Relaxed);
+        Counted(thread)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.http2.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection on which nothing has been said for so long holds little memory.
+const REST: Duration = Duration::from_secs(1);
 /// The largest read, bytes.
 const READ: usize = 64 * 1024;
 
@@ -543,14 +621,18 @@ const READ: usize = 64 * 1024;
 fn run<F: Future<Output = Served>>(
     c: &mut Connection,
     cx: &mut Context<'_>,
-    work: &mut FuturesUnordered<F>,
+    work: &mut Option<FuturesUnordered<F>>,
     begin: &impl Fn(Opened) -> F,
 ) -> (Poll<()>, bool) {
     let mut moved = false;
     c.leaving = false;
-    for opened in c.opened.drain(..) {
-        work.push(begin(opened));
+    if !c.opened.is_empty() {
+        let work = work.get_or_insert_with(FuturesUnordered::new);
+        work.extend(c.opened.drain(..).map(begin));
     }
+    let Some(work) = work else {
+        return (Poll::Ready(()), false);
+    };
     loop {
         match work.poll_next_unpin(cx) {
             Poll::Ready(Some(served)) => {

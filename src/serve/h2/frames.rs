@@ -1,6 +1,7 @@
 //! What frames do to a connection (RFC 9113, sections 5 and 6).
 
 use super::connection::{Block, Connection, Fault};
+use super::parting::Going;
 use super::stream::Stream;
 use crate::http::h2::frame::{self, Frame, HEAD, Head, Settings, flag, kind, setting};
 use crate::http::h2::hpack::{DecodeError, ListLimits, too_long};
@@ -24,8 +25,8 @@ enum Purpose {
     Nothing,
 }
 
-/// The largest frame that we take, bytes.
-pub(super) const LARGEST_FRAME: u32 = 1 << 17;
+/// The largest frame that a client is allowed once it sends bodies, bytes.
+const LARGEST_FRAME: u32 = 1 << 17;
 /// CONTINUATION frames of one block.
 const CONTINUATIONS: usize = 1000;
 /// Bytes that a block may have beyond its fields: lengths and indexes.
@@ -72,20 +73,20 @@ impl Connection {
                     format_args!("client sent PUSH_PROMISE frame"),
                 );
             }
-            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
-            if block && head.length > self.largest_block() {
-                break self.fault(
-                    Code::ENHANCE_YOUR_CALM,
-                    format_args!("client sent too large header"),
-                );
-            }
-            if head.length > LARGEST_FRAME as usize {
+            if head.length > self.max_frame as usize {
                 break self.fault(
                     Code::FRAME_SIZE_ERROR,
                     format_args!(
                         "client sent frame of type {} with too large length {}",
                         head.kind, head.length
                     ),
+                );
+            }
+            let block = matches!(head.kind, kind::HEADERS | kind::CONTINUATION);
+            if block && head.length > self.largest_block() {
+                break self.fault(
+                    Code::ENHANCE_YOUR_CALM,
+                    format_args!("client sent too large header"),
                 );
             }
             let Some(payload) = rest.get(HEAD..HEAD + head.length) else {
@@ -195,7 +196,9 @@ impl Connection {
             Frame::PushPromise => Ok(()),
             Frame::Ping { ack, data } => {
                 self.flood.frame();
-                if !ack {
+                if ack {
+                    self.acknowledged(data);
+                } else {
                     frame::ping(&mut self.link.lock().buf, true, data);
                 }
                 Ok(())
@@ -248,11 +251,23 @@ impl Connection {
             }
             return self.unknown(id, "DATA", true);
         };
+        self.allow_large_frames();
         match stream.receive(data, size, end) {
             Ok(()) => self.flood.data(data.len()),
             Err(code) => self.reset_by_us(&stream, code),
         }
         Ok(())
+    }
+
+    /// A client that sends bodies may do so in larger frames: they cost it and us less.
+    ///
+    /// Others are not told of them: a frame is held until it is whole.
+    fn allow_large_frames(&mut self) {
+        if self.max_frame < LARGEST_FRAME {
+            self.max_frame = LARGEST_FRAME;
+            let out = &mut *self.link.lock();
+            frame::settings(&mut out.buf, &[(setting::MAX_FRAME_SIZE, LARGEST_FRAME)]);
+        }
     }
 
     /// A frame for a stream that is not there.
@@ -363,7 +378,7 @@ impl Connection {
     fn purpose(&mut self, id: u32, end: bool) -> Result<Purpose, Fault> {
         if id > self.seen && !id.is_multiple_of(2) {
             self.seen = id;
-            if self.going {
+            if self.going == Going::Gone {
                 return Ok(Purpose::Nothing);
             }
             self.last = id;

@@ -106,6 +106,13 @@ impl Output {
         self.polling = false;
     }
 
+    /// Gives back memory that a connection which waits does not need.
+    pub fn rest(&mut self) {
+        self.encoder.rest();
+        self.scratch = Vec::new();
+        self.waiting = Vec::new();
+    }
+
     /// Something was put into `buf`: whoever sends it must know.
     pub fn touched(&mut self) {
         if !self.polling

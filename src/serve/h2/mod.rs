@@ -5,6 +5,7 @@ mod flood;
 mod frames;
 mod link;
 mod open;
+mod parting;
 mod response;
 mod stream;
 mod websocket;

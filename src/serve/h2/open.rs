@@ -56,7 +56,7 @@ impl Opened {
         // a panic of one request is not the others' business; its object is not used again
         let sound = AssertUnwindSafe(served).catch_unwind().await.is_ok();
         let answered = !stream.is_closed();
-        let reset = stream.end(request.timed_out || request.out.status == 408);
+        let reset = stream.end(request.timed_out || matches!(request.out.status, 408 | 444));
         if sound {
             thread.recycle(request);
         }
@@ -74,8 +74,8 @@ impl Connection {
     /// Makes a request of the fields that have come.
     pub(super) fn open(&mut self, id: u32, block: usize, ended: bool) -> Result<(), Fault> {
         let thread = self.thread;
-        let site = thread.site();
-        // a reload may have moved or removed the address
+        let site = self.serving();
+        // a reload may have moved the address
         let Some((index, l, _)) = listener(&site, &self.addr) else {
             return Err(Fault(Code::NO_ERROR));
         };
@@ -124,7 +124,7 @@ impl Connection {
             writing: Gauge::new(Stat::Writing),
         });
         if last {
-            self.go_away(Code::NO_ERROR);
+            self.part();
         }
         Ok(())
     }

@@ -62,7 +62,10 @@ struct Inner {
     tunnel: bool,
     error: Option<io::ErrorKind>,
     aborted: bool,
+    /// Bytes of frames with heads and bodies.
     sent: u64,
+    /// How many of them are heads of DATA frames, and trailers.
+    framing_sent: u64,
 
     /// When the stream last waited for the connection.
     turn: u64,
@@ -329,6 +332,7 @@ impl Stream {
                 Some(t) => {
                     let n = response::trailers(out, self.id, &t);
                     inner.sent += n as u64;
+                    inner.framing_sent += n as u64;
                     inner.out_closed = true;
                 }
                 None => inner.put(out, self.id, b"", true),
@@ -379,6 +383,7 @@ impl Inner {
         self.send_window -= n as i64;
         out.window -= n as i64;
         self.sent += (HEAD + n) as u64;
+        self.framing_sent += HEAD as u64;
         out.worth += worth_of_data(n, self.send_window.min(out.window));
         out.touched();
     }

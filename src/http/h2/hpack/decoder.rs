@@ -51,6 +51,11 @@ impl Decoder {
         }
     }
 
+    /// Gives back memory that the table does not need as it is.
+    pub fn rest(&mut self) {
+        self.table.fit();
+    }
+
     /// Appends the fields of a whole block to `out`.
     ///
     /// # Errors

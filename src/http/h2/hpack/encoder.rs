@@ -44,6 +44,15 @@ impl Encoder {
         self.table.resize(size);
     }
 
+    /// Gives back the table's memory; the peer is told to empty its own with the next block.
+    pub fn rest(&mut self) {
+        if !self.table.is_empty() {
+            let size = self.table.max();
+            self.resized = Some((0, self.resized.map_or(size, |(_, size)| size)));
+        }
+        self.table.release();
+    }
+
     /// Begins a block.
     pub fn begin(&mut self, out: &mut BytesMut) {
         if let Some((least, size)) = self.resized.take() {
@@ -256,6 +265,12 @@ mod tests {
         out.clear();
         e.begin(&mut out);
         assert!(out.is_empty());
+        // a table whose memory was given back is emptied at the peer, too, once
+        e.rest();
+        e.rest();
+        e.begin(&mut out);
+        e.field(&mut out, b"server", b"nginx", Indexing::Kept);
+        assert_eq!(&out[..4], [0x20, 0x3f, 100 - 31, 0x40 | 54]);
     }
 
     proptest! {

@@ -153,6 +153,27 @@ impl Table {
         Some(at + STATIC.len() + 1)
     }
 
+    /// Whether it has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Drops all entries, and their memory.
+    pub fn release(&mut self) {
+        self.entries = VecDeque::new();
+        self.spare = Vec::new();
+        self.size = 0;
+    }
+
+    /// Keeps no more memory than the entries need.
+    pub fn fit(&mut self) {
+        self.spare = Vec::new();
+        self.entries.shrink_to_fit();
+        for e in &mut self.entries {
+            e.bytes.shrink_to_fit();
+        }
+    }
+
     fn shrink(&mut self, to: usize) {
         while self.size > to
             && let Some(e) = self.entries.pop_back()

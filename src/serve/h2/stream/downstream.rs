@@ -212,6 +212,10 @@ impl Downstream for Stream {
         self.inner.lock().sent
     }
 
+    fn framing_sent(&self) -> u64 {
+        self.inner.lock().framing_sent
+    }
+
     fn trailers(&self) -> Option<Headers> {
         self.inner.lock().request_trailers.clone()
     }
