@@ -178,11 +178,13 @@ fn a_certificate_that_cannot_be_loaded_costs_its_server_only_and_is_found_later(
     let (status, text) = setup(conf).test(&Couloir::program());
     assert!(status.success(), "{text}");
     for wrong in ["missing.crt", "broken.key"] {
-        let line = text
-            .lines()
-            .find(|l| l.contains("cannot load certificate") && l.contains(wrong));
+        let mut lines = text.lines();
+        let line = lines.find(|l| l.contains("cannot load certificate") && l.contains(wrong));
+        assert!(line.is_some_and(|l| l.contains("[emerg]")), "{text}");
+        // nginx names no place, so it stands on the next line
+        let place = lines.next();
         assert!(
-            line.is_some_and(|l| l.contains("[emerg]") && l.contains("nginx.conf:")),
+            place.is_some_and(|l| l.starts_with("  --> ") && l.contains("nginx.conf:")),
             "{text}"
         );
     }

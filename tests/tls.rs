@@ -291,7 +291,6 @@ fn mistakes_are_told_in_nginx_s_words() {
             "ssl_certificate_cache off max=1 x;",
             "invalid parameter \"x\" in ",
         ),
-        ("ssl on;", "unknown directive \"ssl\" in "),
     ] {
         let (code, text) = say(directives);
         assert_eq!(code, Some(1), "{directives}");

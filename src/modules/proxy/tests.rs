@@ -370,11 +370,11 @@ fn refusals_in_nginx_words() {
         ),
         (
             "proxy_buffers 1 4k;",
-            "there must be at least 2 \"proxy_buffers\" in /t/nginx.conf:4",
+            "there must be at least 2 \"proxy_buffers\" in /t/nginx.conf:6",
         ),
         (
             "proxy_busy_buffers_size 64k;",
-            "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer in /t/nginx.conf:4",
+            "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer in /t/nginx.conf:6",
         ),
         (
             "proxy_next_upstream what;",
@@ -386,7 +386,7 @@ fn refusals_in_nginx_words() {
         ),
         (
             "location / { proxy_pass https://127.0.0.1; proxy_ssl_verify on; }",
-            "no proxy_ssl_trusted_certificate for proxy_ssl_verify in /t/nginx.conf:4",
+            "no proxy_ssl_trusted_certificate for proxy_ssl_verify",
         ),
     ] {
         assert_eq!(error(body), expected, "{body}");
