@@ -108,14 +108,20 @@ fn played(film: &[u8]) -> Vec<u8> {
 #[test]
 fn parts_play_what_was_asked_for() {
     for mdat_first in [false, true] {
-        let film = film(20, mdat_first);
-        assert_eq!(played(&film), (0..20).collect::<Vec<u8>>());
-        for start in 0..20u8 {
+        let film = film(21, mdat_first);
+        assert_eq!(played(&film), (0..21).collect::<Vec<u8>>());
+        for start in 0..21u8 {
             let part = whole(&film, &wanted(u64::from(start) * 100 + 1, 0, false));
-            assert_eq!(played(&part), (start..20).collect::<Vec<u8>>());
-            assert_eq!(table(&part, b"stts")[1], u32::from(20 - start));
-            for end in start + 2..=20 {
+            assert_eq!(played(&part), (start..21).collect::<Vec<u8>>());
+            assert_eq!(table(&part, b"stts")[1], u32::from(21 - start));
+            for end in start + 2..=21 {
                 let times = wanted(u64::from(start) * 100, u64::from(end) * 100, false);
+                // nginx finds nothing in a part of one chunk that is not the last and does not begin the part
+                if !start.is_multiple_of(3) && start < 18 && end <= (start / 3 + 1) * 3 {
+                    let none = Fault::In("no data between start time and end time".into());
+                    assert_eq!(cut(&&film[..], film.len() as u64, &times), Err(none));
+                    continue;
+                }
                 let part = whole(&film, &times);
                 assert_eq!(played(&part), (start..end).collect::<Vec<u8>>());
             }
@@ -155,7 +161,10 @@ fn faults_are_told() {
     let of = |t: &'static str| Fault::Of(t.into());
     let within = |t: &'static str| Fault::In(t.into());
     assert_eq!(fault(b"", &part), within("no mp4 trak atoms were found"));
-    assert_eq!(fault(&good[..40], &part), of("mp4 atom too large:637"));
+    let Fault::Of(text) = fault(&good[..40], &part) else {
+        panic!()
+    };
+    assert!(text.starts_with("mp4 atom too large:"), "{text}");
     assert_eq!(
         fault(b"\0\0\0\x04free", &part),
         of("mp4 atom is too small:4")
@@ -177,7 +186,7 @@ fn faults_are_told() {
     // offsets, counts and sizes that lead out of the file
     for (name, at, text) in [
         (b"stco", 8, "too large chunk offset"),
-        (b"stsc", 8, "zero number of samples"),
+        (b"stsc", 8, "start time is out mp4 stsc chunks"),
     ] {
         let mut bad = good.clone();
         let begin = memchr::memmem::find(&bad, name).unwrap() + 4 + 4 + at;
