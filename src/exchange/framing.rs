@@ -4,7 +4,7 @@ use super::attempt::Attempt;
 use super::codec::Body;
 use super::fastcgi::{self, Answer};
 use super::memcached;
-use crate::http::h1::chunked::Decoder;
+use crate::http::h1::chunked_strict::{Chunks, StrictDecoder};
 use crate::http::h1::response::BodyLength;
 use crate::module::{Codec, Request};
 use bytes::BytesMut;
@@ -15,7 +15,7 @@ pub(super) const BEHIND_THE_END: &str = "upstream sent data behind the end of th
 /// How the end of the origin's body is found.
 pub(super) enum Framing {
     Length(u64),
-    Chunked(Box<Decoder>),
+    Chunked(Box<Chunks>),
     Close,
     FastCgi(Box<Records>),
     Memcached(memcached::Value, Option<bool>),
@@ -53,13 +53,11 @@ impl Framing {
             (_, BodyLength::None) => Framing::Length(0),
             (_, BodyLength::Bytes(n)) => Framing::Length(n),
             (_, BodyLength::Chunked) => {
-                let limit = a.pass.conf.buffer_size;
-                let d = match r.core().strict_responses {
-                    // trailers that are not passed on are parsed all the same
-                    true => Decoder::with_trailers(limit).strict(),
-                    false if a.pass.conf.pass_trailers => Decoder::with_trailers(limit),
-                    false => Decoder::new(),
+                let keep = match a.pass.conf.pass_trailers {
+                    true => a.pass.conf.buffer_size,
+                    false => 0,
                 };
+                let d = Chunks::new(r.core().strict_responses, keep);
                 Framing::Chunked(Box::new(d))
             }
             (_, BodyLength::UntilClose) => Framing::Close,
@@ -120,7 +118,7 @@ pub(super) fn check(length: BodyLength, buf: &[u8], limit: usize) -> Result<(), 
         BodyLength::None => !buf.is_empty(),
         BodyLength::Bytes(n) => buf.len() as u64 > n,
         BodyLength::Chunked => {
-            let mut decoder = Decoder::with_trailers(limit).strict();
+            let mut decoder = StrictDecoder::new(limit);
             let decoded = decoder.decode(buf, |_| {}).map_err(|e| e.to_string())?;
             decoded.done && decoded.consumed < buf.len()
         }

@@ -1,48 +1,15 @@
 //! What of a message may be passed on, and what the strict grammar of HTTP/1 asks of it beyond what nginx asks.
 
+use super::strict::{has_control, is_control, is_token};
 use std::ops::Range;
 
 /// Where the first control byte other than HTAB stands in a field value or reason phrase (RFC 9110, section 5.5); bytes
 /// above 0x7f are obs-text and allowed.
 pub fn control(value: &[u8]) -> Option<usize> {
-    // most values have none, and this form is one pass without branches
-    let unclean = value
-        .iter()
-        .fold(false, |found, byte| found | is_control(*byte));
-    match unclean {
+    match has_control(value) {
         true => value.iter().position(|byte| is_control(*byte)),
         false => None,
     }
-}
-
-const fn is_control(byte: u8) -> bool {
-    (byte < b' ' && byte != b'\t') || byte == 0x7f
-}
-
-/// Whether it is a token (RFC 9110, section 5.6.2): not empty, and of its characters only.
-pub fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
-}
-
-const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
 }
 
 /// What the strict grammar (RFC 9112, section 5) refuses in a field line that [`super::field::FieldScanner`] accepted:

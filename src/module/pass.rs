@@ -422,6 +422,7 @@ impl UpstreamInfo {
     /// Forgets the answer of an exchange before this one.
     pub fn forget_answer(&mut self) {
         self.has_head = false;
+        self.head.clear();
         self.trailers.clear();
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range};
 use memchr::memchr2;
 
 use super::response::next_line;
-use crate::http::{clean, field::FieldScanner, headers::Headers};
+use crate::http::{field::FieldScanner, headers::Headers};
 
 /// Decodes a chunked body that arrives in pieces: a request's or an upstream response's.
 ///
@@ -19,8 +19,6 @@ pub struct Decoder {
     content: u64,
     limit: u64,
     trailers: Option<Box<Trailers>>,
-    /// The extension of the current chunk, where responses are parsed strictly.
-    extension: Option<Vec<u8>>,
 }
 
 /// What [`Decoder::decode`] read.
@@ -110,15 +108,6 @@ impl Decoder {
         }
     }
 
-    /// The same decoder, which refuses what RFC 9112 does not allow: blanks after a size, extensions that are not made of
-    /// tokens and quoted strings.
-    pub fn strict(self) -> Self {
-        Decoder {
-            extension: Some(Vec::new()),
-            ..self
-        }
-    }
-
     /// Bounds the content, bytes (`client_max_body_size`); 0 is no limit. A chunk that exceeds it is refused with its first
     /// byte.
     pub fn limit(&mut self, most: u64) {
@@ -158,19 +147,11 @@ impl Decoder {
                 (State::Extension | State::LastExtension | State::TrailerLine, _) => {
                     // Only a CR ends these; a bare LF in them is refused.
                     let rest = input.get(pos..).unwrap_or_default();
-                    let found = memchr2(b'\r', b'\n', rest);
-                    let line = rest.get(..found.unwrap_or(rest.len())).unwrap_or_default();
-                    if self.state != State::TrailerLine {
-                        self.extend(line)?;
-                    }
-                    let Some(found) = found else {
+                    let Some(found) = memchr2(b'\r', b'\n', rest) else {
                         pos = input.len();
                         break;
                     };
                     pos += found;
-                    if self.state != State::TrailerLine {
-                        self.end_extension()?;
-                    }
                     match (rest.get(found), self.state) {
                         (Some(b'\r'), State::Extension) => State::SizeLf,
                         (Some(b'\r'), State::LastExtension) => State::LastLf,
@@ -238,30 +219,6 @@ impl Decoder {
         }
     }
 
-    /// Notes a piece of an extension where it is to be checked.
-    fn extend(&mut self, piece: &[u8]) -> Result<(), BadChunk> {
-        const LONGEST: usize = 4096;
-        match &mut self.extension {
-            Some(text) if text.len() + piece.len() > LONGEST => Err(BadChunk::Invalid),
-            Some(text) => {
-                text.extend_from_slice(piece);
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn end_extension(&mut self) -> Result<(), BadChunk> {
-        match &mut self.extension {
-            Some(text) if !are_extensions(text) => Err(BadChunk::Invalid),
-            Some(text) => {
-                text.clear();
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
     fn size_byte(&mut self, byte: u8) -> Option<State> {
         if self.size > i64::MAX as u64 / 16 {
             return None;
@@ -269,11 +226,6 @@ impl Decoder {
         if let Some(digit) = hex(byte) {
             self.size = self.size * 16 + digit;
             return Some(State::Size);
-        }
-        if byte != b'\r'
-            && let Some(text) = &mut self.extension
-        {
-            text.push(byte);
         }
         match (byte, self.size) {
             (b'\r', 0) => Some(State::LastLf),
@@ -296,7 +248,7 @@ impl Decoder {
             .extend_from_slice(input.get(..take).unwrap_or_default());
         loop {
             let held = &trailers.held[..];
-            match next_line(&mut trailers.scanner, held, self.extension.is_some()) {
+            match next_line(&mut trailers.scanner, held, false) {
                 Ok(Some(Some((name, value)))) => trailers.fields.append(
                     held.get(name).unwrap_or_default(),
                     held.get(value).unwrap_or_default(),
@@ -310,59 +262,6 @@ impl Decoder {
             }
         }
     }
-}
-
-/// Whether it is `*( ";" token [ "=" ( token / quoted-string ) ] )` (RFC 9112, section 7.1.1, without its BWS).
-fn are_extensions(text: &[u8]) -> bool {
-    let mut rest = text;
-    while let Some((b';', more)) = rest.split_first() {
-        let end = |text: &[u8], stops: &[u8]| {
-            text.iter()
-                .position(|b| stops.contains(b))
-                .unwrap_or(text.len())
-        };
-        let (name, more) = more.split_at(end(more, b";="));
-        if !clean::is_token(name) {
-            return false;
-        }
-        rest = more;
-        let Some((b'=', value)) = more.split_first() else {
-            continue;
-        };
-        rest = match value.split_first() {
-            Some((b'"', quoted)) => {
-                let Some(length) = quoted_end(quoted) else {
-                    return false;
-                };
-                quoted.get(length..).unwrap_or_default()
-            }
-            _ => {
-                let (word, more) = value.split_at(end(value, b";"));
-                if !clean::is_token(word) {
-                    return false;
-                }
-                more
-            }
-        };
-    }
-    rest.is_empty()
-}
-
-/// The length of the rest of a quoted string, its closing quote included.
-fn quoted_end(text: &[u8]) -> Option<usize> {
-    if clean::control(text).is_some() {
-        return None;
-    }
-    let mut escaped = false;
-    for (at, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// The end of a chunked body without trailers.
@@ -471,42 +370,6 @@ mod tests {
                 assert_eq!(outcome, expected, "{input:?} by {step}");
             }
         }
-    }
-
-    #[test]
-    fn strict_chunks() {
-        for (input, good) in [
-            (&b"1\r\na\r\n0\r\n\r\n"[..], true),
-            (b"0001;x;y=z;q=\"a;\\\"b\"\r\na\r\n0;l\r\n\r\n", true),
-            (b"1 \r\na\r\n0\r\n\r\n", false),
-            (b"1\t\r\na\r\n0\r\n\r\n", false),
-            (b"1;\r\na\r\n0\r\n\r\n", false),
-            (b"1; x\r\na\r\n0\r\n\r\n", false),
-            (b"1;x=\r\na\r\n0\r\n\r\n", false),
-            (b"1;x=\"y\r\na\r\n0\r\n\r\n", false),
-            (b"1;x=\"\x01\"\r\na\r\n0\r\n\r\n", false),
-            (b"1\r\na\r\n0 \r\n\r\n", false),
-            (b"0\r\nX: y\r\n\r\n", true),
-            (b"0\r\nX\r\n\r\n", false),
-            (b"0\r\nX: y\n\r\n", false),
-        ] {
-            for step in [1, 3, 100] {
-                let mut strict = Decoder::with_trailers(100).strict();
-                let outcome = decode(&mut strict, input, step);
-                assert_eq!(outcome.is_ok(), good, "{} {step}", input.escape_ascii());
-                // nginx takes all of them but bare line feeds
-                let lenient = decode(&mut Decoder::new(), input, step);
-                assert_eq!(
-                    lenient.is_ok(),
-                    !input.ends_with(b"y\n\r\n"),
-                    "{}",
-                    input.escape_ascii()
-                );
-            }
-        }
-        let mut endless = Decoder::new().strict();
-        let long = [&b"1;"[..], &[b'x'; 5000]].concat();
-        assert!(decode(&mut endless, &long, 100).is_err());
     }
 
     #[test]

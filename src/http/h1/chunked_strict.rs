@@ -1,11 +1,12 @@
-//! The chunked transfer coding by its grammar alone (RFC 9112, section 7.1), for `request_parsing strict`.
+//! The chunked transfer coding by its grammar alone (RFC 9112, section 7.1), for `request_parsing strict` and
+//! `response_parsing strict`.
 
 use super::chunked::{BadChunk, Decoded, Decoder};
 use crate::http::headers::{Headers, Known};
 use crate::http::strict::{has_control, is_forbidden_trailer, is_tchar, is_token};
 use std::ops::Range;
 
-/// A decoder of chunked bodies of requests.
+/// A decoder of chunked bodies.
 #[derive(Debug)]
 pub enum Chunks {
     /// As lenient as nginx.

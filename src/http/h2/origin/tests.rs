@@ -260,7 +260,7 @@ fn times(s: &mut Stream, frames: &[u8], most: usize) -> (usize, String) {
 }
 
 fn streaming() -> Stream {
-    let mut s = Stream::begin(None, b"\x82", true, 65536);
+    let mut s = Stream::begin(None, b"\x82", true, false, 65536);
     let (event, ..) = read(&mut s, &answer(&[(":status", "200")], 1, false));
     assert!(matches!(event, Ok(Event::Head)));
     s
@@ -296,11 +296,11 @@ fn frames_that_carry_nothing_are_bounded() {
         // time allows some meanwhile
         assert!((2000..20_000).contains(&n), "{name}: {n}");
     }
-    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let mut s = Stream::begin(None, b"\x82", false, false, 65536);
     let (n, e) = times(&mut s, &answer(&[(":status", "103")], 1, false), 100_000);
     assert_eq!(e, "upstream sent too many interim headers frames");
     assert!(n >= 200, "{n}");
-    let mut s = Stream::begin(None, b"\x82", false, 65536);
+    let mut s = Stream::begin(None, b"\x82", false, false, 65536);
     let mut head = BytesMut::from(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x88][..]);
     head.extend_from_slice(&[0, 0, 0, 9, 0, 0, 0, 0, 1].repeat(100_000));
     let (_, e) = times(&mut s, &head, 1);
