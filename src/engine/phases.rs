@@ -153,7 +153,11 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
 
 /// Sends a local response; what has come of a body that nobody wants is thrown away first.
 async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
-    if r.has_body() && !r.body.read && !std::mem::replace(&mut r.body.discarded, true) {
+    if r.has_body()
+        && !r.body.read
+        && !r.body.failed
+        && !std::mem::replace(&mut r.body.discarded, true)
+    {
         let down = r.down.clone();
         let mut sink = bytes::BytesMut::new();
         let bad = std::future::poll_fn(|cx| {
@@ -195,20 +199,25 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.explain(|| step);
     }
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
-        r.error(
-            Level::Info,
-            format_args!("client sent invalid request while reading client request line: {e}"),
-        );
-        // the request ends with its first line: there is no URI
-        r.uri.clear();
-        r.head.uri = 0..0;
-        return Err(400);
+        return Err(bad_target(r, e));
     }
     if listener.tls.is_some() {
         super::tls::check(r, listener)
     } else {
         Ok(())
     }
+}
+
+/// The target of the request is no URI: logs that; the status.
+pub fn bad_target(r: &mut Request, why: &str) -> u16 {
+    r.error(
+        Level::Info,
+        format_args!("client sent invalid request while reading client request line: {why}"),
+    );
+    // the request ends with its first line: there is no URI
+    r.uri.clear();
+    r.head.uri = 0..0;
+    400
 }
 
 /// Prepares for another pass.

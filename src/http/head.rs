@@ -231,6 +231,7 @@ impl Parser {
                         return Ok(Progress::Need);
                     }
                     if !self.room.grow(limits, self.line.start()) {
+                        head.method = self.line.method();
                         head.line.extend_from_slice(
                             self.room
                                 .of(buf)
@@ -241,6 +242,8 @@ impl Parser {
                     }
                 }
                 Step::Bad(why) => {
+                    // what answers HEAD has no body
+                    head.method = self.line.method();
                     let rest = buf.get(self.line.start()..).unwrap_or_default();
                     head.line
                         .extend(rest.iter().take_while(|&&b| b != b'\r' && b != b'\n'));

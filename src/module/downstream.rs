@@ -55,6 +55,15 @@ pub trait Downstream: Send + Sync + 'static {
         max: usize,
     ) -> Poll<io::Result<BodyRead>>;
 
+    /// Has [`Downstream::poll_body`] give 413 for a chunk that makes the body larger than so many bytes; 0 is without
+    /// limit.
+    fn limit_body(&self, _bytes: u64) {}
+
+    /// The bytes that came before the chunk that was too large, and its size.
+    fn oversized(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// Ready when the client has closed its side.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
 

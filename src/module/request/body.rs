@@ -11,6 +11,8 @@ use std::time::Duration;
 /// How much of a body is read at once.
 const PIECE: usize = 16 * 1024;
 
+const TOO_LARGE: &str = "client intended to send too large chunked body";
+
 impl Request {
     /// Whether the client sends a body.
     pub fn has_body(&self) -> bool {
@@ -27,30 +29,44 @@ impl Request {
     ) -> std::io::Result<BodyRead> {
         self.send_continue();
         let timeout = Duration::from_millis(self.core().client_body_timeout);
+        let limit = self.core().client_max_body_size;
         let down = self.down.clone();
+        if self.head.chunked {
+            down.limit_body(limit);
+        }
         let read = poll_fn(|cx| down.poll_body(cx, out, max));
         match tokio::time::timeout(timeout, read).await {
             Ok(Ok(BodyRead::Data(n))) => {
                 self.body.received += n as u64;
-                let limit = self.core().client_max_body_size;
                 if limit > 0 && self.body.received > limit {
-                    self.error(
-                        Level::Error,
-                        format_args!(
-                            "client intended to send too large chunked body: {} bytes",
-                            self.body.received
-                        ),
-                    );
-                    return Ok(BodyRead::Bad(413));
+                    let all = self.body.received;
+                    return Ok(self.body_fails(413, format_args!("{TOO_LARGE}: {all} bytes")));
                 }
                 Ok(BodyRead::Data(n))
             }
+            Ok(Ok(BodyRead::Bad(status))) => {
+                self.body.failed = true;
+                if let Some((before, chunk)) = down.oversized() {
+                    return Ok(
+                        self.body_fails(status, format_args!("{TOO_LARGE}: {before}+{chunk} bytes"))
+                    );
+                }
+                Ok(BodyRead::Bad(status))
+            }
             Ok(other) => other,
             Err(_) => {
+                self.body.failed = true;
+                self.timed_out = true;
                 self.error(Level::Info, format_args!("client timed out (110: Connection timed out) while reading client request body"));
                 Ok(BodyRead::Bad(408))
             }
         }
+    }
+
+    fn body_fails(&mut self, status: u16, why: std::fmt::Arguments<'_>) -> BodyRead {
+        self.body.failed = true;
+        self.error(Level::Error, why);
+        BodyRead::Bad(status)
     }
 
     /// Reads the whole body into [`BodyState::spool`].
@@ -74,12 +90,7 @@ impl Request {
         if in_file != BodyInFile::Off {
             self.spill_body(&core, in_file == BodyInFile::On)?;
         }
-        // what fits the memory is read into it, and the rest passes through `chunk`
-        let expected = self.head.content_length.unwrap_or_default();
-        if let Some(memory) = self.body.spool.memory_mut(limit) {
-            // the byte more is what a read asks for to know that nothing follows
-            memory.reserve(expected.min(limit as u64).min(PIECE as u64) as usize + 1);
-        }
+        // what fits the memory is read into it, which grows with what comes, and the rest passes through `chunk`
         let mut chunk = BytesMut::new();
         loop {
             chunk.clear();

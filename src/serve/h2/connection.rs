@@ -9,9 +9,10 @@ use super::stream::Stream;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
 use crate::http::h2::{Code, DEFAULT_WINDOW, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{Gauge, Lingering, ListenAddr, Stat};
+use crate::module::{Lingering, ListenAddr};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
+use crate::serve::reusable::Reusable;
 use crate::serve::thread::Thread;
 use bytes::BytesMut;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -65,7 +66,7 @@ pub(super) struct Connection {
     pub(super) going: bool,
     ended: bool,
 
-    state: Option<Gauge>,
+    state: Option<Reusable>,
     timer: Option<Pin<Box<Sleep>>>,
     idle_until: Option<Instant>,
     write_until: Option<Instant>,
@@ -328,6 +329,11 @@ impl Connection {
         self.new_streams = 0;
         let n = match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
             Poll::Pending => return Poll::Pending,
+            Poll::Ready(_) if self.conn.is_retired() => {
+                self.go_away(Code::NO_ERROR);
+                self.ended = true;
+                return Poll::Ready(Ok(true));
+            }
             Poll::Ready(Ok(n)) if n > 0 => n,
             Poll::Ready(_) => {
                 if self.processing > 0 || !self.input.is_empty() || self.block.is_some() {
@@ -399,7 +405,9 @@ impl Connection {
                 self.fields.shrink();
             }
             buffers::give(std::mem::take(&mut self.link.lock().buf));
-            self.state.get_or_insert_with(|| Gauge::new(Stat::Waiting));
+            if self.state.is_none() {
+                self.state = self.conn.reusable();
+            }
         } else {
             self.idle_until = None;
             self.state = None;
@@ -525,6 +533,7 @@ async fn goodbye(conn: &Conn, c: &Conf, mut rest: BytesMut) {
     }
     conn.goodbye().await;
     conn.shutdown_write();
+    let _reusable = conn.reusable();
     let end = Instant::now() + c.lingering_time;
     while Instant::now() < end {
         match timeout(c.lingering_timeout, poll_fn(|cx| conn.poll_drain(cx))).await {
