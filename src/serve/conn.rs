@@ -319,6 +319,13 @@ impl Conn {
         self.roster.get().map(|(r, id)| Reusable::new(r, *id))
     }
 
+    /// Something has come on a new connection: it does not give way any more.
+    pub(super) fn begun(&self) {
+        if let Some((r, id)) = self.roster.get() {
+            r.set_reusable(*id, false);
+        }
+    }
+
     /// Whether the connection has been told to give way: nothing more is read from it.
     pub(super) fn is_retired(&self) -> bool {
         self.roster.get().is_some_and(|(r, id)| r.is_retired(*id))

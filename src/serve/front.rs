@@ -293,6 +293,9 @@ impl Client {
         let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
         if now {
             self.busy = !self.fresh;
+            if self.fresh {
+                conn.begun();
+            }
             return come(conn);
         }
         let begun = Instant::now();

@@ -63,7 +63,8 @@ impl Default for List {
 }
 
 impl Roster {
-    /// Adds a connection, which is not reusable yet; its number, until [`Roster::remove`].
+    /// Adds a connection, which is reusable: many may be accepted before the first of them is looked at. Its number,
+    /// until [`Roster::remove`].
     pub fn add(&self, fd: RawFd) -> u32 {
         let list = &mut *self.0.lock();
         list.open += 1;
@@ -73,14 +74,16 @@ impl Roster {
             older: NONE,
             newer: NONE,
         };
-        if let Some(id) = list.free.pop()
-            && let Some(place) = list.entries.get_mut(id as usize)
-        {
-            *place = entry;
-            return id;
+        let id = match list.free.pop() {
+            Some(id) => id,
+            None => list.entries.len() as u32,
+        };
+        match list.entries.get_mut(id as usize) {
+            Some(place) => *place = entry,
+            None => list.entries.push(entry),
         }
-        list.entries.push(entry);
-        (list.entries.len() - 1) as u32
+        list.set(id, State::Reusable);
+        id
     }
 
     /// Forgets a connection that ends.
@@ -224,11 +227,12 @@ mod tests {
         let roster = Roster::default();
         // no descriptor: shutting it down fails, which is nobody's business here
         let ids: Vec<u32> = (0..20).map(|_| roster.add(-1)).collect();
-        assert_eq!(roster.open(), 20);
+        ids.iter().for_each(|id| roster.set_reusable(*id, false));
         assert_eq!(roster.retire(), (0, false));
         for id in &ids {
             roster.set_reusable(*id, true);
         }
+        assert_eq!(roster.open(), 20);
         // one that was in use meanwhile is the newest
         roster.set_reusable(ids[0], false);
         roster.set_reusable(ids[0], true);
