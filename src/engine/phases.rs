@@ -173,6 +173,7 @@ async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
             }
         });
         if let Some(status) = bad.await {
+            r.body.failed = true;
             r.keepalive = false;
             return Err(status);
         }

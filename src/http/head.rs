@@ -6,7 +6,7 @@ use crate::http::{
     field::{self, Field, FieldScanner, Names},
     headers::{Headers, Known, contains_ignore_case, has_token},
     host::parse_host,
-    request_line::{RequestLine, Step},
+    request_line::{BadLine, RequestLine, Step},
 };
 
 pub use crate::http::method::Method;
@@ -244,6 +244,9 @@ impl Parser {
                 Step::Bad(why) => {
                     // what answers HEAD has no body
                     head.method = self.line.method();
+                    if why == BadLine::SimpleMethod {
+                        head.version = Version::V09;
+                    }
                     let rest = buf.get(self.line.start()..).unwrap_or_default();
                     head.line
                         .extend(rest.iter().take_while(|&&b| b != b'\r' && b != b'\n'));

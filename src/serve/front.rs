@@ -538,8 +538,8 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
         Err(why) => status = phases::bad_target(r, why),
     }
     if r.head.version == Version::V09 {
-        // nothing was settled yet: the answer has a head
-        r.head.version = Version::V10;
+        // what answers it is a body alone, whatever the method
+        r.method = Default::default();
     }
     r.out.http11 = true;
     phases::refuse(r, status).await;

@@ -5,7 +5,6 @@ use super::conn::Conn;
 use crate::module::{BodyRead, Downstream, Lingering, Request};
 use bytes::BytesMut;
 use std::future::poll_fn;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -27,7 +26,8 @@ impl Ending {
     /// Of a request that has been answered.
     pub fn of(r: &Request) -> Ending {
         let core = r.core();
-        let unread = r.body.failed || (r.body.streaming && !r.body.read);
+        // its fields are not read where its target is no URI
+        let refused_early = r.err_status == 400 && r.uri.is_empty();
         Ending {
             mode: core.lingering_close,
             time: Duration::from_millis(core.lingering_time),
@@ -35,9 +35,9 @@ impl Ending {
             terminated: r.timed_out
                 || r.client_closed
                 || (r.aborted && matches!(r.out.status, 408 | 444 | 499)),
-            abandoned: unread && !r.body.discarded,
+            abandoned: r.body.failed || (r.body.streaming && !r.body.read),
             // nginx does not wait for what belongs to a request that it could not understand
-            more: (r.has_body() && r.err_status != 400) || r.pipelined,
+            more: (r.has_body() && r.err_status != 400) || r.pipelined || refused_early,
         }
     }
 
@@ -101,7 +101,7 @@ pub(super) async fn linger(conn: &Conn, ending: Ending) {
     let wanted = match ending.mode {
         Lingering::Off => false,
         Lingering::Always => true,
-        Lingering::On => ending.more || conn.has_input() || has_come(conn).await,
+        Lingering::On => ending.more || conn.has_input(),
     };
     if !wanted {
         return;
@@ -120,9 +120,4 @@ pub(super) async fn linger(conn: &Conn, ending: Ending) {
             _ => return,
         }
     }
-}
-
-/// Whether something has come that was not read.
-async fn has_come(conn: &Conn) -> bool {
-    poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await && conn.has_input()
 }

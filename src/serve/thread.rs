@@ -339,17 +339,20 @@ async fn refused(thread: &'static Thread, e: &std::io::Error) {
         Some(libc::EMFILE | libc::ENFILE) => (Level::Crit, ACCEPT_DELAY),
         _ => (Level::Alert, ACCEPT_DELAY),
     };
-    let site = thread.site();
-    site.error_log.write(
-        level,
-        None,
-        format_args!("accept4() failed{}", Errno::of(e)),
-    );
-    drop(site);
-    if level == Level::Crit && thread.roster.retire().0 > 0 {
-        // their descriptors are free once they have been told
-        tokio::time::sleep(RETIRED).await;
-    } else if !pause.is_zero() {
+    let (retired, first) = match level {
+        Level::Crit => thread.roster.retire(),
+        _ => (0, false),
+    };
+    if retired == 0 || first {
+        thread.site().error_log.write(
+            level,
+            None,
+            format_args!("accept4() failed{}", Errno::of(e)),
+        );
+    }
+    // descriptors of those that give way are free once they have been told
+    let pause = if retired > 0 { RETIRED } else { pause };
+    if !pause.is_zero() {
         tokio::time::sleep(pause).await;
     }
 }
