@@ -60,7 +60,10 @@ def origin(listening):
                 s, _ = listening.accept()
                 poll.register(s, selectors.EVENT_READ, True)
                 continue
-            data = key.fileobj.recv(4096)
+            try:
+                data = key.fileobj.recv(4096)
+            except OSError:
+                data = b""
             if not data:
                 poll.unregister(key.fileobj)
                 key.fileobj.close()
