@@ -128,14 +128,15 @@ fn silent_connections_give_way() {
         for port in [8080, 8443, 8081, 8082] {
             let silent: Vec<TcpStream> = (0..200).map(|_| connect(server.addr(port))).collect();
             for n in 0..20 {
-                assert!(served(server.addr(8080)), "{port} {n} {}", program.display());
+                assert!(
+                    served(server.addr(8080)),
+                    "{port} {n} {}",
+                    program.display()
+                );
             }
             drop(silent);
         }
-        let log = server.wait_for_text(
-            "error.log",
-            "[warn]",
-        );
+        let log = server.wait_for_text("error.log", "[warn]");
         let told = log
             .lines()
             .filter(|l| l.ends_with("64 worker_connections are not enough, reusing connections"))
@@ -190,11 +191,20 @@ fn kept_connections_of_tls_and_http_2_give_way() {
                 s
             })
             .collect();
-        assert!((0..10).all(|_| served(server.addr(8080))), "{}", program.display());
+        assert!(
+            (0..10).all(|_| served(server.addr(8080))),
+            "{}",
+            program.display()
+        );
         let mut rest = Vec::new();
         let _ = h2[0].read_to_end(&mut rest);
         let last = rest.len().saturating_sub(17);
-        assert_eq!(rest[last + 3], 7, "no GOAWAY: {rest:?} {}", program.display());
+        assert_eq!(
+            rest[last + 3],
+            7,
+            "no GOAWAY: {rest:?} {}",
+            program.display()
+        );
     }
 }
 
@@ -202,13 +212,18 @@ fn kept_connections_of_tls_and_http_2_give_way() {
 fn what_is_at_work_does_not_give_way() {
     let gate = Gate::new();
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let origin = Origin::script(vec![vec![Step::Read, Step::Wait(gate.clone()), Step::send(answer)]]);
+    let origin = Origin::script(vec![vec![
+        Step::Read,
+        Step::Wait(gate.clone()),
+        Step::send(answer),
+    ]]);
     let server = with_pairs(&limited("", "worker_connections 64;"), &["one"])
         .set("ORIGIN", origin.addr())
         .start(&Couloir::program());
     let addr = server.addr(8080);
     let mut slow = Client::connect(addr);
-    slow.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    slow.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let mut half = Client::connect(addr);
     half.send("GET / HT").unwrap();
     origin.wait_for_requests(1);
@@ -246,7 +261,11 @@ fn where_files_run_out_connections_give_way() {
         assert!(served(addr), "{n}");
     }
     server.wait_for_text("error.log", "[warn]");
-    assert!(server.log().contains("64 open files are not enough, reusing connections"));
+    assert!(
+        server
+            .log()
+            .contains("64 open files are not enough, reusing connections")
+    );
     drop(silent);
 }
 
@@ -264,7 +283,9 @@ fn where_files_run_out_and_nothing_gives_way_accepting_pauses() {
         server.wait_for_text("error.log", line);
         // a second later it has not been tried often
         let begun = Instant::now();
-        wait_for(DEADLINE, || (begun.elapsed() > Duration::from_secs(1)).then_some(()));
+        wait_for(DEADLINE, || {
+            (begun.elapsed() > Duration::from_secs(1)).then_some(())
+        });
         let log = server.log();
         let lines: Vec<&str> = log.lines().filter(|l| l.contains(line)).collect();
         assert!(lines.len() < 20, "{} {}", lines.len(), program.display());
@@ -284,7 +305,10 @@ fn more_connections_than_files_are_warned_of() {
     let conf = format!("worker_rlimit_nofile 77; {conf}");
     let (_, text) = Setup::new(&conf).test(&Couloir::program());
     assert!(text.contains(&format!("{line}77")), "{text}");
-    let conf = format!("worker_rlimit_nofile 1000000000; {}", &conf["worker_rlimit_nofile 77; ".len()..]);
+    let conf = format!(
+        "worker_rlimit_nofile 1000000000; {}",
+        &conf["worker_rlimit_nofile 77; ".len()..]
+    );
     let (_, text) = Setup::new(&conf).test(&Couloir::program());
     assert!(!text.contains("exceed"), "{text}");
 }
@@ -333,7 +357,9 @@ const STATES: &[(&str, Counters, State)] = &[
     ("silent", (0, 0, 0, 1), |s| plain(s, "")),
     ("a byte", (1, 1, 0, 0), |s| plain(s, "G")),
     ("an empty line", (1, 1, 0, 0), |s| plain(s, "\r\n")),
-    ("half a head", (1, 1, 0, 0), |s| plain(s, "GET / HTTP/1.1\r\nHost:")),
+    ("half a head", (1, 1, 0, 0), |s| {
+        plain(s, "GET / HTTP/1.1\r\nHost:")
+    }),
     ("kept", (1, 0, 0, 1), |s| answered(s, 8080, GET)),
     ("kept, then closed by the client", (1, 0, 0, 0), |s| {
         drop(answered(s, 8080, GET));
@@ -343,7 +369,9 @@ const STATES: &[(&str, Counters, State)] = &[
         drop(plain(s, ""));
         Vec::new()
     }),
-    ("kept for keepalive_min_timeout", (1, 0, 0, 0), |s| answered(s, 8084, GET)),
+    ("kept for keepalive_min_timeout", (1, 0, 0, 0), |s| {
+        answered(s, 8084, GET)
+    }),
     ("half a head after a request", (2, 1, 0, 0), |s| {
         let mut kept = kept(s.addr(8080));
         kept.send("GET /").unwrap();
@@ -355,30 +383,57 @@ const STATES: &[(&str, Counters, State)] = &[
         kept.response("GET").unwrap();
         vec![Box::new(kept)]
     }),
-    ("two requests at once", (2, 0, 0, 1), |s| answered(s, 8080, &GET.repeat(2))),
-    ("closed by the server", (1, 0, 0, 0), |s| answered(s, 8080, CLOSE)),
+    ("two requests at once", (2, 0, 0, 1), |s| {
+        answered(s, 8080, &GET.repeat(2))
+    }),
+    ("closed by the server", (1, 0, 0, 0), |s| {
+        answered(s, 8080, CLOSE)
+    }),
     ("a body to wait for", (1, 0, 1, 0), |s| {
-        plain(s, "POST /proxy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        plain(
+            s,
+            "POST /proxy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc",
+        )
     }),
     ("a body to throw away", (1, 0, 1, 0), |s| {
-        answered(s, 8080, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        answered(
+            s,
+            8080,
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc",
+        )
     }),
     ("refused, lingering", (1, 1, 0, 1), |s| {
         answered(s, 8080, "GET / HTTP/1.1\r\nHost: a/b\r\nX: y\r\n\r\n")
     }),
-    ("answered, lingering", (1, 0, 1, 1), |s| answered(s, 8085, CLOSE)),
-    ("silent before TLS", (0, 0, 0, 1), |s| vec![Box::new(connect(s.addr(8443)))]),
-    ("half a handshake", (0, 0, 0, 0), |s| vec![Box::new(sent(s.addr(8443), &[0x16]))]),
-    ("after a handshake", (0, 0, 0, 1), |s| vec![Box::new(tls(s.addr(8443), b""))]),
-    ("silent before the PROXY protocol", (0, 0, 0, 1), |s| vec![Box::new(connect(s.addr(8081)))]),
+    ("answered, lingering", (1, 0, 1, 1), |s| {
+        answered(s, 8085, CLOSE)
+    }),
+    ("silent before TLS", (0, 0, 0, 1), |s| {
+        vec![Box::new(connect(s.addr(8443)))]
+    }),
+    ("half a handshake", (0, 0, 0, 0), |s| {
+        vec![Box::new(sent(s.addr(8443), &[0x16]))]
+    }),
+    ("after a handshake", (0, 0, 0, 1), |s| {
+        vec![Box::new(tls(s.addr(8443), b""))]
+    }),
+    ("silent before the PROXY protocol", (0, 0, 0, 1), |s| {
+        vec![Box::new(connect(s.addr(8081)))]
+    }),
     ("after the PROXY protocol", (0, 0, 0, 1), |s| {
         vec![Box::new(sent(s.addr(8081), b"PROXY UNKNOWN\r\n"))]
     }),
     ("HTTP/2", (0, 0, 0, 1), |s| http2(s, 8082, &[])),
-    ("HTTP/2 after a request", (1, 0, 0, 1), |s| http2(s, 8082, &[&headers(false)])),
-    ("HTTP/2 with a body to wait for", (1, 0, 1, 0), |s| http2(s, 8082, &[&headers(true)])),
+    ("HTTP/2 after a request", (1, 0, 0, 1), |s| {
+        http2(s, 8082, &[&headers(false)])
+    }),
+    ("HTTP/2 with a body to wait for", (1, 0, 1, 0), |s| {
+        http2(s, 8082, &[&headers(true)])
+    }),
     ("HTTP/2 over TLS", (0, 0, 0, 1), |s| http2(s, 8443, &[])),
-    ("HTTP/2 over TLS after a request", (1, 0, 0, 1), |s| http2(s, 8443, &[&headers(false)])),
+    ("HTTP/2 over TLS after a request", (1, 0, 0, 1), |s| {
+        http2(s, 8443, &[&headers(false)])
+    }),
 ];
 
 #[test]
@@ -417,7 +472,10 @@ fn counters_are_nginxs() {
                 ((c.1, c.2, c.3) == (0, 0, 0)).then_some(c.0)
             });
             let Some(base) = rest else {
-                panic!("{name}: the state before lasts: {before:?} {}", program.display());
+                panic!(
+                    "{name}: the state before lasts: {before:?} {}",
+                    program.display()
+                );
             };
             let held = state(&server);
             let mut last = None;
@@ -427,7 +485,10 @@ fn counters_are_nginxs() {
                 (last == Some(*expected)).then_some(())
             });
             if reached.is_none() {
-                wrong.push(format!("{name}: {last:?}, not {expected:?} {}", program.display()));
+                wrong.push(format!(
+                    "{name}: {last:?}, not {expected:?} {}",
+                    program.display()
+                ));
             }
             drop(held);
             before = Some(name);
@@ -518,7 +579,11 @@ fn connections_linger_where_nginxs_do() {
         ("POST", "/local", "Content-Length: 900"),
         ("POST", "/local", "Content-Length: 900\r\nConnection: close"),
         ("POST", "/denied", "Content-Length: 900"),
-        ("POST", "/denied", "Content-Length: 900\r\nConnection: close"),
+        (
+            "POST",
+            "/denied",
+            "Content-Length: 900\r\nConnection: close",
+        ),
         ("POST", "/none", "Content-Length: 900\r\nConnection: close"),
         ("POST", "/bad", "Content-Length: 900"),
         ("POST", "/drop", "Content-Length: 900"),
@@ -532,17 +597,37 @@ fn connections_linger_where_nginxs_do() {
     ];
     // bodies that come with the head
     let bodies: &[(&str, &str, &str)] = &[
-        ("POST", "/", "Transfer-Encoding: chunked\r\nX: too large\r\n\r\nffff\r\na"),
+        (
+            "POST",
+            "/",
+            "Transfer-Encoding: chunked\r\nX: too large\r\n\r\nffff\r\na",
+        ),
         ("POST", "/", "Transfer-Encoding: chunked\r\n\r\nz"),
         ("POST", "/local", "Transfer-Encoding: chunked\r\n\r\nz"),
-        ("POST", "/", "Content-Length: 3\r\nConnection: close\r\n\r\nabc"),
-        ("POST", "/local", "Content-Length: 3\r\nConnection: close\r\n\r\nabc"),
-        ("POST", "/dead", "Content-Length: 3\r\nConnection: close\r\n\r\nabc"),
+        (
+            "POST",
+            "/",
+            "Content-Length: 3\r\nConnection: close\r\n\r\nabc",
+        ),
+        (
+            "POST",
+            "/local",
+            "Content-Length: 3\r\nConnection: close\r\n\r\nabc",
+        ),
+        (
+            "POST",
+            "/dead",
+            "Content-Length: 3\r\nConnection: close\r\n\r\nabc",
+        ),
     ];
     let mut all: Vec<(String, String)> = Vec::new();
     for (method, path, more) in requests.iter().chain(bodies) {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
-        let end = if more.contains("\r\n\r\n") { "" } else { "\r\n" };
+        let end = if more.contains("\r\n\r\n") {
+            ""
+        } else {
+            "\r\n"
+        };
         let head = match (more.is_empty(), end) {
             (true, _) => format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             (_, "") => head.trim_end_matches("\r\n").to_owned(),
@@ -552,7 +637,11 @@ fn connections_linger_where_nginxs_do() {
     }
     let origin = Origin::echo(&[]);
     let mut wrong = Vec::new();
-    for mode in ["lingering_close on;", "lingering_close off;", "lingering_close always;"] {
+    for mode in [
+        "lingering_close on;",
+        "lingering_close off;",
+        "lingering_close always;",
+    ] {
         let outcomes = programs().map(|program| {
             let server = Setup::new(&conf.replace("MODE", mode))
                 .set("ORIGIN", origin.addr())

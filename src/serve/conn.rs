@@ -70,7 +70,7 @@ pub struct Conn {
 /// Small writes are gathered up to this size.
 const COALESCE: usize = 16 * 1024;
 /// Above this much unsent, a writer waits.
-const HIGH_WATER: usize = 64 * 1024;
+const HIGH_WATER: usize = 32 * 1024;
 /// How long the end of a TLS session may take to be sent.
 const GOODBYE: std::time::Duration = std::time::Duration::from_millis(100);
 /// The least memory for a head that has come in part (nginx's default of `client_header_buffer_size`).

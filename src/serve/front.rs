@@ -345,12 +345,7 @@ fn come(conn: &Conn) -> Waited {
 
 impl Partial {
     /// Reads on; holds no more memory than what has come needs.
-    fn poll(
-        &mut self,
-        conn: &Conn,
-        dropped: &mut Vec<String>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Head> {
+    fn poll(&mut self, conn: &Conn, dropped: &mut Vec<String>, cx: &mut Context<'_>) -> Poll<Head> {
         let Partial {
             parser,
             head,

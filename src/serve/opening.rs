@@ -67,12 +67,7 @@ pub(super) async fn open(
 }
 
 /// Reads a PROXY protocol header; false where there is none.
-async fn proxy_header(
-    socket: &Socket,
-    info: &ConnInfo,
-    log: &Log<'_>,
-    waits: &Reusable,
-) -> bool {
+async fn proxy_header(socket: &Socket, info: &ConnInfo, log: &Log<'_>, waits: &Reusable) -> bool {
     let mut buf = vec![0; LONGEST];
     let come = match socket.peek(&mut buf).await {
         Ok(0) if waits.is_retired() => return false,

@@ -480,7 +480,10 @@ mod tests {
             ("1\r\nx\r\n0\r\nA: b\r\n\r\n", "A: b\r\n"),
             ("0\r\n\r\n", ""),
             ("0\r\nA: b\r\nno field \0\r\n\r\n", ""),
-            ("0\r\nA: 0123456789012345678901234567890123456789\r\n\r\n", ""),
+            (
+                "0\r\nA: 0123456789012345678901234567890123456789\r\n\r\n",
+                "",
+            ),
         ] {
             for step in [99, 1, 2, 3] {
                 let mut decoder = Decoder::of_request(30);
@@ -511,7 +514,10 @@ mod tests {
                     true => assert!(outcome.is_ok(), "{limit} by {step}"),
                     false => assert_eq!(
                         outcome,
-                        Err(BadChunk::TooLarge { before: 3, chunk: 8 }),
+                        Err(BadChunk::TooLarge {
+                            before: 3,
+                            chunk: 8
+                        }),
                         "{limit} by {step}"
                     ),
                 }
@@ -521,7 +527,10 @@ mod tests {
         let mut decoder = Decoder::new();
         decoder.limit(4);
         assert!(decode(&mut decoder, b"ffffff\r\n", 99).is_ok());
-        let too_large = BadChunk::TooLarge { before: 0, chunk: 0xff_ffff };
+        let too_large = BadChunk::TooLarge {
+            before: 0,
+            chunk: 0xff_ffff,
+        };
         assert_eq!(decode(&mut decoder, b"x", 99), Err(too_large));
     }
 

@@ -47,9 +47,8 @@ impl Request {
             Ok(Ok(BodyRead::Bad(status))) => {
                 self.body.failed = true;
                 if let Some((before, chunk)) = down.oversized() {
-                    return Ok(
-                        self.body_fails(status, format_args!("{TOO_LARGE}: {before}+{chunk} bytes"))
-                    );
+                    return Ok(self
+                        .body_fails(status, format_args!("{TOO_LARGE}: {before}+{chunk} bytes")));
                 }
                 Ok(BodyRead::Bad(status))
             }

@@ -267,7 +267,8 @@ impl Inner {
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                         }
                         if n > size {
-                            self.rbuf.extend_from_slice(out.get(old + size..).unwrap_or_default());
+                            self.rbuf
+                                .extend_from_slice(out.get(old + size..).unwrap_or_default());
                             out.truncate(old + size);
                             n = size;
                         }
