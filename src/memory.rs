@@ -106,6 +106,15 @@ pub fn forgo_huge_pages() {
     let _ = nix::sys::prctl::set_thp_disable(true);
 }
 
+/// Returns the calling thread's free memory to the system, that of the C library included, which holds what OpenSSL
+/// keeps for a connection.
+#[allow(unsafe_code)]
+pub fn give_back() {
+    collect();
+    // SAFETY: no preconditions
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Returns free memory to the system.
 #[allow(unsafe_code)]
 fn collect() {

@@ -154,7 +154,11 @@ pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
 
 /// Sends a local response; what has come of a body that nobody wants is thrown away first.
 async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
-    if r.has_body() && !r.body.read && !std::mem::replace(&mut r.body.discarded, true) {
+    if r.has_body()
+        && !r.body.read
+        && !r.body.failed
+        && !std::mem::replace(&mut r.body.discarded, true)
+    {
         let down = r.down.clone();
         let mut sink = bytes::BytesMut::new();
         let bad = std::future::poll_fn(|cx| {
@@ -170,6 +174,7 @@ async fn respond(r: &mut Request, body: Body) -> Result<(), u16> {
             }
         });
         if let Some(status) = bad.await {
+            r.body.failed = true;
             r.keepalive = false;
             return Err(status);
         }
@@ -196,27 +201,7 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
         r.explain(|| step);
     }
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
-        // the request ends with its first line, in the default server: there is no URI, and there are no headers
-        r.uri.clear();
-        r.head.uri = 0..0;
-        r.head.headers.clear();
-        r.head.host.clear();
-        r.server = listener.default_server;
-        if let Some(server) = site.servers.get(r.server as usize) {
-            r.location = server.default_location;
-        }
-        let what = match r.head.http_major_minor.0 {
-            0 | 1 if r.pipelined => "pipelined request line",
-            0 | 1 => "request line",
-            _ => "request headers",
-        };
-        let line = std::mem::take(&mut r.head.line);
-        if r.head.http_major_minor.0 < 2 {
-            r.head.line.clone_from(&line);
-        }
-        r.error(Level::Info, format_args!("{e} while reading client {what}"));
-        r.head.line = line;
-        return Err(400);
+        return Err(bad_target(r, e));
     }
     if r.method == crate::http::method::Method::Connect
         && let Err(e) = r.head.check_connect(server.conf.allow_connect)
@@ -233,6 +218,38 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
     } else {
         Ok(())
     }
+}
+
+/// The target of the request is no URI: logs that; the status.
+pub fn bad_target(r: &mut Request, why: impl std::fmt::Display) -> u16 {
+    // the request ends with its first line, in the default server: there is no URI, and there are no headers
+    r.uri.clear();
+    r.head.uri = 0..0;
+    r.head.headers.clear();
+    r.head.host.clear();
+    let site = r.site.clone();
+    let listener = r.conn().listener.load(std::sync::atomic::Ordering::Relaxed);
+    if let Some(listener) = site.listeners.get(listener) {
+        r.server = listener.default_server;
+        if let Some(server) = site.servers.get(r.server as usize) {
+            r.location = server.default_location;
+        }
+    }
+    let what = match r.head.http_major_minor.0 {
+        0 | 1 if r.pipelined => "pipelined request line",
+        0 | 1 => "request line",
+        _ => "request headers",
+    };
+    let line = std::mem::take(&mut r.head.line);
+    if r.head.http_major_minor.0 < 2 {
+        r.head.line.clone_from(&line);
+    }
+    r.error(
+        Level::Info,
+        format_args!("{why} while reading client {what}"),
+    );
+    r.head.line = line;
+    400
 }
 
 /// Prepares for another pass.

@@ -366,6 +366,9 @@ async fn move_body(
                     }
                 }
             }
+            if conn.rbuf.is_empty() {
+                buffers::give(std::mem::take(&mut conn.rbuf));
+            }
             backlog.drain(r).await.map_err(Broken::Client)?;
             output::write(r, b"", true).await.map_err(Broken::Client)?;
             return Ok(());
@@ -430,25 +433,38 @@ impl Backlog {
 
     /// Hands the next piece on.
     async fn step(&mut self, r: &mut Request) -> io::Result<()> {
-        let portion = output::portion(r).unwrap_or(u64::MAX).min(32 * 1024);
-        let mut buf = vec![0; portion as usize];
+        let portion = output::portion(r)
+            .unwrap_or(u64::MAX)
+            .min(buffers::SIZE as u64);
+        let mut buf = buffers::take();
+        buf.resize(portion as usize, 0);
         let n = self.spool.read_at(&mut buf, self.read)?;
+        buf.truncate(n);
         self.read += n as u64;
         if self.is_empty() {
             self.spool.clear();
             self.read = 0;
         }
+        let filling = cache::filling(r);
+        let plain = r.output.is_plain() && !r.subrequest && (filling || r.limit_rate == 0);
         if r.out.header_only {
+            buffers::give(buf);
             return Ok(());
         }
-        let data = buf.get(..n).unwrap_or_default();
-        if cache::filling(r) && r.output.is_plain() {
+        if !plain {
+            let written = output::write(r, &buf, false).await;
+            buffers::give(buf);
+            return written;
+        }
+        // a client that does not read holds what is queued for it, and nothing else
+        r.down.write(&buf);
+        r.body_sent += n as u64;
+        buffers::give(buf);
+        match filling {
             // nobody waits here for the client: others wait for what is stored
-            r.down.write(data);
-            r.body_sent += n as u64;
-            return Ok(());
+            true => Ok(()),
+            false => output::ready(r).await,
         }
-        output::write(r, data, false).await
     }
 
     /// Hands everything on.

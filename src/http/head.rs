@@ -6,7 +6,7 @@ use crate::http::{
     field::{self, Field, FieldScanner, Names},
     headers::{Headers, Known, contains_ignore_case, has_token},
     host::parse_host,
-    request_line::{RequestLine, Step},
+    request_line::{BadLine, RequestLine, Step},
     strict,
 };
 
@@ -248,6 +248,7 @@ impl Parser {
                         return Ok(Progress::Need);
                     }
                     if !self.room.grow(limits, self.line.start()) {
+                        head.method = self.line.method();
                         head.line.extend_from_slice(
                             self.room
                                 .of(buf)
@@ -258,6 +259,11 @@ impl Parser {
                     }
                 }
                 Step::Bad(why) => {
+                    // what answers HEAD has no body
+                    head.method = self.line.method();
+                    if why == BadLine::SimpleMethod {
+                        head.version = Version::V09;
+                    }
                     let rest = buf.get(self.line.start()..).unwrap_or_default();
                     head.line
                         .extend(rest.iter().take_while(|&&b| b != b'\r' && b != b'\n'));

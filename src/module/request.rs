@@ -138,6 +138,8 @@ pub struct BodyState {
     pub discarded: bool,
     /// Whether someone reads it piece by piece.
     pub streaming: bool,
+    /// Whether it cannot be read further: it is malformed, too large or too slow.
+    pub failed: bool,
     /// Whether 100 Continue has been sent (or needs not be).
     pub continued: bool,
     /// Bytes read so far.
@@ -243,6 +245,7 @@ impl Request {
         self.body.read = false;
         self.body.discarded = false;
         self.body.streaming = false;
+        self.body.failed = false;
         self.body.continued = false;
         self.body.received = 0;
         self.upstream.clear();

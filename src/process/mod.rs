@@ -306,6 +306,7 @@ fn check_process(site: &Site, log: &ErrorLog) -> Result<(), ()> {
     }
     let (most, sockets) = (site.main.worker_connections, site.listeners.len());
     if most > sockets {
+        check_files(site, log);
         return Ok(());
     }
     log.write(
@@ -314,6 +315,24 @@ fn check_process(site: &Site, log: &ErrorLog) -> Result<(), ()> {
         format_args!("{most} worker_connections are not enough for {sockets} listening sockets"),
     );
     Err(())
+}
+
+/// Warns where fewer files may be open than connections, as nginx does.
+fn check_files(site: &Site, log: &ErrorLog) {
+    use nix::sys::resource::{Resource, getrlimit};
+    let most = site.main.worker_connections as u64;
+    let own = site.main.worker_rlimit_nofile;
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let limit = own.unwrap_or(soft);
+    if most > soft && most > limit {
+        log.write(
+            Level::Warn,
+            None,
+            format_args!("{most} worker_connections exceed open file resource limit: {limit}"),
+        );
+    }
 }
 
 /// Whether programs that are executed are to be without this descriptor.

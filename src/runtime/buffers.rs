@@ -49,3 +49,14 @@ pub fn give(mut b: BytesMut) {
         }
     });
 }
+
+/// Frees most of the buffers that the calling thread keeps.
+pub fn trim() {
+    for list in [&BUFFERS, &SMALLS] {
+        let _ = list.try_with(|list| {
+            let mut list = list.borrow_mut();
+            list.truncate(KEPT / 8);
+            list.shrink_to(KEPT / 8);
+        });
+    }
+}

@@ -3,6 +3,7 @@
 mod downstream;
 
 use super::front::Client;
+use super::reusable::{Reusable, Roster};
 use super::transport::Transport;
 use crate::http::h1::chunked_strict::Chunks;
 use crate::http::head::RequestHead;
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
@@ -43,7 +45,7 @@ pub(super) struct Inner {
     /// Bytes of the present request's chunked body with its coding.
     coded: u64,
     /// See [`crate::module::Downstream::too_large`].
-    too_large: Option<(u64, u64)>,
+    too_large: Option<Box<(u64, u64)>>,
     eof: bool,
     error: Option<io::ErrorKind>,
     /// The error number with which reading ended.
@@ -64,6 +66,8 @@ pub struct Conn {
     pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
+    /// The thread's connections, and its number among them.
+    roster: OnceLock<(&'static Roster, u32)>,
     /// What is being handed through Pingora.
     pub(super) parked: Mutex<Option<Box<Client>>>,
 }
@@ -71,10 +75,12 @@ pub struct Conn {
 /// Small writes are gathered up to this size.
 const COALESCE: usize = 16 * 1024;
 /// Above this much unsent, a writer waits.
-const HIGH_WATER: usize = 64 * 1024;
+const HIGH_WATER: usize = 32 * 1024;
 /// How long the end of a TLS session may take to be sent.
 const GOODBYE: std::time::Duration = std::time::Duration::from_millis(100);
-/// One read of a head or of a body.
+/// The least memory for a head that has come in part (nginx's default of `client_header_buffer_size`).
+const HEAD: usize = 1024;
+/// One read of a body.
 const READ: usize = 16 * 1024;
 
 impl Conn {
@@ -102,6 +108,7 @@ impl Conn {
                 ended: false,
             }),
             idle: AtomicBool::new(false),
+            roster: OnceLock::new(),
             parked: Mutex::new(None),
         }
     }
@@ -201,6 +208,28 @@ impl Conn {
         !self.inner.lock().rbuf.is_empty()
     }
 
+    /// Whether all of the present request's body, or that there is none, has been read already, as far as can be told
+    /// without looking into it.
+    pub(super) fn has_body(&self) -> bool {
+        let inner = self.inner.lock();
+        match &inner.body {
+            BodyIn::Length(n) => inner.rbuf.len() as u64 >= *n,
+            BodyIn::Chunked(_) => false,
+            BodyIn::None | BodyIn::Done | BodyIn::Raw => true,
+        }
+    }
+
+    /// Keeps what has been read of a head in no more memory than it needs.
+    pub(super) fn shrink(&self) {
+        let inner = &mut *self.inner.lock();
+        let needed = (inner.rbuf.len() + HEAD / 4).next_power_of_two().max(HEAD);
+        if inner.rbuf.capacity() > needed {
+            let mut small = BytesMut::with_capacity(needed);
+            small.extend_from_slice(&inner.rbuf);
+            buffers::give(std::mem::replace(&mut inner.rbuf, small));
+        }
+    }
+
     /// Sets the framing of the next request's body.
     pub(super) fn begin(&self, head: &RequestHead, keep_trailers: usize) {
         let inner = &mut *self.inner.lock();
@@ -234,13 +263,7 @@ impl Conn {
 
     /// Frees the buffers of an idle connection.
     pub(super) fn rest(&self) {
-        let inner = &mut *self.inner.lock();
-        if inner.rbuf.is_empty() {
-            buffers::give(std::mem::take(&mut inner.rbuf));
-        }
-        if inner.wbuf.is_empty() {
-            buffers::give(std::mem::take(&mut inner.wbuf));
-        }
+        self.inner.lock().rest();
     }
 
     /// Closes our side; the client still may send.
@@ -294,6 +317,28 @@ impl Conn {
         Poll::Ready(Ok(n))
     }
 
+    /// Says which of the thread's connections it is.
+    pub(super) fn enrol(&self, roster: &'static Roster, id: u32) {
+        let _ = self.roster.set((roster, id));
+    }
+
+    /// Lets the connection give way to others for as long as what this returns lives.
+    pub(super) fn reusable(&self) -> Option<Reusable> {
+        self.roster.get().map(|(r, id)| Reusable::new(r, *id))
+    }
+
+    /// Something has come on a new connection: it does not give way any more.
+    pub(super) fn begun(&self) {
+        if let Some((r, id)) = self.roster.get() {
+            r.set_reusable(*id, false);
+        }
+    }
+
+    /// Whether the connection has been told to give way: nothing more is read from it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.roster.get().is_some_and(|(r, id)| r.is_retired(*id))
+    }
+
     /// Whether the connection waits for its next request.
     pub(super) fn is_idle(&self) -> bool {
         self.idle.load(Ordering::Relaxed)
@@ -311,6 +356,38 @@ impl Conn {
 }
 
 impl Inner {
+    /// Frees the buffers that hold nothing.
+    fn rest(&mut self) {
+        for buf in [&mut self.rbuf, &mut self.wbuf] {
+            if buf.is_empty() && buf.capacity() > 0 {
+                buffers::give(std::mem::take(buf));
+            }
+        }
+    }
+
+    /// Reads at most `size` bytes of a body into a buffer of the caller's, which grows by what has come.
+    fn read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        size: usize,
+    ) -> Poll<io::Result<usize>> {
+        if out.capacity() - out.len() >= size {
+            return self.transport.poll_read_exactly(cx, out, size);
+        }
+        let mut some = buffers::take();
+        let read = self
+            .transport
+            .poll_read_exactly(cx, &mut some, size.min(buffers::SIZE));
+        if out.is_empty() && some.len() > buffers::SMALL {
+            std::mem::swap(out, &mut some);
+        } else {
+            out.extend_from_slice(&some);
+        }
+        buffers::give(some);
+        read
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
@@ -319,7 +396,10 @@ impl Inner {
             transport, rbuf, ..
         } = self;
         if rbuf.capacity() == 0 {
-            *rbuf = buffers::take_small();
+            *rbuf = match size > buffers::SMALL {
+                true => buffers::take(),
+                false => buffers::take_small(),
+            };
         }
         let n = match ready!(transport.poll_read_into(cx, rbuf, size)) {
             Ok(n) => n,

@@ -2,6 +2,7 @@
 
 use super::conn::Conn;
 use super::h2::{self, Protocol};
+use super::lingering::{Ending, linger, settle};
 use super::opening::Log;
 use super::pingora_io::Handle;
 use super::thread::{PARTING, Thread};
@@ -9,13 +10,12 @@ use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, Parser, Progress, RequestHead, Version};
 use crate::http::headers::Known;
 use crate::http::method::Method;
+use crate::http::uri::{BadUri, normalize};
 use crate::log::{Errno, Level};
-use crate::module::{Gauge, Lingering, ListenAddr, Request, Stat};
-use bytes::BytesMut;
+use crate::module::{Gauge, ListenAddr, Request, Stat};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -30,10 +30,22 @@ enum Head {
     Whole,
     // boxed: it is rare, and a connection that waits would carry the room for it
     Refused(Box<HeadError>),
-    /// The client went away; true if a part of a head had come. With the error, unless it closed.
-    Closed(bool, Errno),
-    /// The deadline passed; true if a part of a head had come.
-    TimedOut(bool),
+    /// The client went away. With the error, unless it closed.
+    Closed(Errno),
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// A head that has come in part. Nothing else is held for it: neither a request nor a session of Pingora's.
+struct Partial {
+    parser: Parser,
+    head: RequestHead,
+    limits: Limits,
+    merge_slashes: bool,
+    start: Instant,
+    start_msec: u64,
+    /// Its target was looked at, which a client with a bad one need not wait for.
+    checked: bool,
 }
 
 /// A connection's side of what it is served, between its requests; Pingora's session is given it for a while.
@@ -53,20 +65,23 @@ pub(super) struct Client {
     /// Its last request followed the one before closely.
     busy: bool,
     pipelined: bool,
-    state: Gauge,
-    /// A request that is served outside of Pingora's session.
-    upgrade: Option<Box<Request>>,
+    /// Counts a request that is read or served.
+    state: Option<Gauge>,
+    /// A head that is coming in.
+    partial: Option<Box<Partial>>,
+    /// A request whose head has come.
+    ready: Option<Box<Request>>,
 }
 
 /// What waiting for a request brought.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waited {
-    /// A request, or the end of the connection.
-    Readable,
+    /// A request.
+    Request,
     /// Nothing for now.
     Idle,
-    /// Nothing in all the time that there was.
-    TimedOut,
+    /// The end of the connection.
+    Over,
 }
 
 /// How long a request is waited for within a session of Pingora's: requests that follow each other closely share one,
@@ -92,7 +107,13 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
     }
     let mut client = Box::new(Client::new(thread, conn, addr));
     // no site is held while nothing is asked for, so that a reload frees the old one
-    while client.wait(conn, None).await == Waited::Readable {
+    while client.ready.is_some() || client.next(conn, None).await == Waited::Request {
+        if let Some(r) = client.ready.take_if(|r| is_long(conn, r)) {
+            if !Box::pin(client.answer(conn, r)).await {
+                return;
+            }
+            continue;
+        }
         *conn.parked.lock() = Some(client);
         let served = {
             let handle = Handle { conn: conn.clone() };
@@ -105,12 +126,13 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             Some(back) => client = back,
             None => return,
         }
-        if let Some(r) = client.upgrade.take()
-            && !Box::pin(client.answer(conn, r)).await
-        {
-            return;
-        }
     }
+}
+
+/// Whether a request may last: one that asks for an upgrade, for hours, and one whose body has not come, as long as the
+/// client likes. What Pingora holds for a session is more than those need.
+fn is_long(conn: &Conn, r: &Request) -> bool {
+    r.head.headers.contains_id(Known::Upgrade) || (r.has_body() && !conn.has_body())
 }
 
 impl Client {
@@ -125,54 +147,119 @@ impl Client {
             fresh: true,
             busy: false,
             pipelined: false,
-            state: Gauge::new(Stat::Waiting),
-            upgrade: None,
+            state: None,
+            partial: None,
+            ready: None,
         }
     }
 
-    /// Serves the request that is coming in, and those that follow it closely; false at the connection's end.
+    /// Serves the request that has come, and those that follow it closely; false at the connection's end.
     pub(super) async fn serve(&mut self, conn: &Arc<Conn>) -> bool {
-        loop {
-            let Some((mut r, limits)) = self.place.request(self.thread, conn, &self.addr) else {
-                return false;
-            };
-            r.pipelined = self.pipelined;
-            self.state.set(Stat::Reading);
-            match read_head(conn, &mut r, limits, self.place.header_timeout).await {
-                Head::Whole => self.state.set(Stat::Writing),
-                Head::Closed(false, errno) => {
-                    self.thread.recycle(r);
-                    self.gone(conn, errno);
-                    return false;
-                }
-                Head::TimedOut(false) => {
-                    self.thread.recycle(r);
-                    self.late(conn);
-                    return false;
-                }
-                head => {
-                    Box::pin(no_request(self.thread, conn, r, head)).await;
-                    return false;
-                }
-            }
-            begin(conn, &mut r);
-            if r.head.headers.contains_id(Known::Upgrade) {
-                // it may last for hours: what Pingora holds for a session is more than a tunnel needs
-                self.upgrade = Some(r);
-                return true;
-            }
+        while let Some(r) = self.ready.take_if(|r| !is_long(conn, r)) {
             if !self.answer(conn, r).await {
                 return false;
             }
             if !self.busy {
                 return true;
             }
-            match self.wait(conn, Some(BUSY)).await {
-                Waited::Readable => {}
+            match self.next(conn, Some(BUSY)).await {
+                Waited::Request => {}
                 Waited::Idle => return true,
-                Waited::TimedOut => return false,
+                Waited::Over => return false,
             }
         }
+        true
+    }
+
+    /// Waits for a request, no longer than `most`, and reads its head; one that does not come at once is not read with
+    /// `most`: it may take as long as it likes.
+    async fn next(&mut self, conn: &Arc<Conn>, most: Option<Duration>) -> Waited {
+        if self.partial.is_none() {
+            let waited = self.wait(conn, most).await;
+            if waited != Waited::Request {
+                return waited;
+            }
+            if let Some(waited) = poll_fn(|cx| Poll::Ready(self.begin_head(conn, cx))).await {
+                return waited;
+            }
+        }
+        if most.is_some() {
+            return Waited::Idle;
+        }
+        Box::pin(self.rest_of_head(conn)).await
+    }
+
+    /// Reads a head of which something has come; `None` where that is not all of it.
+    fn begin_head(&mut self, conn: &Arc<Conn>, cx: &mut Context<'_>) -> Option<Waited> {
+        let Some((mut r, limits)) = self.place.request(self.thread, conn, &self.addr) else {
+            return Some(Waited::Over);
+        };
+        Stat::Requests.up();
+        self.state = Some(Gauge::new(Stat::Reading));
+        r.pipelined = self.pipelined;
+        r.start = Instant::now();
+        let (sec, msec) = crate::http::date::time();
+        r.start_msec = sec as u64 * 1000 + u64::from(msec);
+        let mut parser = Parser::default();
+        let mut dropped = Vec::new();
+        let head = parse_head(conn, &mut parser, &mut r.head, &limits, &mut dropped, cx);
+        if matches!(head, Poll::Ready(Head::Whole)) {
+            return Some(self.whole(conn, r, &dropped));
+        }
+        // what is refused, or has ended, is found so again
+        self.partial = Some(Box::new(Partial {
+            parser,
+            head: std::mem::take(&mut r.head),
+            limits,
+            merge_slashes: r.server().conf.merge_slashes,
+            start: r.start,
+            start_msec: r.start_msec,
+            checked: false,
+        }));
+        self.thread.recycle(r);
+        None
+    }
+
+    /// Waits for the rest of a head.
+    async fn rest_of_head(&mut self, conn: &Arc<Conn>) -> Waited {
+        let Some(mut partial) = self.partial.take() else {
+            return Waited::Over;
+        };
+        let mut dropped = Vec::new();
+        let reading = poll_fn(|cx| partial.poll(conn, &mut dropped, cx));
+        let head = match timeout(self.place.header_timeout, reading).await {
+            Ok(head) => head,
+            Err(_) => Head::TimedOut,
+        };
+        let Some((mut r, _)) = self.place.request(self.thread, conn, &self.addr) else {
+            return Waited::Over;
+        };
+        r.pipelined = self.pipelined;
+        (r.start, r.start_msec) = (partial.start, partial.start_msec);
+        r.head = partial.head;
+        if matches!(head, Head::Whole) {
+            return self.whole(conn, r, &dropped);
+        }
+        Box::pin(no_request(self.thread, conn, r, head)).await;
+        Waited::Over
+    }
+
+    /// A request's head is whole.
+    fn whole(&mut self, conn: &Conn, mut r: Box<Request>, dropped: &[String]) -> Waited {
+        for line in dropped {
+            r.error(
+                Level::Info,
+                format_args!(
+                    "client sent invalid header line: \"{line}\" while reading client request headers"
+                ),
+            );
+        }
+        begin(conn, &mut r);
+        if let Some(state) = &mut self.state {
+            state.set(Stat::Writing);
+        }
+        self.ready = Some(r);
+        Waited::Request
     }
 
     /// Logs that the client closed the connection instead of sending a request.
@@ -201,6 +288,18 @@ impl Client {
         }
     }
 
+    /// What has come: a request, unless that is the end, or the connection gives way to another one.
+    fn come(&self, conn: &Conn) -> Waited {
+        if conn.is_retired() {
+            return Waited::Over;
+        }
+        if conn.has_input() {
+            return Waited::Request;
+        }
+        self.gone(conn, Errno(crate::module::Downstream::errno(conn)));
+        Waited::Over
+    }
+
     /// Answers a request; whether the connection may bring another one.
     async fn answer(&mut self, conn: &Arc<Conn>, mut r: Box<Request>) -> bool {
         phases::serve(&mut r).await;
@@ -212,9 +311,9 @@ impl Client {
         }
         r.keepalive = keepalive;
         if !keepalive || !conn.body_done() {
-            let lingering = Linger::of(&r);
+            let ending = Ending::of(&r);
             self.thread.recycle(r);
-            if !Box::pin(settle(conn, lingering, keepalive)).await {
+            if !Box::pin(settle(conn, ending, keepalive)).await {
                 return false;
             }
         } else {
@@ -224,7 +323,7 @@ impl Client {
         if !self.pipelined {
             conn.rest();
         }
-        self.state.set(Stat::Waiting);
+        self.state = None;
         self.fresh = false;
         true
     }
@@ -234,7 +333,10 @@ impl Client {
         let now = poll_fn(|cx| Poll::Ready(conn.poll_readable(cx).is_ready())).await;
         if now {
             self.busy = !self.fresh;
-            return Waited::Readable;
+            if self.fresh {
+                conn.begun();
+            }
+            return self.come(conn);
         }
         let begun = Instant::now();
         let mut most = most.unwrap_or(Duration::MAX);
@@ -243,6 +345,10 @@ impl Client {
             let kept = self.fresh || !self.least.is_zero();
             let parting = !kept && self.thread.draining.load(Ordering::Relaxed);
             conn.set_idle(!kept && !parting);
+            let _reusable = match self.least.is_zero() {
+                true => conn.reusable(),
+                false => None,
+            };
             let whole = match () {
                 () if !self.least.is_zero() => self.least.min(self.limit),
                 // its last response, begun before the drain, said that it may stay
@@ -254,14 +360,14 @@ impl Client {
             conn.set_idle(false);
             if waited.is_ok() {
                 self.busy = !self.fresh && begun.elapsed() < BUSY;
-                return Waited::Readable;
+                return self.come(conn);
             }
             self.limit = self.limit.saturating_sub(part);
             self.least = self.least.saturating_sub(part);
             most = most.saturating_sub(part);
             if self.limit.is_zero() || (parting && part == whole) {
                 self.late(conn);
-                return Waited::TimedOut;
+                return Waited::Over;
             }
             if most.is_zero() {
                 return Waited::Idle;
@@ -281,6 +387,37 @@ fn late(thread: &'static Thread, conn: &Conn) {
         Level::Info,
         format_args!("client timed out (110: Connection timed out)"),
     );
+}
+
+impl Partial {
+    /// Reads on; holds no more memory than what has come needs.
+    fn poll(&mut self, conn: &Conn, dropped: &mut Vec<String>, cx: &mut Context<'_>) -> Poll<Head> {
+        let Partial {
+            parser,
+            head,
+            limits,
+            ..
+        } = self;
+        let polled = parse_head(conn, parser, head, limits, dropped, cx);
+        if polled.is_pending() {
+            conn.shrink();
+            if head.header_in_bytes > 0 && !std::mem::replace(&mut self.checked, true) {
+                let bad = head.complex
+                    && !head.empty_path
+                    && normalize(head.text(&head.uri), self.merge_slashes, &mut Vec::new())
+                        .is_err();
+                if bad {
+                    return Poll::Ready(Head::Refused(Box::new(HeadError {
+                        status: 400,
+                        reason: "client sent invalid request",
+                        detail: None,
+                        line_known: true,
+                    })));
+                }
+            }
+        }
+        polled
+    }
 }
 
 /// Where in the site a connection's address stands.
@@ -341,7 +478,6 @@ impl Place {
             strict: server.conf.strict,
         };
         let mut r = thread.request(&site, conn.clone());
-        Stat::Requests.up();
         r.server = first;
         r.location = server.default_location;
         Some((r, limits))
@@ -351,8 +487,8 @@ impl Place {
 /// Ends a connection on which no whole head has come.
 async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, head: Head) {
     match head {
-        Head::Whole | Head::Closed(false, _) | Head::TimedOut(false) => thread.recycle(r),
-        Head::Closed(true, errno) => {
+        Head::Whole => thread.recycle(r),
+        Head::Closed(errno) => {
             let why = match errno {
                 Errno(0) => "client prematurely closed connection".into(),
                 errno => format!("recv() failed{errno}"),
@@ -360,7 +496,7 @@ async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, h
             log_only(conn, &mut r, 400, &why);
             thread.recycle(r);
         }
-        Head::TimedOut(true) => {
+        Head::TimedOut => {
             let reset = r.core().reset_timedout_connection;
             let why = "client timed out (110: Connection timed out)";
             log_only(conn, &mut r, 408, why);
@@ -371,100 +507,37 @@ async fn no_request(thread: &'static Thread, conn: &Conn, mut r: Box<Request>, h
         }
         Head::Refused(e) => {
             refuse(conn, &mut r, &e).await;
-            let lingering = Linger::of(&r);
+            let ending = Ending::of_refused(&r, e.status);
             thread.recycle(r);
-            linger(conn, lingering).await;
+            linger(conn, ending).await;
         }
     }
 }
 
-/// Ends a request whose body was not read, or with which the connection ends; whether another one may follow.
-async fn settle(conn: &Conn, lingering: Linger, keepalive: bool) -> bool {
-    if !conn.body_done() && !discard(conn, &lingering).await {
-        conn.shutdown_write();
-        return false;
-    }
-    if !keepalive {
-        linger(conn, lingering).await;
-    }
-    keepalive
-}
-
-/// Reads a head. Most are there at once: only those that are not pay for a timer, and for the room to wait in.
-fn read_head<'a>(
-    conn: &'a Conn,
-    r: &'a mut Request,
-    limits: Limits,
-    limit: Duration,
-) -> impl Future<Output = Head> + 'a {
-    r.start = Instant::now();
-    let (sec, msec) = crate::http::date::time();
-    r.start_msec = sec as u64 * 1000 + u64::from(msec);
-    let mut request = Some(r);
-    let mut rest: Option<Pin<Box<dyn Future<Output = Head> + Send + 'a>>> = None;
-    poll_fn(move |cx| {
-        if let Some(r) = request.take() {
-            let mut parser = Parser::default();
-            let head = parse_head(conn, &mut parser, r, &limits, cx);
-            if head.is_ready() {
-                return head;
-            }
-            rest = Some(Box::pin(rest_of_head(conn, parser, r, limits, limit)));
-        }
-        match &mut rest {
-            Some(rest) => rest.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    })
-}
-
-async fn rest_of_head(
-    conn: &Conn,
-    mut parser: Parser,
-    r: &mut Request,
-    limits: Limits,
-    limit: Duration,
-) -> Head {
-    let reading = poll_fn(|cx| parse_head(conn, &mut parser, r, &limits, cx));
-    match timeout(limit, reading).await {
-        Ok(head) => head,
-        Err(_) => Head::TimedOut(conn.has_input()),
-    }
-}
-
-/// Parses what has come of a head, and reads more.
+/// Parses what has come of a head, and reads more. Fields that are left out are for the log.
 fn parse_head(
     conn: &Conn,
     parser: &mut Parser,
-    r: &mut Request,
+    head: &mut RequestHead,
     limits: &Limits,
+    dropped: &mut Vec<String>,
     cx: &mut Context<'_>,
 ) -> Poll<Head> {
     loop {
-        let ignored = r.log_enabled(Level::Info);
-        let mut dropped = Vec::new();
         let progress = conn.with_read(|buf| {
-            let progress = parser.parse(buf, limits, &mut r.head);
+            let progress = parser.parse(buf, limits, head);
             let used = match progress {
                 Progress::Done { consumed } | Progress::Blank { consumed } => consumed,
                 _ => 0,
             };
-            if ignored && matches!(progress, Progress::Done { .. }) && !r.head.ignored.is_empty() {
+            if matches!(progress, Progress::Done { .. }) && !head.ignored.is_empty() {
                 let text = |x: &std::ops::Range<usize>| {
                     crate::http::text::shown(buf.get(x.clone()).unwrap_or_default()).into_owned()
                 };
-                dropped = r.head.ignored.iter().map(text).collect();
+                *dropped = head.ignored.iter().map(text).collect();
             }
             (used, progress)
         });
-        for line in dropped {
-            r.error(
-                Level::Info,
-                format_args!(
-                    "client sent invalid header line: \"{line}\" while reading client request headers"
-                ),
-            );
-        }
         match progress {
             Progress::Done { .. } => return Poll::Ready(Head::Whole),
             Progress::Bad(e) => return Poll::Ready(Head::Refused(Box::new(e))),
@@ -475,7 +548,7 @@ fn parse_head(
             Ok(0) => Errno(crate::module::Downstream::errno(conn)),
             Err(e) => Errno::of(&e),
         };
-        return Poll::Ready(Head::Closed(conn.has_input(), errno));
+        return Poll::Ready(Head::Closed(errno));
     }
 }
 
@@ -501,18 +574,26 @@ async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
         .requests
         .fetch_add(1, Ordering::Relaxed);
     conn.begin(&RequestHead::default(), 0);
-    let what = what(r, !e.is_of_line());
-    r.error(Level::Info, format_args!("{e} while reading client {what}"));
-    r.method = Default::default();
-    if e.line_known {
-        line_known(r);
+    let mut status = e.status;
+    r.method = r.head.method;
+    // nginx looks at the target before it reads a field
+    let target = match e.line_known {
+        true => line_known(r),
+        false => Ok(()),
+    };
+    match target {
+        Ok(()) => {
+            let what = what(r, !e.is_of_line());
+            r.error(Level::Info, format_args!("{e} while reading client {what}"));
+        }
+        Err(why) => status = phases::bad_target(r, why),
     }
     if r.head.version == Version::V09 {
-        // nothing was settled yet: the answer has a head
-        r.head.version = Version::V10;
+        // what answers it is a body alone, whatever the method
+        r.method = Default::default();
     }
     r.out.http11 = true;
-    phases::refuse(r, e.status).await;
+    phases::refuse(r, status).await;
 }
 
 /// What of a head is being read.
@@ -548,7 +629,8 @@ fn log_only(conn: &Conn, r: &mut Request, status: u16, why: &str) {
         format_args!("{why} while reading client {what}"),
     );
     if known {
-        line_known(r);
+        // a target that is no URI is in the log as it came
+        let _ = line_known(r);
     } else {
         r.head.line.clear();
     }
@@ -557,77 +639,8 @@ fn log_only(conn: &Conn, r: &mut Request, status: u16, why: &str) {
 }
 
 /// Takes method and URI from the request line of a head that is never whole.
-fn line_known(r: &mut Request) {
+fn line_known(r: &mut Request) -> Result<(), BadUri> {
     r.method = r.head.method;
     let merge = r.server().conf.merge_slashes;
-    // a target that is no URI is in the log as it came
-    let _ = crate::engine::target::apply(r, merge);
-}
-
-/// What closing a connection needs to know of its last request.
-struct Linger {
-    mode: Lingering,
-    time: Duration,
-    each: Duration,
-    body: bool,
-}
-
-impl Linger {
-    fn of(r: &Request) -> Linger {
-        let core = r.core();
-        Linger {
-            mode: core.lingering_close,
-            time: Duration::from_millis(core.lingering_time),
-            each: Duration::from_millis(core.lingering_timeout),
-            body: r.has_body(),
-        }
-    }
-}
-
-/// Reads the rest of a body that nobody wanted; true if its end was found.
-async fn discard(conn: &Conn, l: &Linger) -> bool {
-    use crate::module::{BodyRead, Downstream};
-    let end = Instant::now() + l.time;
-    let mut sink = BytesMut::new();
-    while !conn.body_done() {
-        if Instant::now() >= end {
-            return false;
-        }
-        sink.clear();
-        match timeout(
-            l.each,
-            poll_fn(|cx| conn.poll_body(cx, &mut sink, 16 * 1024)),
-        )
-        .await
-        {
-            Ok(Ok(BodyRead::Data(_) | BodyRead::End)) => {}
-            _ => return false,
-        }
-    }
-    true
-}
-
-/// Closes our side and reads on for a while, so that no reset destroys what the client has not read yet.
-async fn linger(conn: &Conn, l: Linger) {
-    let _ = timeout(
-        Duration::from_millis(500),
-        poll_fn(|cx| conn.poll_shutdown(cx)),
-    )
-    .await;
-    let wanted = match l.mode {
-        Lingering::Off => false,
-        Lingering::Always => true,
-        Lingering::On => l.body || conn.has_input(),
-    };
-    if !wanted {
-        return;
-    }
-    conn.shutdown_write();
-    let end = Instant::now() + l.time;
-    while Instant::now() < end {
-        match timeout(l.each, poll_fn(|cx| conn.poll_drain(cx))).await {
-            Ok(Ok(n)) if n > 0 => {}
-            _ => return,
-        }
-    }
+    crate::engine::target::apply(r, merge)
 }

@@ -1,6 +1,8 @@
 //! What may come before the first request: a PROXY protocol header, a TLS handshake.
 
 use super::proxy_protocol::{Broken, LONGEST, parse};
+
+use super::reusable::Reusable;
 use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
@@ -11,11 +13,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// Opens a new connection as its listener says; `None` where that failed, which is logged.
+///
+/// While nothing has come the connection is `silent`, and gives way to others.
 pub(super) async fn open(
     site: &SiteRef,
     index: usize,
     transport: Transport,
     info: &ConnInfo,
+    silent: &(dyn Fn() -> Reusable + Sync),
 ) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let server = site.servers.get(listener.default_server as usize)?;
@@ -30,14 +35,20 @@ pub(super) async fn open(
         Err(other) => return Some(other),
     };
     let opening = async {
-        if listener.proxy_protocol && !proxy_header(&socket, info, &log).await {
+        let waits = silent();
+        if listener.proxy_protocol && !proxy_header(&socket, info, &log, &waits).await {
             return None;
         }
         if listener.tls.is_none() {
             return Some(socket.plain());
         }
         log.action = "SSL handshaking";
-        tls::handshake(site, index, socket, info, &log).await
+        let first = socket.first_byte().await;
+        if waits.is_retired() {
+            return None;
+        }
+        drop(waits);
+        tls::handshake(site, index, socket, first, info, &log).await
     };
     match timeout(
         Duration::from_millis(server.conf.client_header_timeout),
@@ -57,9 +68,10 @@ pub(super) async fn open(
 }
 
 /// Reads a PROXY protocol header; false where there is none.
-async fn proxy_header(socket: &Socket, info: &ConnInfo, log: &Log<'_>) -> bool {
+async fn proxy_header(socket: &Socket, info: &ConnInfo, log: &Log<'_>, waits: &Reusable) -> bool {
     let mut buf = vec![0; LONGEST];
     let come = match socket.peek(&mut buf).await {
+        Ok(0) if waits.is_retired() => return false,
         Ok(0) => {
             log.write(Level::Info, format_args!("client closed connection"));
             return false;

@@ -4,26 +4,28 @@ use super::conn::Conn;
 use super::front;
 use super::opening;
 use super::proxy::Front;
+use super::reusable::{Reusable, Roster};
 use super::transport::Transport;
-use crate::log::Level;
+use crate::log::{Errno, Level};
 use crate::module::{
     ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,
 };
 use crate::tls::nobody::Nobody;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// What all threads share.
 pub struct Shared {
@@ -96,7 +98,15 @@ pub(super) struct Thread {
     pub shutdown: ShutdownWatch,
     /// Whether idle connections are closed and busy ones close when they are done.
     pub draining: AtomicBool,
+    /// Connections, and work that runs without one.
     pub connections: AtomicUsize,
+    /// Connections, and which of them give way to new ones.
+    pub roster: Roster,
+    /// The limit of open files of the process.
+    files: u64,
+    /// Connections that have ended since memory was last given back, and who waits for that to be many.
+    ended: AtomicUsize,
+    tidy: Notify,
     /// Every open connection by its number, with the epoch in which it was accepted, and the address.
     open: Mutex<HashMap<u64, OpenConn, foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
@@ -264,6 +274,10 @@ pub fn run_thread(
         pool: Mutex::default(),
         prefixes: Mutex::default(),
         connections: AtomicUsize::new(0),
+        roster: Roster::default(),
+        files: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft),
+        ended: AtomicUsize::new(0),
+        tidy: Notify::new(),
         open: Mutex::default(),
     }));
     crate::runtime::register(crate::runtime::ThreadState {
@@ -275,6 +289,7 @@ pub fn run_thread(
         if !thread.shared.served.swap(true, Ordering::Relaxed) {
             tokio::spawn(super::background::run(thread));
         }
+        tokio::spawn(tidy(thread));
         let mut draining = thread.shared.draining.subscribe();
         let mut cut = thread.shared.cut_before.subscribe();
         let mut renewed = thread.shared.renewed.subscribe();
@@ -335,17 +350,46 @@ async fn accept_loop(thread: &'static Thread, mut l: Listening) {
             a = socket.accept() => a,
         };
         match accepted {
-            Ok((transport, peer)) => open(thread, &l.addr, transport, peer),
-            Err(e) => {
-                let site = thread.site();
-                site.error_log
-                    .write(Level::Alert, None, format_args!("accept4() failed: {e}"));
-                // out of descriptors: what is open must end first
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok((transport, peer)) => {
+                if open(thread, &l.addr, transport, peer) {
+                    // those that give way do so before the next one is accepted
+                    tokio::task::yield_now().await;
+                }
             }
+            Err(e) => refused(thread, &e).await,
         }
     }
 }
+
+/// A connection could not be accepted: logs why, and waits where that will not change at once.
+async fn refused(thread: &'static Thread, e: &std::io::Error) {
+    let (level, pause) = match e.raw_os_error() {
+        Some(libc::ECONNABORTED) => (Level::Error, Duration::ZERO),
+        Some(libc::EMFILE | libc::ENFILE) => (Level::Crit, ACCEPT_DELAY),
+        _ => (Level::Alert, ACCEPT_DELAY),
+    };
+    let (retired, first) = match level {
+        Level::Crit => thread.roster.retire(),
+        _ => (0, false),
+    };
+    if retired == 0 || first {
+        thread.site().error_log.write(
+            level,
+            None,
+            format_args!("accept4() failed{}", Errno::of(e)),
+        );
+    }
+    // descriptors of those that give way are free once they have been told
+    let pause = if retired > 0 { RETIRED } else { pause };
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// How long nothing is accepted after that failed (nginx's `accept_mutex_delay`).
+const ACCEPT_DELAY: Duration = Duration::from_millis(500);
+/// How long nothing is accepted where connections give way.
+const RETIRED: Duration = Duration::from_millis(10);
 
 enum Socket {
     Tcp(TcpListener),
@@ -369,12 +413,13 @@ impl Socket {
     }
 }
 
+/// Takes a connection; whether others were told to give way to it.
 fn open(
     thread: &'static Thread,
     addr: &ListenAddr,
     transport: Transport,
     peer: Option<SocketAddr>,
-) {
+) -> bool {
     let site = thread.site();
     let mut local = None;
     let mut addr = addr.clone();
@@ -396,13 +441,14 @@ fn open(
         }
     }
     let Some(index) = site.listeners.iter().position(|l| l.addr == addr) else {
-        return;
+        return false;
     };
     let Some(listener) = site.listeners.get(index) else {
-        return;
+        return false;
     };
     Stat::Accepted.up();
-    if thread.connections.load(Ordering::Relaxed) >= site.main.worker_connections {
+    let retired = make_room(thread, &site, transport.fd());
+    if thread.roster.open() >= site.main.worker_connections {
         site.error_log.write(
             Level::Alert,
             None,
@@ -411,7 +457,7 @@ fn open(
                 site.main.worker_connections
             ),
         );
-        return;
+        return retired;
     }
     if let Transport::Tcp(s) = &transport {
         // known before the first request: the settings of the address's default server
@@ -434,15 +480,16 @@ fn open(
         tls: OnceLock::new(),
         proxy: OnceLock::new(),
     };
-    let counted = Counted::new(thread, info.serial);
+    let counted = Counted::new(thread, info.serial, transport.fd());
     if listener.tls.is_none() && !listener.proxy_protocol {
         let conn = Arc::new(Conn::new(transport, info));
         tokio::spawn(run(thread, conn, addr, counted));
-        return;
+        return retired;
     }
     tokio::spawn(async move {
+        let silent = || Reusable::new(&thread.roster, counted.id);
         // the site is held for the opening alone
-        let opened = opening::open(&site, index, transport, &info).await;
+        let opened = opening::open(&site, index, transport, &info, &silent).await;
         drop(site);
         if let Some(transport) = opened {
             let conn = Arc::new(Conn::new(transport, info));
@@ -450,7 +497,57 @@ fn open(
             tokio::spawn(run(thread, conn, addr, counted));
         }
     });
+    retired
 }
+
+/// Tells reusable connections to give way where there is little room for others, as nginx does; whether there were any.
+fn make_room(thread: &Thread, site: &Site, fd: RawFd) -> bool {
+    let most = site.main.worker_connections;
+    let free = most.saturating_sub(thread.roster.open());
+    // descriptors are given out from the lowest on: the number tells how many there are
+    let files = thread.files.saturating_sub(fd as u64);
+    let (what, limit) = if free <= most / 16 {
+        ("worker_connections", most as u64)
+    } else if files <= thread.files / 16 {
+        ("open files", thread.files)
+    } else {
+        return false;
+    };
+    let (retired, log) = thread.roster.retire();
+    if log {
+        site.error_log.write(
+            Level::Warn,
+            None,
+            format_args!("{limit} {what} are not enough, reusing connections"),
+        );
+    }
+    retired > 0
+}
+
+/// Gives memory back to the system when many connections have ended: the allocator keeps what was freed, and threads
+/// keep buffers.
+async fn tidy(thread: &'static Thread) {
+    loop {
+        thread.tidy.notified().await;
+        // what ends together is freed together
+        loop {
+            let before = thread.ended.swap(0, Ordering::Relaxed);
+            tokio::time::sleep(QUIET).await;
+            if thread.ended.load(Ordering::Relaxed) <= before / 8 {
+                break;
+            }
+        }
+        thread.ended.store(0, Ordering::Relaxed);
+        thread.pool.lock().truncate(POOLED / 8);
+        crate::runtime::buffers::trim();
+        crate::memory::give_back();
+    }
+}
+
+/// So many connections must have ended before memory is given back.
+const MANY: usize = 256;
+/// How long few connections must have ended before that.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Serves a connection that has been opened, to its end.
 ///
@@ -462,6 +559,7 @@ fn run(
     counted: Counted,
 ) -> impl Future<Output = ()> {
     counted.register(&conn, &addr);
+    conn.enrol(&thread.roster, counted.id);
     async move {
         front::serve(thread, &conn, &addr).await;
         conn.goodbye().await;
@@ -492,12 +590,14 @@ fn keepalive(s: &tokio::net::TcpStream, k: KeepaliveOption) {
 struct Counted {
     thread: &'static Thread,
     serial: u64,
+    /// Its number in the thread's roster.
+    id: u32,
     /// In which the connection was accepted.
     epoch: u64,
 }
 
 impl Counted {
-    fn new(thread: &'static Thread, serial: u64) -> Counted {
+    fn new(thread: &'static Thread, serial: u64, fd: RawFd) -> Counted {
         thread.connections.fetch_add(1, Ordering::Relaxed);
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
         Stat::Handled.up();
@@ -505,6 +605,7 @@ impl Counted {
         Counted {
             thread,
             serial,
+            id: thread.roster.add(fd),
             epoch: thread.shared.epoch.load(Ordering::Acquire),
         }
     }
@@ -520,6 +621,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         Stat::Active.down();
         self.thread.open.lock().remove(&self.serial);
+        self.thread.roster.remove(self.id);
+        if self.thread.ended.fetch_add(1, Ordering::Relaxed) + 1 == MANY {
+            self.thread.tidy.notify_one();
+        }
         self.thread.connections.fetch_sub(1, Ordering::Relaxed);
         self.thread
             .shared

@@ -24,17 +24,18 @@ use std::time::Instant;
 
 /// Makes the handshake of a new connection, and keeps in `info` what it settled.
 ///
-/// `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
+/// `first` is the first byte of what has come. `None` where it failed, which is logged. A client that speaks plain HTTP is left as it is, to be told so.
 pub(super) async fn handshake(
     site: &SiteRef,
     index: usize,
     socket: Socket,
+    first: io::Result<Option<u8>>,
     info: &ConnInfo,
     log: &Log<'_>,
 ) -> Option<Transport> {
     let listener = site.listeners.get(index)?;
     let tls = listener.tls.as_ref()?;
-    match socket.first_byte().await {
+    match first {
         Ok(Some(b)) if b & 0x80 != 0 || b == 0x16 => {}
         Ok(Some(_)) => return Some(socket.plain()),
         Ok(None) => {

@@ -85,8 +85,10 @@ impl Transport {
         size: usize,
     ) -> Poll<io::Result<usize>> {
         // a head that dribbles in must not make the buffer grow with every piece
-        if size > buffers::SMALL || buf.capacity() - buf.len() < 1024 {
+        if size > buffers::SMALL {
             buf.reserve(size);
+        } else if buf.capacity() - buf.len() < 64 {
+            buf.reserve(buf.len().clamp(1024, size.max(1024)));
         }
         // a fresh future for each poll: `read_buf` keeps nothing between polls
         match self {

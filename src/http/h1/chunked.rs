@@ -4,8 +4,11 @@ use std::{fmt, ops::Range};
 
 use memchr::memchr2;
 
-use super::response::next_line;
-use crate::http::{field::FieldScanner, headers::Headers};
+use super::response::{NAMES, next_line};
+use crate::http::{
+    field::{Field, FieldScanner},
+    headers::Headers,
+};
 
 /// Decodes a chunked body that arrives in pieces: a request's or an upstream response's.
 ///
@@ -15,8 +18,9 @@ pub struct Decoder {
     state: State,
     /// Bytes of the current chunk still to come.
     size: u64,
-    /// Bytes of content so far, and how many there may be; 0 is any number.
-    content: u64,
+    /// Bytes of the chunks before it.
+    before: u64,
+    /// The largest body, bytes; 0 is without limit.
     limit: u64,
     trailers: Option<Box<Trailers>>,
 }
@@ -40,8 +44,13 @@ pub enum BadChunk {
     Trailer(String),
     /// The trailers are larger than was allowed for.
     TrailersTooBig,
-    /// The content would be larger than [`Decoder::limit`] says: after so many bytes so many more were announced.
-    TooLarge(u64, u64),
+    /// A chunk makes the body larger than [`Decoder::limit`] allows.
+    TooLarge {
+        /// Bytes of the chunks before it.
+        before: u64,
+        /// Its size.
+        chunk: u64,
+    },
 }
 
 impl fmt::Display for BadChunk {
@@ -50,7 +59,9 @@ impl fmt::Display for BadChunk {
             BadChunk::Invalid => f.write_str("upstream sent invalid chunked response"),
             BadChunk::Trailer(line) => write!(f, "upstream sent invalid trailer: {line}"),
             BadChunk::TrailersTooBig => f.write_str("upstream sent too big trailers"),
-            BadChunk::TooLarge(..) => f.write_str("upstream sent too large chunked response"),
+            BadChunk::TooLarge { before, chunk } => {
+                write!(f, "too large chunked body: {before}+{chunk} bytes")
+            }
         }
     }
 }
@@ -62,6 +73,8 @@ pub const CLIENT_INVALID: &str = "client sent invalid chunked body";
 
 #[derive(Debug)]
 struct Trailers {
+    /// Whether they are a client's: skipped whatever they hold, and kept if they can be read.
+    skipped: bool,
     limit: usize,
     held: Vec<u8>,
     scanner: FieldScanner,
@@ -75,6 +88,7 @@ enum State {
     Size,
     Extension,
     SizeLf,
+    FirstData,
     Data,
     AfterData,
     AfterDataLf,
@@ -88,6 +102,37 @@ enum State {
     Done,
 }
 
+impl State {
+    /// Whether the last chunk has been read.
+    fn is_trailing(self) -> bool {
+        matches!(
+            self,
+            State::Trailer | State::TrailerLine | State::TrailerLineLf | State::EndLf | State::Done
+        )
+    }
+}
+
+impl Trailers {
+    /// Keeps what is skipped, up to the limit, and reads it at its end.
+    fn keep(&mut self, bytes: &[u8], end: bool) {
+        if bytes.len() > self.limit.saturating_sub(self.held.len()) {
+            (self.held, self.limit) = (Vec::new(), 0);
+            return;
+        }
+        self.held.extend_from_slice(bytes);
+        while end {
+            match self.scanner.next(&self.held, NAMES) {
+                Field::Line { name, value, .. } => self.fields.append(
+                    self.held.get(name).unwrap_or_default(),
+                    self.held.get(value).unwrap_or_default(),
+                ),
+                Field::End => return,
+                Field::More | Field::Invalid(_) => return self.fields.clear(),
+            }
+        }
+    }
+}
+
 impl Decoder {
     /// A decoder that skips trailers, whatever they hold.
     pub fn new() -> Self {
@@ -96,7 +141,18 @@ impl Decoder {
 
     /// A decoder that keeps trailers, at most `limit` bytes of them (`proxy_buffer_size`).
     pub fn with_trailers(limit: usize) -> Self {
+        Self::keeping(limit, false)
+    }
+
+    /// A decoder for a request's body. As in nginx lines of trailers end with CR LF and may hold anything; they are kept
+    /// if they are fields, of at most `keep` bytes.
+    pub fn of_request(keep: usize) -> Self {
+        Self::keeping(keep, true)
+    }
+
+    fn keeping(limit: usize, skipped: bool) -> Self {
         let trailers = Trailers {
+            skipped,
             limit,
             held: Vec::new(),
             scanner: FieldScanner::default(),
@@ -108,10 +164,10 @@ impl Decoder {
         }
     }
 
-    /// Bounds the content, bytes (`client_max_body_size`); 0 is no limit. A chunk that exceeds it is refused with its first
-    /// byte.
-    pub fn limit(&mut self, most: u64) {
-        self.limit = most;
+    /// Refuses the first chunk that makes the body larger than so many bytes, as soon as its data begins; 0 is without
+    /// limit.
+    pub fn limit(&mut self, bytes: u64) {
+        self.limit = bytes;
     }
 
     /// Decodes the next piece of the body. `data` is given the ranges of `input` that are content, in order; a range is
@@ -122,18 +178,24 @@ impl Decoder {
         mut data: impl FnMut(Range<usize>),
     ) -> Result<Decoded, BadChunk> {
         let mut pos = 0;
+        let mut trailers = 0;
         while let Some(&byte) = input.get(pos) {
             self.state = match (self.state, byte) {
-                (State::Data, _) => {
-                    if self.limit > 0 && self.content.saturating_add(self.size) > self.limit {
-                        return Err(BadChunk::TooLarge(self.content, self.size));
+                (State::FirstData, _) => {
+                    let (before, chunk) = (self.before, self.size);
+                    if self.limit > 0 && self.limit.saturating_sub(before) < chunk {
+                        return Err(BadChunk::TooLarge { before, chunk });
                     }
+                    self.before = before.saturating_add(chunk);
+                    self.state = State::Data;
+                    continue;
+                }
+                (State::Data, _) => {
                     let left = input.len() - pos;
                     let take = usize::try_from(self.size).map_or(left, |size| size.min(left));
                     data(pos..pos + take);
                     pos += take;
                     self.size -= take as u64;
-                    self.content += take as u64;
                     if self.size == 0 {
                         self.state = State::AfterData;
                     }
@@ -159,11 +221,17 @@ impl Decoder {
                         _ => return Err(BadChunk::Invalid),
                     }
                 }
-                (State::SizeLf, b'\n') => State::Data,
+                (State::SizeLf, b'\n') => State::FirstData,
                 (State::AfterData, b'\r') => State::AfterDataLf,
                 (State::AfterDataLf, b'\n') => State::Start,
-                (State::LastLf, b'\n') if self.trailers.is_some() => State::KeptTrailers,
-                (State::LastLf | State::TrailerLineLf, b'\n') => State::Trailer,
+                (State::LastLf, b'\n') if self.trailers.as_ref().is_some_and(|t| !t.skipped) => {
+                    State::KeptTrailers
+                }
+                (State::LastLf, b'\n') => {
+                    trailers = pos + 1;
+                    State::Trailer
+                }
+                (State::TrailerLineLf, b'\n') => State::Trailer,
                 (State::Trailer, b'\r') => State::EndLf,
                 (State::Trailer, b'\n') => return Err(BadChunk::Invalid),
                 (State::Trailer, _) => State::TrailerLine,
@@ -180,6 +248,14 @@ impl Decoder {
                 _ => return Err(BadChunk::Invalid),
             };
             pos += 1;
+        }
+        if self.state.is_trailing()
+            && let Some(t) = self.trailers.as_mut().filter(|t| t.skipped)
+        {
+            t.keep(
+                input.get(trailers..pos).unwrap_or_default(),
+                self.state == State::Done,
+            );
         }
         Ok(Decoded {
             consumed: pos,
@@ -208,7 +284,7 @@ impl Decoder {
             State::Size if self.size == 0 => 4,
             State::Size | State::Extension => 2 + self.size + 2 + LAST,
             State::SizeLf => 1 + self.size + 2 + LAST,
-            State::Data => self.size + 2 + LAST,
+            State::FirstData | State::Data => self.size + 2 + LAST,
             State::AfterData => 2 + LAST,
             State::AfterDataLf => 1 + LAST,
             State::LastExtension | State::TrailerLine => 4,
@@ -393,6 +469,67 @@ mod tests {
         let mut decoder = Decoder::with_trailers(99);
         assert_eq!(decode(&mut decoder, b"0\r\n\r\n", 1), Ok((vec![], 5, true)));
         assert!(decoder.trailers().is_none());
+    }
+
+    #[test]
+    fn trailers_of_requests_are_skipped_and_kept_if_they_are_fields() {
+        for (input, kept) in [
+            ("0\r\nA: b\r\nC:d\r\n\r\n", "A: b\r\nC: d\r\n"),
+            ("1\r\nx\r\n0\r\nA: b\r\n\r\n", "A: b\r\n"),
+            ("0\r\n\r\n", ""),
+            ("0\r\nA: b\r\nno field \0\r\n\r\n", ""),
+            (
+                "0\r\nA: 0123456789012345678901234567890123456789\r\n\r\n",
+                "",
+            ),
+        ] {
+            for step in [99, 1, 2, 3] {
+                let mut decoder = Decoder::of_request(30);
+                let (_, consumed, done) = decode(&mut decoder, input.as_bytes(), step).unwrap();
+                assert_eq!((consumed, done), (input.len(), true), "{input:?} by {step}");
+                let mut out = Vec::new();
+                if let Some(t) = decoder.trailers() {
+                    t.write_to(&mut out);
+                }
+                assert_eq!(String::from_utf8_lossy(&out), kept, "{input:?} by {step}");
+            }
+        }
+        for input in ["0\r\n\n", "0\r\nT: x\n", "0\r\nT: x\r\n\n", "0\r\nT: x\rx"] {
+            let outcome = decode(&mut Decoder::of_request(99), input.as_bytes(), 1);
+            assert_eq!(outcome, Err(BadChunk::Invalid), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_a_limit() {
+        let input = b"3\r\nabc\r\n8\r\n01234567\r\n0\r\n\r\n";
+        for step in [99, 1, 3] {
+            for (limit, fits) in [(0, true), (11, true), (10, false), (3, false)] {
+                let mut decoder = Decoder::new();
+                decoder.limit(limit);
+                let outcome = decode(&mut decoder, input, step);
+                match fits {
+                    true => assert!(outcome.is_ok(), "{limit} by {step}"),
+                    false => assert_eq!(
+                        outcome,
+                        Err(BadChunk::TooLarge {
+                            before: 3,
+                            chunk: 8
+                        }),
+                        "{limit} by {step}"
+                    ),
+                }
+            }
+        }
+        // what is announced is enough
+        let mut decoder = Decoder::new();
+        decoder.limit(4);
+        assert!(decode(&mut decoder, b"ffffff\r\n", 99).is_ok());
+        let too_large = BadChunk::TooLarge {
+            before: 0,
+            chunk: 0xff_ffff,
+        };
+        assert_eq!(decode(&mut decoder, b"x", 99), Err(too_large));
     }
 
     #[test]

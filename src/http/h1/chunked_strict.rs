@@ -20,8 +20,7 @@ impl Chunks {
     pub fn new(strict: bool, keep: usize) -> Chunks {
         match (strict, keep) {
             (true, _) => Chunks::Strict(StrictDecoder::new(keep)),
-            (false, 0) => Chunks::Nginx(Decoder::new()),
-            (false, _) => Chunks::Nginx(Decoder::with_trailers(keep)),
+            (false, _) => Chunks::Nginx(Decoder::of_request(keep)),
         }
     }
 
@@ -125,7 +124,10 @@ impl StrictDecoder {
             match self.state {
                 State::Data => {
                     if self.limit > 0 && self.content.saturating_add(self.size) > self.limit {
-                        return Err(BadChunk::TooLarge(self.content, self.size));
+                        return Err(BadChunk::TooLarge {
+                            before: self.content,
+                            chunk: self.size,
+                        });
                     }
                     let left = input.len() - pos;
                     let take = usize::try_from(self.size).map_or(left, |size| size.min(left));

@@ -11,6 +11,8 @@ use std::time::Duration;
 /// How much of a body is read at once.
 const PIECE: usize = 16 * 1024;
 
+const TOO_LARGE: &str = "client intended to send too large chunked body";
+
 impl Request {
     /// Whether the client sends a body.
     pub fn has_body(&self) -> bool {
@@ -34,31 +36,20 @@ impl Request {
         }
         let read = poll_fn(|cx| down.poll_body(cx, out, max));
         match tokio::time::timeout(timeout, read).await {
-            Ok(Ok(BodyRead::Bad(413))) => {
-                let (received, announced) = down.too_large().unwrap_or_default();
-                self.error(
-                    Level::Error,
-                    format_args!(
-                        "client intended to send too large chunked body: {received}+{announced} bytes"
-                    ),
-                );
-                Ok(BodyRead::Bad(413))
-            }
             Ok(Ok(BodyRead::Data(n))) => {
                 self.body.received += n as u64;
                 if limit > 0 && self.body.received > limit {
-                    self.error(
-                        Level::Error,
-                        format_args!(
-                            "client intended to send too large chunked body: {} bytes",
-                            self.body.received
-                        ),
-                    );
-                    return Ok(BodyRead::Bad(413));
+                    let all = self.body.received;
+                    return Ok(self.body_fails(413, format_args!("{TOO_LARGE}: {all} bytes")));
                 }
                 Ok(BodyRead::Data(n))
             }
             Ok(Ok(BodyRead::Bad(status))) => {
+                if let Some((before, chunk)) = down.too_large() {
+                    return Ok(self
+                        .body_fails(status, format_args!("{TOO_LARGE}: {before}+{chunk} bytes")));
+                }
+                self.body.failed = true;
                 let chunked = self.head.chunked && self.head.http_major_minor.0 < 2;
                 if chunked && !self.down.filters_bodies() {
                     self.error(
@@ -70,6 +61,8 @@ impl Request {
             }
             Ok(other) => other,
             Err(_) => {
+                self.body.failed = true;
+                self.timed_out = true;
                 // nginx tells of this for HTTP/2 alone
                 if self.head.http_major_minor.0 >= 2 {
                     self.error(
@@ -80,6 +73,12 @@ impl Request {
                 Ok(BodyRead::Bad(408))
             }
         }
+    }
+
+    fn body_fails(&mut self, status: u16, why: std::fmt::Arguments<'_>) -> BodyRead {
+        self.body.failed = true;
+        self.error(Level::Error, why);
+        BodyRead::Bad(status)
     }
 
     /// Reads the whole body into [`BodyState::spool`].
@@ -103,12 +102,7 @@ impl Request {
         if in_file != BodyInFile::Off {
             self.spill_body(&core, in_file == BodyInFile::On)?;
         }
-        // what fits the memory is read into it, and the rest passes through `chunk`
-        let expected = self.head.content_length.unwrap_or_default();
-        if let Some(memory) = self.body.spool.memory_mut(limit) {
-            // the byte more is what a read asks for to know that nothing follows
-            memory.reserve(expected.min(limit as u64).min(PIECE as u64) as usize + 1);
-        }
+        // what fits the memory is read into it, which grows with what comes, and the rest passes through `chunk`
         let mut chunk = BytesMut::new();
         loop {
             chunk.clear();

@@ -177,121 +177,33 @@ impl Downstream for Conn {
         max: usize,
     ) -> Poll<io::Result<BodyRead>> {
         let inner = &mut *self.inner.lock();
-        // the interim response must leave before its answer is waited for
-        if !inner.wbuf.is_empty()
-            && let Poll::Ready(Err(e)) = inner.poll_send(cx, 0)
-        {
-            return Poll::Ready(Err(e));
-        }
-        loop {
-            match &mut inner.body {
-                BodyIn::None | BodyIn::Done => return Poll::Ready(Ok(BodyRead::End)),
-                BodyIn::Length(left) => {
-                    if *left == 0 {
-                        inner.body = BodyIn::Done;
-                        continue;
-                    }
-                    if inner.rbuf.is_empty() {
-                        if inner.eof {
-                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                        }
-                        let size = (*left).min(max as u64) as usize;
-                        // a read that is not filled tells, without another one, that nothing follows the body
-                        let more = usize::from(size as u64 == *left);
-                        let old = out.len();
-                        let Inner {
-                            transport, rbuf, ..
-                        } = inner;
-                        let mut n = ready!(transport.poll_read_exactly(cx, out, size + more))?;
-                        if n == 0 {
-                            inner.eof = true;
-                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                        }
-                        if n > size {
-                            rbuf.extend_from_slice(out.get(old + size..).unwrap_or_default());
-                            out.truncate(old + size);
-                            n = size;
-                        }
-                        *left -= n as u64;
-                        return Poll::Ready(Ok(BodyRead::Data(n)));
-                    }
-                    let n = (*left).min(inner.rbuf.len() as u64).min(max as u64) as usize;
-                    out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
-                    inner.rbuf.advance(n);
-                    *left -= n as u64;
-                    return Poll::Ready(Ok(BodyRead::Data(n)));
-                }
-                BodyIn::Chunked(decoder) => {
-                    if !inner.rbuf.is_empty() {
-                        let old = out.len();
-                        let input = &inner.rbuf;
-                        let decoded = decoder.decode(input, |r| {
-                            out.extend_from_slice(input.get(r).unwrap_or_default())
-                        });
-                        match decoded {
-                            Ok(d) => {
-                                if d.done {
-                                    inner.trailers = decoder.trailers().cloned().map(Box::new);
-                                    inner.body = BodyIn::Done;
-                                }
-                                inner.coded += d.consumed as u64;
-                                inner.rbuf.advance(d.consumed);
-                                if out.len() > old {
-                                    return Poll::Ready(Ok(BodyRead::Data(out.len() - old)));
-                                }
-                                if d.done {
-                                    continue;
-                                }
-                            }
-                            Err(BadChunk::TooLarge(received, announced)) => {
-                                inner.close = true;
-                                inner.too_large = Some((received, announced));
-                                return Poll::Ready(Ok(BodyRead::Bad(413)));
-                            }
-                            Err(_) => {
-                                inner.close = true;
-                                return Poll::Ready(Ok(BodyRead::Bad(400)));
-                            }
-                        }
-                    }
-                    if ready!(inner.fill(cx, READ))? == 0 {
-                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                }
-                BodyIn::Raw => {
-                    if inner.rbuf.is_empty() {
-                        let Inner { transport, .. } = inner;
-                        let n = ready!(transport.poll_read_exactly(cx, out, max))?;
-                        return Poll::Ready(Ok(if n == 0 {
-                            BodyRead::End
-                        } else {
-                            BodyRead::Data(n)
-                        }));
-                    }
-                    let n = inner.rbuf.len().min(max);
-                    out.extend_from_slice(inner.rbuf.get(..n).unwrap_or_default());
-                    inner.rbuf.advance(n);
-                    if inner.rbuf.is_empty() {
-                        buffers::give(std::mem::take(&mut inner.rbuf));
-                    }
-                    return Poll::Ready(Ok(BodyRead::Data(n)));
-                }
+        let read = inner.poll_body(cx, out, max);
+        if read.is_pending() {
+            // the client may take its time: nothing is held that holds nothing
+            inner.rest();
+            if out.is_empty() && out.capacity() >= buffers::SMALL {
+                buffers::give(std::mem::take(out));
             }
         }
+        read
     }
 
-    fn limit_body(&self, most: u64) {
+    fn limit_body(&self, bytes: u64) {
         if let BodyIn::Chunked(decoder) = &mut self.inner.lock().body {
-            decoder.limit(most);
+            decoder.limit(bytes);
         }
     }
 
     fn too_large(&self) -> Option<(u64, u64)> {
-        self.inner.lock().too_large
+        self.inner.lock().too_large.as_deref().copied()
     }
 
     fn coded_body(&self) -> Option<u64> {
         Some(self.inner.lock().coded).filter(|n| *n > 0)
+    }
+
+    fn errno(&self) -> i32 {
+        self.inner.lock().errno
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -319,10 +231,6 @@ impl Downstream for Conn {
         }
     }
 
-    fn errno(&self) -> i32 {
-        self.inner.lock().errno
-    }
-
     fn queued(&self) -> usize {
         self.inner.lock().wbuf.len()
     }
@@ -347,5 +255,117 @@ impl Downstream for Conn {
 
     fn close_after(&self) {
         self.inner.lock().close = true;
+    }
+}
+
+impl Inner {
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<BodyRead>> {
+        // the interim response must leave before its answer is waited for
+        if !self.wbuf.is_empty()
+            && let Poll::Ready(Err(e)) = self.poll_send(cx, 0)
+        {
+            return Poll::Ready(Err(e));
+        }
+        loop {
+            match &mut self.body {
+                BodyIn::None | BodyIn::Done => return Poll::Ready(Ok(BodyRead::End)),
+                BodyIn::Length(left) => {
+                    if *left == 0 {
+                        self.body = BodyIn::Done;
+                        continue;
+                    }
+                    if self.rbuf.is_empty() {
+                        if self.eof {
+                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        let size = (*left).min(max as u64) as usize;
+                        // a read that is not filled tells, without another one, that nothing follows the body
+                        let more = usize::from(size as u64 == *left);
+                        let old = out.len();
+                        let mut n = ready!(self.read_body(cx, out, size + more))?;
+                        if n == 0 {
+                            self.eof = true;
+                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        if n > size {
+                            self.rbuf
+                                .extend_from_slice(out.get(old + size..).unwrap_or_default());
+                            out.truncate(old + size);
+                            n = size;
+                        }
+                        if let BodyIn::Length(left) = &mut self.body {
+                            *left -= n as u64;
+                        }
+                        return Poll::Ready(Ok(BodyRead::Data(n)));
+                    }
+                    let n = (*left).min(self.rbuf.len() as u64).min(max as u64) as usize;
+                    out.extend_from_slice(self.rbuf.get(..n).unwrap_or_default());
+                    self.rbuf.advance(n);
+                    *left -= n as u64;
+                    return Poll::Ready(Ok(BodyRead::Data(n)));
+                }
+                BodyIn::Chunked(decoder) => {
+                    if !self.rbuf.is_empty() {
+                        let old = out.len();
+                        let input = &self.rbuf;
+                        let decoded = decoder.decode(input, |r| {
+                            out.extend_from_slice(input.get(r).unwrap_or_default())
+                        });
+                        match decoded {
+                            Ok(d) => {
+                                if d.done {
+                                    self.trailers = decoder.trailers().cloned().map(Box::new);
+                                    self.body = BodyIn::Done;
+                                }
+                                self.coded += d.consumed as u64;
+                                self.rbuf.advance(d.consumed);
+                                if out.len() > old {
+                                    return Poll::Ready(Ok(BodyRead::Data(out.len() - old)));
+                                }
+                                if d.done {
+                                    continue;
+                                }
+                            }
+                            Err(e) => {
+                                self.close = true;
+                                let status = match e {
+                                    BadChunk::TooLarge { before, chunk } => {
+                                        self.too_large = Some(Box::new((before, chunk)));
+                                        413
+                                    }
+                                    _ => 400,
+                                };
+                                return Poll::Ready(Ok(BodyRead::Bad(status)));
+                            }
+                        }
+                    }
+                    if ready!(self.fill(cx, READ))? == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                BodyIn::Raw => {
+                    if self.rbuf.is_empty() {
+                        let n = ready!(self.read_body(cx, out, max))?;
+                        return Poll::Ready(Ok(if n == 0 {
+                            BodyRead::End
+                        } else {
+                            BodyRead::Data(n)
+                        }));
+                    }
+                    let n = self.rbuf.len().min(max);
+                    out.extend_from_slice(self.rbuf.get(..n).unwrap_or_default());
+                    self.rbuf.advance(n);
+                    if self.rbuf.is_empty() {
+                        buffers::give(std::mem::take(&mut self.rbuf));
+                    }
+                    return Poll::Ready(Ok(BodyRead::Data(n)));
+                }
+            }
+        }
     }
 }

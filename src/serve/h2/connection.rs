@@ -8,11 +8,10 @@ use super::stream::Stream;
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_FRAME, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{
-    CoreConf, Downstream, Gauge, Lingering, ListenAddr, ServerConf, SiteRef, Stat,
-};
+use crate::module::{CoreConf, Downstream, Lingering, ListenAddr, ServerConf, SiteRef};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
+use crate::serve::reusable::Reusable;
 use crate::serve::thread::Thread;
 use bytes::BytesMut;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -74,7 +73,7 @@ pub(super) struct Connection {
     pub(super) going: Going,
     ended: bool,
 
-    state: Option<Gauge>,
+    state: Option<Reusable>,
     timer: Option<Pin<Box<Sleep>>>,
     idle_until: Option<Instant>,
     /// When memory is given back that a connection that goes on waiting does not need.
@@ -377,6 +376,11 @@ impl Connection {
         self.new_streams = 0;
         match self.conn.poll_into(cx, &mut self.input, self.conf.read) {
             Poll::Pending => return Poll::Pending,
+            Poll::Ready(_) if self.conn.is_retired() => {
+                self.go_away(Code::NO_ERROR);
+                self.ended = true;
+                return Poll::Ready(Ok(true));
+            }
             Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => {
                 if self.processing > 0 || !self.input.is_empty() || self.block.is_some() {
@@ -445,7 +449,9 @@ impl Connection {
                 self.rest_at = (!self.rested).then(|| now + REST);
             }
             buffers::give(std::mem::take(&mut self.link.lock().buf));
-            self.state.get_or_insert_with(|| Gauge::new(Stat::Waiting));
+            if self.state.is_none() {
+                self.state = self.conn.reusable();
+            }
         } else {
             self.idle_until = None;
             self.rest_at = None;
@@ -587,6 +593,7 @@ async fn goodbye(conn: &Conn, c: &Conf, mut rest: BytesMut) {
     }
     conn.goodbye().await;
     conn.shutdown_write();
+    let _reusable = conn.reusable();
     let end = Instant::now() + c.lingering_time;
     while Instant::now() < end {
         match timeout(c.lingering_timeout, poll_fn(|cx| conn.poll_drain(cx))).await {

@@ -61,6 +61,7 @@ pub(super) fn known(
 /// Finds out what a client speaks by its first bytes, as soon as they differ.
 pub(super) async fn sniffed(conn: &Conn, header_timeout: Duration) -> Protocol {
     let mut deadline = std::pin::pin!(sleep(header_timeout));
+    let _reusable = conn.reusable();
     loop {
         match conn.with_read(|buf| (0, sniff(buf))) {
             Some(true) => return Protocol::Http2,
