@@ -28,6 +28,7 @@ http { access_log off; keepalive_timeout 600s; keepalive_requests 1000000; clien
   client_body_temp_path body_temp; proxy_temp_path proxy_temp;
   ssl_certificate %(folder)s/one.crt; ssl_certificate_key %(folder)s/one.key;
   server { listen 127.0.0.1:%(port)d backlog=4096 sndbuf=16k; listen 127.0.0.1:%(tls)d ssl backlog=4096;
+    listen 127.0.0.1:%(http2)d http2 backlog=4096; listen 127.0.0.1:%(http2_tls)d ssl http2 backlog=4096;
     location / { return 200 "ok"; }
     location /files { alias %(folder)s; }
     location /proxy { proxy_pass http://127.0.0.1:%(origin)d; proxy_http_version 1.1; proxy_read_timeout 600s; }
@@ -40,6 +41,14 @@ UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgra
            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 SWITCHED = (b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+# SETTINGS, then GET / of localhost with fields as browsers send them, kept in the table
+FIELDS = b"".join(b"\x40" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in (
+    (b"accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    (b"accept-language", b"en-US,en;q=0.5"), (b"accept-encoding", b"gzip, deflate, br, zstd"),
+    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:133.0) Gecko/20100101 Firefox/133.0")))
+BLOCK = b"\x82\x86\x84\x41\x09localhost" + FIELDS
+HTTP2 = (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + b"\0\0\0\x04\x01\0\0\0\0"
+         + len(BLOCK).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + BLOCK)
 # a text frame each way, so that the path has been used: "ping", masked with zeros, and its echo
 PING, PONG = b"\x81\x84\0\0\0\0ping", b"\x81\x04pong"
 
@@ -130,11 +139,26 @@ def tls(served, request, end=b""):
     return s
 
 
+def http2(s):
+    s.sendall(HTTP2)
+    exactly(s, b"ok")
+    return s
+
+
+def http2_tls(served):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return http2(context.wrap_socket(connect(served.http2_tls)))
+
+
 # how a client is made, and which part of the number there are: those that are served a lot take longer
 STATES = {
     "silent": (lambda served: connect(served.port), 1),
     "plain": (lambda served: asked(served.port, PLAIN, b"ok"), 1),
     "websocket": (websocket, 1),
+    "http2": (lambda served: http2(connect(served.http2)), 1),
+    "http2-tls": (http2_tls, 4),
     "byte": (lambda served: asked(served.port, b"G", b""), 1),
     "half": (lambda served: asked(served.port, HALF, b""), 1),
     "body": (lambda served: asked(served.port, BODY, b""), 1),
@@ -148,16 +172,17 @@ STATES = {
 def measure(name, binary, args, files, origin_port):
     make, part = STATES[name]
     number = args.number // part
-    conf = dict(port=free_port(), tls=free_port(), origin=origin_port, files=files, connections=2 * args.number + 1000,
+    conf = dict(port=free_port(), tls=free_port(), http2=free_port(), http2_tls=free_port(), origin=origin_port, files=files, connections=2 * args.number + 1000,
                 folder=args.folder)
     with Served(binary, CONF % conf, conf["port"]) as served:
-        served.tls = conf["tls"]
+        served.tls, served.http2, served.http2_tls = conf["tls"], conf["http2"], conf["http2_tls"]
         for s in [make(served) for _ in range(50)]:
             s.close()
         time.sleep(0.5)
         before = served.memory()
         clients = [make(served) for _ in range(number)]
-        time.sleep(1)
+        # longer than it takes to give back what a busy connection would need
+        time.sleep(3)
         now = served.memory()
         for s in clients:
             s.close()
