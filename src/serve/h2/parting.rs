@@ -121,20 +121,18 @@ pub(super) struct Settled {
 impl Settled {
     pub(super) fn of(site: &Site, l: &Listener, info: &crate::module::ConnInfo) -> Option<Settled> {
         let name = info.tls.get().and_then(|t| t.chosen_by.as_deref());
+        // unlike the server of a connection's requests, that of a name which has gone is not the default one
         let index = match name {
             None => l.default_server,
-            Some(name) => match l.names.find_fixed(name) {
-                Some(index) => index,
-                // a regular expression may have chosen it
-                None if !l.names.patterns.is_empty() => l.default_server,
-                None => return None,
-            },
+            Some(name) => l.names.find_fixed(name).or_else(|| {
+                let mut patterns = l.names.patterns.candidates(name);
+                patterns.find(|(p, _)| p.is_match(name)).map(|(_, s)| *s)
+            })?,
         };
         let server = site.servers.get(index as usize)?;
-        let patterns = name.is_some() && !l.names.patterns.is_empty();
         Some(Settled {
             tls: l.tls.is_some(),
-            http2: l.http2 || server.conf.http2.enable || patterns,
+            http2: l.http2 || server.conf.http2.enable,
             verify: server.tls.as_ref().map(|t| t.verify).unwrap_or_default(),
         })
     }
