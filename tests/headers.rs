@@ -73,7 +73,10 @@ fn more_headers_are_checked() {
             "more_set_input_headers -s 404 'A: b';",
             "invalid option name: \"-s\"",
         ),
-        ("mp4;", "the \"mp4\" directive is not supported: MP4 files"),
+        (
+            "image_filter size;",
+            "the \"image_filter\" directive is not supported: images are not changed",
+        ),
     ] {
         let conf = format!(
             "%%TEST_GLOBALS%% events {{ }} http {{ %%TEST_GLOBALS_HTTP%% server {{ location / {{ {directive} }} }} }}"
