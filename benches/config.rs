@@ -5,7 +5,7 @@ mod support;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use couloir::modules::builtin;
+use couloir::features::builtin;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn load(c: &mut Criterion) {

@@ -2,8 +2,8 @@
 //! depend on how many threads ask. The time is a thread's own, so that a busy machine does not count; a thread that had
 //! to wait for a lock would be among the waits that are told of.
 
-use couloir::modules::leaky::Zone;
-use couloir::modules::limit_conn::Counts;
+use couloir::features::leaky_bucket::Zone;
+use couloir::features::limit_conn::Counts;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Barrier;

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 
 use couloir::engine::lookup;
-use couloir::modules::builtin;
+use couloir::features::builtin;
 use couloir::prelude::*;
 use criterion::{Criterion, criterion_group, criterion_main};
 

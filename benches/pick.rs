@@ -2,7 +2,7 @@
 
 mod support;
 
-use couloir::upstream::Outcome;
+use couloir::upstream::AttemptVerdict;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use support::peers::{group, methods};

@@ -23,16 +23,16 @@ mod admin;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod contract;
 pub mod delivery;
 pub mod dns;
 pub mod engine;
 pub mod exchange;
+pub mod features;
 pub mod files;
 pub mod http;
 pub mod log;
 mod memory;
-pub mod module;
-pub mod modules;
 mod process;
 pub mod runtime;
 pub mod serve;
@@ -43,13 +43,13 @@ use std::process::ExitCode;
 
 /// What a module is written with.
 pub mod prelude {
+    pub use crate::contract::{
+        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks,
+        Level, Logger, Module, ModuleRegistry, Next, Order, Pattern, Phase, Place, RedirectTo,
+        Request, Slot, Statement, Template, Val, VarId, Variable,
+    };
     pub use crate::inherit;
     pub use crate::log::Level as LogLevel;
-    pub use crate::module::{
-        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks,
-        Level, Logger, Module, Next, Order, Pattern, Phase, Place, RedirectTo, Registry, Request,
-        Slot, Statement, Template, Val, VarId, Variable,
-    };
 }
 
 /// Runs Couloir with its built-in modules, as the command line says.
@@ -59,11 +59,11 @@ pub fn main() -> ExitCode {
 
 /// Runs Couloir with further modules: `add` is given the list with the built-in ones in it.
 pub fn main_with(
-    add: impl for<'r> FnOnce(&'r mut module::Registry) -> &'r mut module::Registry,
+    add: impl for<'r> FnOnce(&'r mut contract::ModuleRegistry) -> &'r mut contract::ModuleRegistry,
 ) -> ExitCode {
     memory::forgo_huge_pages();
     memory::serve_openssl();
-    let mut registry = modules::builtin();
+    let mut registry = features::builtin();
     add(&mut registry);
     if let Err(fault) = registry.arrange() {
         eprintln!("couloir: [emerg] {fault}");

@@ -3,7 +3,7 @@
 #[path = "../benches/support/mod.rs"]
 mod support;
 
-use couloir::upstream::Outcome;
+use couloir::upstream::AttemptVerdict;
 use support::counting::{self, Counting};
 use support::server::{Client, start};
 
@@ -54,7 +54,7 @@ fn picking() {
             for n in 0u32..20 {
                 let mut state = group.start();
                 state.key.extend_from_slice(&n.to_le_bytes());
-                for outcome in [Outcome::Next, Outcome::Ok] {
+                for outcome in [AttemptVerdict::Next, AttemptVerdict::Ok] {
                     let picked = group.pick(&mut state).expect("a peer");
                     picked.done(outcome, &mut state);
                 }

@@ -8,16 +8,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use couloir::config::Memory;
-use couloir::engine::{LoadOptions, load};
-use couloir::module::{
-    AnyConf, AnyModule, Args, ConnInfo, Hooks, Place, Registry, Remote, Request, Site, SiteRef,
+use couloir::contract::{
+    AnyConf, AnyModule, Args, ConnInfo, Hooks, ModuleRegistry, Place, Remote, Request, Site,
+    SiteRef,
 };
-use couloir::modules::builtin;
+use couloir::engine::{LoadOptions, load};
+use couloir::features::builtin;
 use couloir::serve::{Conn, Transport};
 use tempfile::TempDir;
 
 /// Loads a configuration text; the error is nginx's first line.
-fn site(registry: &Arc<Registry>, dir: &Path, text: &str) -> Result<Site, String> {
+fn site(registry: &Arc<ModuleRegistry>, dir: &Path, text: &str) -> Result<Site, String> {
     let conf = PathBuf::from("/conf/nginx.conf");
     let memory: Memory = [(conf.clone(), text)].into_iter().collect();
     let options = LoadOptions {

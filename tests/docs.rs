@@ -5,7 +5,7 @@ use std::path::Path;
 #[test]
 fn directives_are_documented_as_they_are_declared() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/directives.md");
-    let text = couloir::module::directives_markdown(&couloir::modules::builtin());
+    let text = couloir::contract::directives_markdown(&couloir::features::builtin());
     if std::env::var_os("COULOIR_WRITE_DOCS").is_some() {
         std::fs::write(&path, &text).expect("write docs/directives.md");
     }

@@ -1,4 +1,4 @@
-// layers: memory,config,http,log,runtime,files,dns,tls,upstream,cache,module,delivery,exchange,engine,modules,cli,serve,process,admin
+// layers: memory,config,http,log,runtime,files,dns,tls,upstream,cache,contract,delivery,exchange,engine,features,cli,serve,process,admin
 //! Imports between the layers of `src/` only go down.
 //!
 //! The line at the top is the order, lowest first; a layer is a folder or a file right below `src/`. docs/ARCHITECTURE.md

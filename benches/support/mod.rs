@@ -12,12 +12,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use couloir::config::Memory;
+use couloir::contract::{ConnInfo, ModuleRegistry, Remote, Request, Site, SiteRef};
 use couloir::engine::{LoadOptions, load};
-use couloir::module::{ConnInfo, Registry, Remote, Request, Site, SiteRef};
 use couloir::serve::{Conn, Transport};
 
 /// Loads a configuration text.
-pub fn site(registry: &Arc<Registry>, text: &str) -> Site {
+pub fn site(registry: &Arc<ModuleRegistry>, text: &str) -> Site {
     let conf = PathBuf::from("/conf/nginx.conf");
     let memory: Memory = [(conf.clone(), text)].into_iter().collect();
     let options = LoadOptions {

@@ -7,7 +7,9 @@ use couloir::upstream::least_time::LeastTime;
 use couloir::upstream::random::{Busy, Random, RandomTwo};
 use couloir::upstream::ring::ConsistentHash;
 use couloir::upstream::round_robin::RoundRobin;
-use couloir::upstream::{Balance, Clock, Group, KeepaliveConf, PeerAddr, Registry, ServerSpec};
+use couloir::upstream::{
+    Balance, Clock, Group, KeepaliveConf, PeerAddr, PeerStateStore, ServerSpec,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -41,5 +43,13 @@ pub fn group(count: u32, balance: Arc<dyn Balance>) -> Group {
     };
     let servers = (0..count).map(server).collect();
     let (keepalive, clock) = (KeepaliveConf::default(), Clock::system());
-    Group::new("many", servers, balance, keepalive, &Registry::new(), clock).expect("a group")
+    Group::new(
+        "many",
+        servers,
+        balance,
+        keepalive,
+        &PeerStateStore::new(),
+        clock,
+    )
+    .expect("a group")
 }

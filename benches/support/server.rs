@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use couloir::module::ListenAddr;
-use couloir::modules::builtin;
+use couloir::contract::ListenAddr;
+use couloir::features::builtin;
 use couloir::serve::{Listening, Shared, run_thread};
 use tokio::sync::{mpsc, watch};
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use couloir::config::{Disk, parse_command_line};
-use couloir::modules::api::parse_body;
+use couloir::features::api::parse_body;
 use couloir::upstream::{ServerSpec, state_file};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;

@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use couloir::config::Memory;
 use couloir::engine::{LoadOptions, load};
-use couloir::module::Registry;
+use couloir::contract::ModuleRegistry;
 use libfuzzer_sys::fuzz_target;
 
-static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| Arc::new(couloir::modules::builtin()));
+static REGISTRY: LazyLock<Arc<ModuleRegistry>> = LazyLock::new(|| Arc::new(couloir::features::builtin()));
 
 fuzz_target!(|text: &[u8]| {
     let conf = PathBuf::from("/conf/nginx.conf");

@@ -1,7 +1,7 @@
 //! Base64 decoded in two pieces is base64 decoded in one, and what was encoded comes out again.
 #![no_main]
 
-use couloir::modules::grpc_web::{Decoder, Encoder, Invalid};
+use couloir::features::grpc_web::{Decoder, Encoder, Invalid};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u16, &[u8])| {

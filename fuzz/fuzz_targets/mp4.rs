@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use couloir::modules::mp4::atoms::Wanted;
-use couloir::modules::mp4::trim::cut;
+use couloir::features::mp4::atoms::Wanted;
+use couloir::features::mp4::trim::cut;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u32, u32, bool, &[u8])| {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use couloir::config::Memory;
 use couloir::engine::{LoadOptions, load};
-use couloir::module::{ConnInfo, Remote, SiteRef};
+use couloir::contract::{ConnInfo, Remote, SiteRef};
 use couloir::prelude::*;
 use couloir::serve::{Conn, Transport};
 use libfuzzer_sys::fuzz_target;
@@ -33,8 +33,8 @@ fn keep(_: &mut (), s: &Statement, b: &mut Build) -> ConfResult<()> {
     Ok(())
 }
 
-static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| {
-    let mut registry = couloir::modules::builtin();
+static REGISTRY: LazyLock<Arc<ModuleRegistry>> = LazyLock::new(|| {
+    let mut registry = couloir::features::builtin();
     registry.add::<Probe>();
     Arc::new(registry)
 });

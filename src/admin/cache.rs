@@ -5,10 +5,10 @@
 use crate::cache::store::{self, Object, ReadError};
 use crate::cache::{CachePath, Digest};
 use crate::config::Disk;
+use crate::contract::ModuleRegistry;
 use crate::engine::load::load_written;
 use crate::http::date;
 use crate::log::{ErrorLog, Level, set_process_log};
-use crate::module::Registry;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ enum What {
 }
 
 /// Runs the subcommand; `args` begin with its name.
-pub fn main(registry: Registry, args: &[OsString]) -> i32 {
+pub fn main(registry: ModuleRegistry, args: &[OsString]) -> i32 {
     let options = match Options::from_iter_safe(args) {
         Ok(options) => options,
         Err(e) => {
@@ -72,7 +72,7 @@ pub fn main(registry: Registry, args: &[OsString]) -> i32 {
     }
 }
 
-fn run(registry: Registry, options: &Options) -> Result<(), String> {
+fn run(registry: ModuleRegistry, options: &Options) -> Result<(), String> {
     set_process_log(ErrorLog::stderr(Level::Emerg));
     let load = super::load_options(options.conf.as_deref(), options.prefix.as_deref(), None)?;
     let (loaded, _) = load_written(&Arc::new(registry), &load, &Disk)

@@ -4,14 +4,14 @@ mod cache;
 mod explain;
 
 use crate::cli::{self, Command};
+use crate::contract::ModuleRegistry;
 use crate::engine::load::LoadOptions;
-use crate::module::Registry;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
 /// Runs a subcommand; the result is the exit code.
-pub type Subcommand = fn(Registry, &[OsString]) -> i32;
+pub type Subcommand = fn(ModuleRegistry, &[OsString]) -> i32;
 
 /// The subcommand that `args` (without the program's name) begin with.
 pub fn subcommand(args: &[OsString]) -> Option<Subcommand> {
@@ -24,7 +24,7 @@ pub fn subcommand(args: &[OsString]) -> Option<Subcommand> {
 }
 
 /// `couloir modules`: every module in the order of its hooks, with its directives.
-fn modules(registry: Registry, args: &[OsString]) -> i32 {
+fn modules(registry: ModuleRegistry, args: &[OsString]) -> i32 {
     if args.len() > 1 {
         eprintln!("usage: couloir modules");
         return 1;

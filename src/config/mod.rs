@@ -10,7 +10,7 @@ pub mod addr;
 mod diag;
 mod dump;
 mod lexer;
-pub mod outside;
+pub mod load_inputs;
 mod parser;
 mod source;
 mod statement;

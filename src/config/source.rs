@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::outside;
+use super::load_inputs;
 
 /// Every text that a configuration was read from, in the order of first reading.
 #[derive(Debug, Default)]
@@ -111,11 +111,11 @@ pub struct Disk;
 
 impl Reader for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        outside::read(path)
+        load_inputs::read(path)
     }
 
     fn glob(&self, pattern: &str) -> io::Result<Vec<PathBuf>> {
-        outside::glob(pattern, || {
+        load_inputs::glob(pattern, || {
             let found =
                 glob::glob_with(&translate(pattern), GLOB_OPTIONS).map_err(io::Error::other)?;
             // glob(3) without GLOB_ERR passes over what it cannot read.

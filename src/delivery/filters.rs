@@ -1,9 +1,9 @@
 //! A response's body on its way through the filters, and the subrequests whose responses come in between.
 
 use super::output::{send_bytes, slice};
+use crate::contract::subrequest::{self, Progress, Running};
+use crate::contract::{Include, Keep, Request};
 use crate::log::Level;
-use crate::module::subrequest::{self, Progress, Running};
-use crate::module::{Include, Keep, Request};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -15,10 +15,10 @@ use std::pin::Pin;
 /// What the client's connection gives, or a filter.
 pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
     if let Some(uri) = r.output.around[0].take() {
-        let joint = joint(r);
+        let subrequest_merge_at = subrequest_merge_at(r);
         include(
             r,
-            joint,
+            subrequest_merge_at,
             Include {
                 uri: uri.into_vec(),
                 ..Include::default()
@@ -28,24 +28,26 @@ pub async fn write(r: &mut Request, data: &[u8], last: bool) -> io::Result<()> {
     }
     pass(r, 0, data, last).await?;
     if last && let Some(uri) = r.output.around[1].take() {
-        let joint = joint(r);
+        let subrequest_merge_at = subrequest_merge_at(r);
         include(
             r,
-            joint,
+            subrequest_merge_at,
             Include {
                 uri: uri.into_vec(),
                 ..Include::default()
             },
         )
         .await?;
-        pass(r, joint, b"", true).await?;
+        pass(r, subrequest_merge_at, b"", true).await?;
     }
     Ok(())
 }
 
 /// Where the responses of subrequests come in.
-fn joint(r: &Request) -> usize {
-    r.output.joint.unwrap_or(r.output.stages.len())
+fn subrequest_merge_at(r: &Request) -> usize {
+    r.output
+        .subrequest_merge_at
+        .unwrap_or(r.output.stages.len())
 }
 
 /// Passes data through the filters from `first` on and sends what they made of it.
@@ -82,7 +84,7 @@ fn filtered(
 ) -> io::Result<Option<(usize, Vec<Include>)>> {
     let mut stages = std::mem::take(&mut r.output.stages);
     let mut next = std::mem::take(&mut r.output.buffers[1]);
-    let joint = r.output.joint.unwrap_or(stages.len());
+    let subrequest_merge_at = r.output.subrequest_merge_at.unwrap_or(stages.len());
     out.clear();
     let mut result = Ok(());
     let mut asked = None;
@@ -93,7 +95,7 @@ fn filtered(
     for (i, stage) in stages.iter_mut().enumerate().skip(first) {
         next.clear();
         // what comes after the body comes before its end
-        stage.last |= last && (i < joint || r.output.around[1].is_none());
+        stage.last |= last && (i < subrequest_merge_at || r.output.around[1].is_none());
         let input = if i == first { data } else { &out[..] };
         result = stage.filter.chunk(r, input, stage.last, &mut next);
         let pending = stage.filter.pending();

@@ -4,10 +4,10 @@ mod conditions;
 
 use super::filters;
 use super::redirect;
+use crate::contract::{BadValue, Body, Cut, Framing, Request, Stage, has_break};
 use crate::http::head::Version;
 use crate::http::range;
 use crate::log::{Errno, Level};
-use crate::module::{BadValue, Body, Cut, Framing, Request, Stage, has_break};
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
@@ -121,8 +121,10 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
             if let Some(f) = filter.head(r)
                 && !r.out.header_only
             {
-                if filter.takes_whole() {
-                    r.output.joint.get_or_insert(r.output.stages.len());
+                if filter.after_subrequests() {
+                    r.output
+                        .subrequest_merge_at
+                        .get_or_insert(r.output.stages.len());
                 }
                 r.output.stages.push(Stage {
                     filter: f,

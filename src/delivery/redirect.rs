@@ -1,6 +1,6 @@
 //! Absolute redirects (`absolute_redirect`).
 
-use crate::module::Request;
+use crate::contract::Request;
 
 /// Makes `Location` absolute where it begins with `/` (`absolute_redirect`, `server_name_in_redirect`, `port_in_redirect`).
 pub fn absolute(r: &mut Request) {

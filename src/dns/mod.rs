@@ -355,7 +355,7 @@ impl std::error::Error for ResolveError {}
 /// As with getaddrinfo(3)'s AI_ADDRCONFIG, a family that no interface but loopback has is left out if the
 /// other one is there. The error reads `host not found`, to be followed by `in upstream "x"`.
 pub fn resolve_at_load(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    crate::config::outside::resolve(host, port, || by_the_system(host, port))
+    crate::config::load_inputs::resolve(host, port, || by_the_system(host, port))
 }
 
 fn by_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

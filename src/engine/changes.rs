@@ -1,6 +1,6 @@
 //! What a reload changed: two sites compared, for the line in the log.
 
-use crate::module::{LocId, LocationTree, Server, Site};
+use crate::contract::{LocId, LocationTree, Server, Site};
 use crate::upstream::Group;
 use std::collections::HashMap;
 use std::fmt;
@@ -279,7 +279,7 @@ mod tests {
             pid: "x.pid".into(),
             testing: true,
         };
-        let registry = Arc::new(crate::modules::builtin());
+        let registry = Arc::new(crate::features::builtin());
         match load(&registry, &options, &files) {
             Ok(loaded) => loaded.site,
             Err(e) => panic!("{}", e.diag.first_line()),

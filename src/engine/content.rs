@@ -1,12 +1,12 @@
 //! Who makes the response: the location's own handler, or the first of the general ones that wants to.
 
+use super::decisions;
 use super::phases::{outcome, settle};
-use super::tale;
+use crate::contract::{Content, LocId, Location, Next, PassEnd, Request, Site};
 use crate::log::Level;
-use crate::module::{Content, LocId, Location, Next, Outcome, Request, Site};
 
 /// Produces the content of a request in its location.
-pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
+pub async fn produce(r: &mut Request, location: &Location) -> PassEnd {
     let site;
     let content = match r.content_from.filter(|from| *from != r.location) {
         None => location.hooks.content.as_ref(),
@@ -16,7 +16,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
                 Some(content) => Some(content),
                 None => {
                     r.error(Level::Alert, format_args!("no upstream configuration"));
-                    return Outcome::Status(500);
+                    return PassEnd::Status(500);
                 }
             }
         }
@@ -25,7 +25,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
         Some(Content::Upstream(pass)) => return crate::exchange::run(r, pass).await,
         Some(Content::Handler(h)) => {
             let next = settle(h.handle(r)).await;
-            r.explain(|| tale::content(r, h.name(), &next));
+            r.explain(|| decisions::content(r, h.name(), &next));
             // one that declines leaves the request to the general ones (`mp4` for a folder)
             if let Some(o) = outcome(r, next).await {
                 return o;
@@ -36,14 +36,14 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
     for h in &location.hooks.contents {
         let next = settle(h.handle(r)).await;
         if !matches!(next, Next::Continue) {
-            r.explain(|| tale::content(r, h.name(), &next));
+            r.explain(|| decisions::content(r, h.name(), &next));
         }
         if let Some(o) = outcome(r, next).await {
             return o;
         }
     }
     if r.uri.ends_with(b"/") {
-        let path = crate::module::paths::map_path(r);
+        let path = crate::contract::paths::map_path(r);
         r.error(
             Level::Error,
             format_args!(
@@ -51,10 +51,10 @@ pub async fn produce(r: &mut Request, location: &Location) -> Outcome {
                 crate::http::text::shown(&path)
             ),
         );
-        return Outcome::Status(403);
+        return PassEnd::Status(403);
     }
     r.error(Level::Error, format_args!("no handler found"));
-    Outcome::Status(404)
+    PassEnd::Status(404)
 }
 
 /// The content handler of an earlier `if`, with the settings of a later one that has none of its own. `None` where the

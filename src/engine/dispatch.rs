@@ -1,7 +1,7 @@
 //! The engine as the contract sees it.
 
 use super::phases;
-use crate::module::{Dispatch, Pass, Request, Serving};
+use crate::contract::{Dispatch, Pass, Request, Serving};
 use std::sync::Arc;
 
 /// Serves the requests that a request makes of its own site.

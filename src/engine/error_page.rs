@@ -1,13 +1,13 @@
 //! What becomes of a status: an `error_page`, the built-in page, or no answer at all.
 
+use crate::contract::{Body, ErrorPage, PassEnd, RedirectTo, Request};
 use crate::http::head::Version;
 use crate::http::{status, uri};
 use crate::log::Level;
-use crate::module::{Body, ErrorPage, Outcome, RedirectTo, Request};
 use bytes::Bytes;
 
 /// Decides how a request ends that was given a status; `None` where nothing more is to be sent.
-pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
+pub async fn special(r: &mut Request, code: u16) -> Option<PassEnd> {
     if r.header_sent {
         // too late for another answer
         r.aborted = true;
@@ -44,7 +44,7 @@ pub async fn special(r: &mut Request, code: u16) -> Option<Outcome> {
 ///
 /// The target is the URI as it stands: nothing is decoded in it. One that would leave the root is not followed; the
 /// error keeps its own status and the built-in page.
-fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
+fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> PassEnd {
     if let Some(status) = page.overwrite {
         r.err_status = status.unwrap_or(0);
         if status.is_some_and(|s| s != 200) {
@@ -77,9 +77,9 @@ fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
             if !r.is_head() {
                 r.method = crate::http::method::Method::Get;
             }
-            Outcome::Redirect(RedirectTo::Uri(path.to_vec(), args))
+            PassEnd::Redirect(RedirectTo::Uri(path.to_vec(), args))
         }
-        Some(b'@') => Outcome::Redirect(RedirectTo::Named(target)),
+        Some(b'@') => PassEnd::Redirect(RedirectTo::Named(target)),
         _ => {
             if let Err(status) = r.check_value("error_page", "its URL", &target) {
                 r.err_status = status;
@@ -97,7 +97,7 @@ fn configured(r: &mut Request, page: &ErrorPage, code: u16) -> Outcome {
 }
 
 /// The built-in page of `r.err_status`.
-fn builtin(r: &mut Request) -> Outcome {
+fn builtin(r: &mut Request) -> PassEnd {
     let core = r.location().core.clone();
     let location = std::mem::take(&mut r.out.location);
     // what a 416 tells of the length
@@ -130,7 +130,7 @@ fn builtin(r: &mut Request) -> Outcome {
             && r.head.version >= Version::V10
             && r.err_status >= 400;
         let server = match core.server_tokens {
-            crate::module::Tokens::Build => crate::http::status::SERVER_BUILD,
+            crate::contract::Tokens::Build => crate::http::status::SERVER_BUILD,
             _ => crate::http::status::SERVER,
         };
         status::builtin_page(r.err_status, core.server_tokens, server, padding, &mut page);
@@ -139,8 +139,8 @@ fn builtin(r: &mut Request) -> Outcome {
     r.err_status = status::on_wire(r.err_status);
     r.out.status = r.err_status;
     if page.is_empty() {
-        return Outcome::Respond(Body::Empty);
+        return PassEnd::Respond(Body::Empty);
     }
     r.out.content_type.extend_from_slice(b"text/html");
-    Outcome::Respond(Body::Bytes(Bytes::from(page)))
+    PassEnd::Respond(Body::Bytes(Bytes::from(page)))
 }

@@ -1,12 +1,12 @@
 //! Whether a client may be sent a compressed response, and the directives that decide it.
 
-use super::core::http::HttpWritten;
+use super::core::http::HttpDirectives;
 use super::core::once;
 use crate::config::Result;
+use crate::contract::{Build, GzipRules, Request, Statement, proxied};
 use crate::http::date;
 use crate::http::head::Version;
 use crate::http::headers::{Known, has_token};
-use crate::module::{Build, GzipRules, Request, Statement, proxied};
 
 /// Whether `Accept-Encoding`, `Via` and the `gzip_*` directives let a response be compressed (`ngx_http_gzip_ok`).
 ///
@@ -146,7 +146,7 @@ pub struct GzipWritten {
     pub vary: Option<bool>,
     pub http_version: Option<Version>,
     pub proxied: Option<u16>,
-    pub disable: Option<Vec<std::sync::Arc<crate::module::Pattern>>>,
+    pub disable: Option<Vec<std::sync::Arc<crate::contract::Pattern>>>,
     pub disable_msie6: Option<bool>,
 }
 
@@ -168,11 +168,11 @@ impl GzipWritten {
     }
 }
 
-pub(super) fn vary(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> Result<()> {
+pub(super) fn vary(c: &mut HttpDirectives, s: &Statement, _b: &mut Build) -> Result<()> {
     once(&mut c.gzip.vary, s, s.flag(0)?)
 }
 
-pub(super) fn http_version(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> Result<()> {
+pub(super) fn http_version(c: &mut HttpDirectives, s: &Statement, _b: &mut Build) -> Result<()> {
     once(
         &mut c.gzip.http_version,
         s,
@@ -180,7 +180,7 @@ pub(super) fn http_version(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -
     )
 }
 
-pub(super) fn proxied(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn proxied(c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     const WORDS: [(&str, u16); 9] = [
         ("off", proxied::OFF),
         ("expired", proxied::EXPIRED),
@@ -206,7 +206,7 @@ pub(super) fn proxied(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Resu
     Ok(())
 }
 
-pub(super) fn disable(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn disable(c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     for i in 0..s.len() {
         if s.arg(i) == b"msie6" {
             c.gzip.disable_msie6 = Some(true);

@@ -1,6 +1,6 @@
 //! What the blocks inside take over from those around them.
 
-use crate::module::*;
+use crate::contract::*;
 use std::sync::Arc;
 
 /// Effective settings of every block: outer blocks come before inner ones in the list.

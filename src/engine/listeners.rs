@@ -4,7 +4,7 @@ use super::core::HttpServer;
 use super::core::listen::ListenSpec;
 use super::core::server::ServerName;
 use crate::config::{Diag, Result};
-use crate::module::{
+use crate::contract::{
     BlockId, Build, ListenAddr, ListenOptions, Listener, Names, PatternList, Server,
 };
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub(super) fn collect(
         let mut listens = conf.listens.clone();
         if listens.is_empty() {
             // nginx: *:80 where it may, else *:8000
-            let port = if crate::config::outside::is_root() {
+            let port = if crate::config::load_inputs::is_root() {
                 80
             } else {
                 8000

@@ -2,7 +2,7 @@
 
 use super::site::{self, Defaults};
 use crate::config::{self, Diag, Reader, Sources};
-use crate::module::{BlockKind, Build, Registry, Site, WrittenList};
+use crate::contract::{BlockKind, Build, ModuleRegistry, Site, WrittenList};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub struct Loaded {
 /// # Errors
 /// The first error, in nginx's order and words.
 pub fn load(
-    registry: &Arc<Registry>,
+    registry: &Arc<ModuleRegistry>,
     options: &LoadOptions,
     reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
@@ -58,7 +58,7 @@ pub fn load(
 /// # Errors
 /// As [`load`].
 pub fn load_written(
-    registry: &Arc<Registry>,
+    registry: &Arc<ModuleRegistry>,
     options: &LoadOptions,
     reader: &(dyn Reader + Sync),
 ) -> Result<(Loaded, WrittenList), LoadError> {
@@ -70,7 +70,7 @@ pub fn load_written(
     Ok((loaded, written))
 }
 
-fn build(registry: &Arc<Registry>, options: &LoadOptions) -> Build {
+fn build(registry: &Arc<ModuleRegistry>, options: &LoadOptions) -> Build {
     let mut b = Build::new(registry.clone(), &options.prefix, &folder(options));
     b.testing = options.testing;
     b
@@ -86,7 +86,7 @@ fn read(
     reader: &(dyn Reader + Sync),
 ) -> Result<Loaded, LoadError> {
     if !b.registry.is_arranged() {
-        let diag = Diag::plain("the list of modules is not arranged (Registry::arrange)");
+        let diag = Diag::plain("the list of modules is not arranged (ModuleRegistry::arrange)");
         let warnings = Vec::new();
         return Err(LoadError { diag, warnings });
     }

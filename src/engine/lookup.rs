@@ -1,6 +1,6 @@
 //! Which server and which location serve a request.
 
-use crate::module::{ConnInfo, Listener, LocId, Location, LocationTree, Names, Request, Site};
+use crate::contract::{ConnInfo, Listener, LocId, Location, LocationTree, Names, Request, Site};
 
 impl Names {
     /// The server of a name (lower case, without port); `None` where no name matches.

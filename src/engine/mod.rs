@@ -2,9 +2,9 @@
 //! the response on its way out, error pages.
 
 pub mod changes;
-pub mod choice;
 pub mod content;
 pub mod core;
+pub mod decisions;
 mod dispatch;
 pub mod error_page;
 pub mod gzip;
@@ -13,8 +13,8 @@ mod listeners;
 pub mod load;
 pub mod lookup;
 pub mod phases;
+pub mod selection;
 pub mod site;
-pub mod tale;
 pub mod target;
 mod tls;
 pub mod variables;

@@ -1,10 +1,10 @@
 //! The path of a request through the phases, with internal redirects inside the loop.
 
 use super::lookup::{self, Found};
-use super::{content, error_page, tale};
+use super::{content, decisions, error_page};
+use crate::contract::*;
 use crate::delivery::output;
 use crate::log::Level;
-use crate::module::*;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ enum Entry {
 pub async fn serve(r: &mut Request) {
     let outcome = match prepare(r) {
         Ok(()) => None,
-        Err(status) => Some(Outcome::Status(status)),
+        Err(status) => Some(PassEnd::Status(status)),
     };
     finish(r, outcome).await;
     output::end(r).await;
@@ -61,7 +61,7 @@ async fn post_action(r: &mut Request) {
             Some(b'/') => RedirectTo::Uri(action.to_vec(), Vec::new()),
             _ => RedirectTo::Named(action.to_vec()),
         };
-        finish(r, Some(Outcome::Redirect(to))).await;
+        finish(r, Some(PassEnd::Redirect(to))).await;
     }
     // what the client was told still holds
     (r.aborted, r.keepalive, r.head_size) = (aborted, keepalive, head_size);
@@ -71,7 +71,7 @@ async fn post_action(r: &mut Request) {
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
 pub async fn refuse(r: &mut Request, status: u16) {
     r.keepalive = false;
-    finish(r, Some(Outcome::Status(status))).await;
+    finish(r, Some(PassEnd::Status(status))).await;
     output::end(r).await;
     log(r);
     r.forget_shared();
@@ -98,7 +98,7 @@ pub(crate) async fn repetition(r: &mut Request) {
     let site = r.site.clone();
     let first = match site.locations.get(r.location as usize) {
         Some(location) => Box::pin(content::produce(r, location)).await,
-        None => Outcome::Status(500),
+        None => PassEnd::Status(500),
     };
     finish(r, Some(first)).await;
     output::end(r).await;
@@ -109,7 +109,7 @@ pub(crate) async fn repetition(r: &mut Request) {
 
 /// Calls the loggers of the request's location.
 pub fn log(r: &mut Request) {
-    if r.is_dry() {
+    if r.is_explain_only() {
         return;
     }
     let site = r.site.clone();
@@ -121,32 +121,32 @@ pub fn log(r: &mut Request) {
 }
 
 /// Runs passes until one writes a response.
-pub(crate) async fn finish(r: &mut Request, first: Option<Outcome>) {
+pub(crate) async fn finish(r: &mut Request, first: Option<PassEnd>) {
     let mut outcome = match first {
         Some(o) => o,
         None => pass(r, Entry::Start).await,
     };
     loop {
         outcome = match outcome {
-            Outcome::Done => return,
-            Outcome::Respond(body) => match Box::pin(respond(r, body)).await {
+            PassEnd::Done => return,
+            PassEnd::Respond(body) => match Box::pin(respond(r, body)).await {
                 Ok(()) => return,
-                Err(status) => Outcome::Status(status),
+                Err(status) => PassEnd::Status(status),
             },
             // a stub takes the place of an error's page
-            Outcome::Status(status)
+            PassEnd::Status(status)
                 if r.stub.is_some() && !r.header_sent && !matches!(status, 408 | 444 | 499) =>
             {
                 r.out.status = status;
                 return;
             }
-            Outcome::Status(status) => match Box::pin(error_page::special(r, status)).await {
+            PassEnd::Status(status) => match Box::pin(error_page::special(r, status)).await {
                 Some(o) => o,
                 None => return,
             },
-            Outcome::Redirect(to) => match redirect(r, to) {
+            PassEnd::Redirect(to) => match redirect(r, to) {
                 Ok(entry) => Box::pin(pass(r, entry)).await,
-                Err(status) => Outcome::Status(status),
+                Err(status) => PassEnd::Status(status),
             },
         };
     }
@@ -197,7 +197,7 @@ fn prepare(r: &mut Request) -> Result<(), u16> {
     };
     r.location = server.default_location;
     if r.trace.is_some() {
-        let step = super::choice::server(listener, r);
+        let step = super::selection::server(listener, r);
         r.explain(|| step);
     }
     if let Err(e) = super::target::apply(r, server.conf.merge_slashes) {
@@ -267,7 +267,7 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
         );
         return Err(500);
     }
-    r.explain(|| tale::redirect(&to));
+    r.explain(|| decisions::redirect(&to));
     r.internal = true;
     r.valid_location = true;
     r.upstream.forget_target();
@@ -303,10 +303,10 @@ fn redirect(r: &mut Request, to: RedirectTo) -> Result<Entry, u16> {
     }
 }
 
-async fn pass(r: &mut Request, entry: Entry) -> Outcome {
+async fn pass(r: &mut Request, entry: Entry) -> PassEnd {
     let site = r.site.clone();
     let Some(server) = site.servers.get(r.server as usize) else {
-        return Outcome::Status(500);
+        return PassEnd::Status(500);
     };
     if !matches!(entry, Entry::Location) {
         if matches!(entry, Entry::Start)
@@ -326,7 +326,7 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
     }
     loop {
         let Some(location) = site.locations.get(r.location as usize) else {
-            return Outcome::Status(500);
+            return PassEnd::Status(500);
         };
         if location.hooks.level() != Level_SERVER_DEFAULT
             && let Some(o) = steps(r, location, Phase::Rewrite).await
@@ -344,7 +344,7 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
                 Level::Error,
                 format_args!("rewrite or internal redirection cycle while processing \"{uri}\""),
             );
-            return Outcome::Status(500);
+            return PassEnd::Status(500);
         }
         r.location = server.default_location;
         if let Some(o) = find_location(r) {
@@ -353,7 +353,7 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
     }
     // an `if` may have put its own settings in place
     let Some(location) = site.locations.get(r.location as usize) else {
-        return Outcome::Status(500);
+        return PassEnd::Status(500);
     };
     for p in [Phase::PreAccess, Phase::Access, Phase::PreContent] {
         if let Some(o) = steps(r, location, p).await {
@@ -364,12 +364,12 @@ async fn pass(r: &mut Request, entry: Entry) -> Outcome {
 }
 
 #[allow(non_upper_case_globals)]
-const Level_SERVER_DEFAULT: crate::module::Level = crate::module::Level::ServerDefault;
+const Level_SERVER_DEFAULT: crate::contract::Level = crate::contract::Level::ServerDefault;
 
 /// Finds the location of the URI and checks what nginx checks on entering one.
-fn find_location(r: &mut Request) -> Option<Outcome> {
+fn find_location(r: &mut Request) -> Option<PassEnd> {
     if r.trace.is_some() {
-        let step = super::choice::location(r);
+        let step = super::selection::location(r);
         r.explain(|| step);
     }
     match lookup::location(r) {
@@ -381,7 +381,7 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
             if refused.is_some() {
                 return refused;
             }
-            r.explain(|| tale::to_slash(r, id));
+            r.explain(|| decisions::to_slash(r, id));
             let mut location = Vec::with_capacity(r.uri.len() + r.args.len() + 2);
             crate::http::escape::escape(crate::http::escape::Escape::Uri, &r.uri, &mut location);
             location.push(b'/');
@@ -391,13 +391,13 @@ fn find_location(r: &mut Request) -> Option<Outcome> {
             }
             r.out.clear_entity();
             r.out.location = location;
-            return Some(Outcome::Status(301));
+            return Some(PassEnd::Status(301));
         }
     }
     enter_location(r)
 }
 
-fn enter_location(r: &mut Request) -> Option<Outcome> {
+fn enter_location(r: &mut Request) -> Option<PassEnd> {
     r.content_from = None;
     let site = r.site.clone();
     let location = site.locations.get(r.location as usize)?;
@@ -405,11 +405,11 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
         && methods & r.method.bit() == 0
     {
         r.location = other;
-        r.explain(|| tale::limit_except(r, other));
+        r.explain(|| decisions::limit_except(r, other));
     }
     if location.core.internal && !r.internal {
         r.explain(|| Step::new("location", "internal: not for clients").at(&location.place));
-        return Some(Outcome::Status(404));
+        return Some(PassEnd::Status(404));
     }
     keepalive(r, &location.core);
     let limit = location.core.client_max_body_size;
@@ -425,7 +425,7 @@ fn enter_location(r: &mut Request) -> Option<Outcome> {
         r.body.continued = true;
         // thrown away from here on: the error page's own location does not ask again
         r.body.discarded = true;
-        return Some(Outcome::Status(413));
+        return Some(PassEnd::Status(413));
     }
     None
 }
@@ -464,7 +464,7 @@ fn keepalive(r: &mut Request, core: &CoreConf) {
 }
 
 /// Runs a phase of a server.
-async fn phase(r: &mut Request, hooks: &Hooks, phase: Phase) -> Option<Outcome> {
+async fn phase(r: &mut Request, hooks: &Hooks, phase: Phase) -> Option<PassEnd> {
     for (p, step) in &hooks.steps {
         if *p == phase
             && let Some(o) = one(r, step).await
@@ -476,7 +476,7 @@ async fn phase(r: &mut Request, hooks: &Hooks, phase: Phase) -> Option<Outcome> 
 }
 
 /// Runs a phase of a location.
-async fn steps(r: &mut Request, location: &Location, phase: Phase) -> Option<Outcome> {
+async fn steps(r: &mut Request, location: &Location, phase: Phase) -> Option<PassEnd> {
     let at = phase as usize;
     let (begin, end) = (location.ends[at] as usize, location.ends[at + 1] as usize);
     if begin == end {
@@ -503,15 +503,15 @@ async fn access(
     r: &mut Request,
     list: &[(Phase, Arc<dyn Handler>)],
     satisfy: Satisfy,
-) -> Option<Outcome> {
+) -> Option<PassEnd> {
     if r.subrequest {
         return None;
     }
     let mut refused = None;
     for (_, step) in list {
         let next = settle(step.handle(r)).await;
-        if r.trace.is_some() && tale::module_of(step.name()) != "access" {
-            r.explain(|| tale::access(step.name(), &next));
+        if r.trace.is_some() && decisions::module_of(step.name()) != "access" {
+            r.explain(|| decisions::access(step.name(), &next));
         }
         match next {
             Next::Continue => {}
@@ -546,15 +546,15 @@ async fn access(
 }
 
 /// `auth_delay`: who has no access waits, so that passwords cannot be tried fast.
-async fn refuse_access(r: &mut Request, status: u16) -> Outcome {
+async fn refuse_access(r: &mut Request, status: u16) -> PassEnd {
     let delay = r.core().auth_delay;
     if delay > 0 && matches!(status, 401 | 407) {
         r.error(Level::Info, format_args!("delaying unauthorized request"));
         if let Err(status) = pause(r, Duration::from_millis(delay)).await {
-            return Outcome::Status(status);
+            return PassEnd::Status(status);
         }
     }
-    Outcome::Status(status)
+    PassEnd::Status(status)
 }
 
 /// Waits; ends early with 499 where the client goes away.
@@ -572,10 +572,10 @@ async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
     Err(499)
 }
 
-async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<Outcome> {
+async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<PassEnd> {
     let next = settle(step.handle(r)).await;
     if r.trace.is_some() {
-        tale::step(r, step.name(), &next);
+        decisions::step(r, step.name(), &next);
     }
     outcome(r, next).await
 }
@@ -597,25 +597,25 @@ pub(crate) async fn settle(next: Next<'_>) -> Next<'static> {
 }
 
 /// Turns a hook's answer into the end of the pass, or `None` to go on.
-pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<Outcome> {
+pub(crate) async fn outcome(r: &mut Request, next: Next<'static>) -> Option<PassEnd> {
     match next {
         Next::Continue | Next::Allow => None,
         Next::Relocate => {
             r.uri_changed = true;
             None
         }
-        Next::Sleep(d) => pause(r, d).await.err().map(Outcome::Status),
-        Next::Done => Some(Outcome::Done),
-        Next::Status(s) => Some(Outcome::Status(s)),
-        Next::Respond(b) => Some(Outcome::Respond(b)),
-        Next::Redirect(t) => Some(Outcome::Redirect(t)),
+        Next::Sleep(d) => pause(r, d).await.err().map(PassEnd::Status),
+        Next::Done => Some(PassEnd::Done),
+        Next::Status(s) => Some(PassEnd::Status(s)),
+        Next::Respond(b) => Some(PassEnd::Respond(b)),
+        Next::Redirect(t) => Some(PassEnd::Redirect(t)),
         Next::Upstream(p) => Some(Box::pin(crate::exchange::run(r, &p)).await),
         // a future never returns another one: `settle` has waited for it
         Next::Wait(f) => match Box::pin(f).await {
-            Next::Status(s) => Some(Outcome::Status(s)),
-            Next::Respond(b) => Some(Outcome::Respond(b)),
-            Next::Redirect(t) => Some(Outcome::Redirect(t)),
-            Next::Done => Some(Outcome::Done),
+            Next::Status(s) => Some(PassEnd::Status(s)),
+            Next::Respond(b) => Some(PassEnd::Respond(b)),
+            Next::Redirect(t) => Some(PassEnd::Redirect(t)),
+            Next::Done => Some(PassEnd::Done),
             _ => None,
         },
     }

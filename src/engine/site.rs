@@ -1,14 +1,14 @@
 //! From blocks of settings to a [`Site`]: inheritance, locations, names, listeners.
 
-use super::core::http::HttpWritten;
-use super::core::main::CoreWritten;
-use super::core::server::{ServerName, ServerWritten, Servers};
+use super::core::http::HttpDirectives;
+use super::core::main::CoreDirectives;
+use super::core::server::{ServerDirectives, ServerName, Servers};
 use super::core::{Core, Http2, HttpCore, HttpServer};
 use super::inherit;
 use crate::config::Result;
+use crate::contract::*;
 use crate::files::FileRules;
 use crate::log::{ErrorLog, LogFiles, Sink, Target, Threshold};
-use crate::module::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,7 +90,7 @@ fn main_conf(b: &Build, defaults: &Defaults) -> MainConf {
         .iter()
         .position(|x| matches!(x.kind, BlockKind::Events));
     let events = events.map(|i| b.effective::<Core>(BlockId(i as u32)));
-    let CoreWritten {
+    let CoreDirectives {
         user,
         worker_processes,
         worker_rlimit_nofile,
@@ -139,7 +139,7 @@ struct Logs {
 }
 
 impl Logs {
-    fn of(&mut self, c: &HttpWritten) -> Result<ErrorLog> {
+    fn of(&mut self, c: &HttpDirectives) -> Result<ErrorLog> {
         let mut specs = c.error_log.clone().unwrap_or_default();
         if specs.is_empty() {
             let target =
@@ -184,7 +184,7 @@ struct Assembly<'b> {
 impl Assembly<'_> {
     fn server(&mut self, id: BlockId, index: u32) -> Result<Server> {
         let conf = self.b.effective::<HttpServer>(id);
-        let ServerWritten { names, .. } = &*conf;
+        let ServerDirectives { names, .. } = &*conf;
         let name: Arc<[u8]> = match names.first() {
             Some(ServerName::Exact(n) | ServerName::Leading(n) | ServerName::Both(n)) => {
                 match n.strip_prefix(b".") {
@@ -516,7 +516,7 @@ impl Assembly<'_> {
         Ok(conf)
     }
 
-    fn core_conf(&mut self, w: &HttpWritten) -> Result<CoreConf> {
+    fn core_conf(&mut self, w: &HttpDirectives) -> Result<CoreConf> {
         let resolver = match &w.resolver {
             Some(conf) => {
                 let mut conf = conf.clone();

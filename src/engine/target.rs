@@ -1,7 +1,7 @@
 //! From the request line to `r.uri` and `r.args`.
 
+use crate::contract::Request;
 use crate::http::uri;
-use crate::module::Request;
 
 /// Normalises the target of the head into the request's URI.
 ///

@@ -1,8 +1,8 @@
 //! TLS of servers and listeners, and what a request must satisfy on a connection that has TLS.
 
 use crate::config::{Diag, Result};
+use crate::contract::{Listener, Request, Server, TlsInfo, TlsListener, VerifyClient};
 use crate::log::Level;
-use crate::module::{Listener, Request, Server, TlsInfo, TlsListener, VerifyClient};
 use openssl::x509::X509VerifyResult;
 use std::sync::Arc;
 

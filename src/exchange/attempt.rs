@@ -3,9 +3,9 @@
 use super::codec::{Body, HeadReader, Read};
 use super::target::Found;
 use super::{body, cache, framing, head, tunnel};
+use crate::contract::PassEnd;
+use crate::contract::{BodyLength, Codec, Pass, Request, Upstream, next};
 use crate::log::{Errno, Level};
-use crate::module::Outcome;
-use crate::module::{BodyLength, Codec, Pass, Request, Upstream, next};
 use crate::runtime::buffers;
 use crate::upstream::connect::Tag;
 use crate::upstream::{ConnectError, ConnectOptions, Connector, Peer, Picked, UpConn, pool};
@@ -29,7 +29,7 @@ pub(super) struct Failure {
     /// The client went away.
     pub client_gone: bool,
     /// What to do instead of ending with `status`.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<PassEnd>,
     /// Whether the retry budget has been charged for the next try.
     pub paid: bool,
 }
@@ -67,7 +67,7 @@ impl Failure {
     /// The request ends with a status that is no fault of the peer.
     pub fn end(status: u16) -> Failure {
         Failure {
-            outcome: Some(Outcome::Status(status)),
+            outcome: Some(PassEnd::Status(status)),
             ..Failure::new(next::OFF, status)
         }
     }
@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
         r: &mut Request,
         request: &[u8],
         own_body: Option<&[u8]>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<PassEnd, Failure> {
         let result = self.exchange(r, request, own_body).await;
         result.map_err(|f| Failure {
             sent: self.sent,
@@ -144,7 +144,7 @@ impl<'a> Attempt<'a> {
         r: &mut Request,
         request: &[u8],
         own_body: Option<&[u8]>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<PassEnd, Failure> {
         let Some(connector) = crate::upstream::connector() else {
             return Err(Failure::new(next::ERROR, 502));
         };
@@ -451,7 +451,7 @@ impl<'a> Attempt<'a> {
         conn: UpConn,
         connector: &Connector,
         body: Body,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<PassEnd, Failure> {
         let conf = &self.pass.conf;
         let status = r.upstream.head.status;
         let codec = self.pass.protocol.codec();
@@ -492,7 +492,7 @@ impl<'a> Attempt<'a> {
         if matches!(codec, Codec::Memcached { .. }) && status == 404 {
             // memcached has no pages
             body::finish(self, conn, connector, body);
-            return Ok(Outcome::Status(status));
+            return Ok(PassEnd::Status(status));
         }
         if status == 101 {
             cache::abandon(r);
@@ -510,10 +510,10 @@ impl<'a> Attempt<'a> {
             }
             cache::failed_with(r, status);
             self.count_only_head(r);
-            return Ok(Outcome::Status(status));
+            return Ok(PassEnd::Status(status));
         }
-        if let Some(steer) = self.group.steer.as_deref() {
-            steer.head(r, self.peer);
+        if let Some(selector) = self.group.selector.as_deref() {
+            selector.head(r, self.peer);
         }
         if let Some(redirect) = head::accel_redirect(self.pass, r) {
             self.count_only_head(r);

@@ -3,11 +3,11 @@
 use super::attempt::{Attempt, Failure, received};
 use super::cache;
 use super::codec::{self, Body};
-use super::framing::{BEHIND_THE_END, Framing, decode};
+use super::framing::{BEHIND_THE_END, OriginBody, decode};
+use crate::contract::PassEnd;
+use crate::contract::{Codec, Request, Spool};
 use crate::delivery::output;
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{Codec, Request, Spool};
 use crate::runtime::buffers;
 use crate::upstream::{Connector, UpConn, pool};
 use bytes::{Buf, BytesMut};
@@ -36,16 +36,16 @@ pub(super) async fn pass_on(
     mut conn: UpConn,
     connector: &Connector,
     body: Body,
-) -> Outcome {
+) -> PassEnd {
     if let Body::Http2(exchange) = body {
         return Box::pin(super::h2::pass_on(a, r, conn, connector, exchange)).await;
     }
-    let mut framing = Framing::new(a, r, body);
+    let mut framing = OriginBody::new(a, r, body);
     if r.upstream.head.is_http09() {
         r.out.http09 = true;
     }
     if a.pass.conf.pass_trailers
-        && matches!(framing, Framing::Chunked(_))
+        && matches!(framing, OriginBody::Chunked(_))
         && r.upstream.head.headers.contains(b"trailer")
     {
         r.out.expect_trailers = true;
@@ -55,7 +55,7 @@ pub(super) async fn pass_on(
     }
     if let Err(status) = output::start(r) {
         buffers::give(std::mem::take(&mut conn.rbuf));
-        return Outcome::Status(status);
+        return PassEnd::Status(status);
     }
     cache::begin(r, a.pass, !framing.may_close());
     if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
@@ -67,13 +67,13 @@ pub(super) async fn pass_on(
         && let Err(e) = Box::pin(output::pace_head(r)).await
     {
         output::broken(r, &e);
-        return Outcome::Done;
+        return PassEnd::Done;
     }
     // a body that neither the client nor the cache wants is not read
-    if r.out.header_only && !cache::filling(r) && !matches!(framing, Framing::Length(0)) {
+    if r.out.header_only && !cache::filling(r) && !matches!(framing, OriginBody::Length(0)) {
         // an application may have ended the request already
         let mut none = BytesMut::new();
-        if let Framing::FastCgi(_) = framing
+        if let OriginBody::FastCgi(_) = framing
             && let Ok(piece) = decode(&mut framing, &conn.rbuf, &mut none)
         {
             conn.rbuf.advance(piece.used);
@@ -81,11 +81,11 @@ pub(super) async fn pass_on(
             if conn.rbuf.is_empty() && clean && !a.streaming {
                 buffers::give(std::mem::take(&mut conn.rbuf));
                 pool::park(connector, a.group, conn);
-                return Outcome::Done;
+                return PassEnd::Done;
             }
         }
         buffers::give(std::mem::take(&mut conn.rbuf));
-        return Outcome::Done;
+        return PassEnd::Done;
     }
     if cache::filling(r) && framing.expect_body_of_head(a, r) {
         return Box::pin(store_head(a, r, conn, framing)).await;
@@ -116,7 +116,7 @@ pub(super) async fn pass_on(
         }
         Err(Broken::Client(e)) => output::broken(r, &e),
     }
-    Outcome::Done
+    PassEnd::Done
 }
 
 /// Ends the client's response to HEAD, then reads the body that the application may send all the same: the cache keeps
@@ -125,8 +125,8 @@ async fn store_head(
     a: &Attempt<'_>,
     r: &mut Request,
     mut conn: UpConn,
-    mut framing: Framing,
-) -> Outcome {
+    mut framing: OriginBody,
+) -> PassEnd {
     let sent = match output::write(r, b"", true).await {
         Ok(()) => output::flush(r).await,
         Err(e) => Err(e),
@@ -167,7 +167,7 @@ async fn store_head(
         cache::abandon(r);
     }
     buffers::give(std::mem::take(&mut conn.rbuf));
-    Outcome::Done
+    PassEnd::Done
 }
 
 /// Reads the rest of a body that only the cache wants: the client has gone.
@@ -175,7 +175,7 @@ async fn drain(
     a: &Attempt<'_>,
     r: &mut Request,
     conn: &mut UpConn,
-    framing: &mut Framing,
+    framing: &mut OriginBody,
 ) -> Result<(), Broken> {
     let mut body = BytesMut::new();
     loop {
@@ -221,7 +221,7 @@ async fn transfer(
     a: &Attempt<'_>,
     r: &mut Request,
     conn: &mut UpConn,
-    framing: &mut Framing,
+    framing: &mut OriginBody,
 ) -> Result<(), Broken> {
     let mut backlog = Backlog::default();
     let result = move_body(a, r, conn, framing, &mut backlog).await;
@@ -236,7 +236,7 @@ async fn move_body(
     a: &Attempt<'_>,
     r: &mut Request,
     conn: &mut UpConn,
-    framing: &mut Framing,
+    framing: &mut OriginBody,
     backlog: &mut Backlog,
 ) -> Result<(), Broken> {
     let conf = &a.pass.conf;
@@ -265,7 +265,7 @@ async fn move_body(
             r.error(Level::Error, format_args!("{BEHIND_THE_END} {DOING}"));
             return Err(Broken::Origin);
         }
-        if let Framing::FastCgi(f) = framing {
+        if let OriginBody::FastCgi(f) = framing {
             for text in f.answer.stderr.drain(..) {
                 codec::log_stderr(r, &text, DOING);
             }
@@ -336,27 +336,27 @@ async fn move_body(
         }
         if done {
             match framing {
-                Framing::FastCgi(f) if f.excess && !r.out.header_only => {
+                OriginBody::FastCgi(f) if f.excess && !r.out.header_only => {
                     r.error(Level::Warn, format_args!("upstream sent {EXCESS} {DOING}"));
                 }
-                Framing::Memcached(_, Some(false)) => {
+                OriginBody::Memcached(_, Some(false)) => {
                     r.error(
                         Level::Error,
                         format_args!("memcached sent invalid trailer {DOING}"),
                     );
                 }
-                Framing::Length(_) | Framing::Chunked(_)
+                OriginBody::Length(_) | OriginBody::Chunked(_)
                     if !conn.rbuf.is_empty() && !r.out.header_only =>
                 {
                     let what = match framing {
-                        Framing::Length(_) => EXCESS,
+                        OriginBody::Length(_) => EXCESS,
                         _ => "data after final chunk",
                     };
                     r.error(Level::Warn, format_args!("upstream sent {what} {DOING}"));
                 }
                 _ => {}
             }
-            if let Framing::Chunked(d) = framing
+            if let OriginBody::Chunked(d) = framing
                 && let Some(t) = d.trailers()
             {
                 r.upstream.trailers = t.clone();

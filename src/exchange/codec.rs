@@ -3,9 +3,9 @@
 use super::cgi;
 use super::fastcgi::{self, Answer};
 use super::memcached;
+use crate::contract::{Codec, Pass, Request};
 use crate::http::h1::response::{NO_VALID_HEADER, Parser, Progress};
 use crate::log::Level;
-use crate::module::{Codec, Pass, Request};
 use bytes::{Buf, BytesMut};
 
 /// How much larger than one head interim responses may be together. An origin that sends them for ever would hold its

@@ -4,16 +4,16 @@ use super::attempt::Attempt;
 use super::codec::Body;
 use super::fastcgi::{self, Answer};
 use super::memcached;
+use crate::contract::{Codec, Request};
 use crate::http::h1::chunked_strict::{Chunks, StrictDecoder};
 use crate::http::h1::response::BodyLength;
-use crate::module::{Codec, Request};
 use bytes::BytesMut;
 
 /// The log text for bytes that no response accounts for, where responses are parsed strictly.
 pub(super) const BEHIND_THE_END: &str = "upstream sent data behind the end of the response";
 
 /// How the end of the origin's body is found.
-pub(super) enum Framing {
+pub(super) enum OriginBody {
     Length(u64),
     Chunked(Box<Chunks>),
     Close,
@@ -32,12 +32,12 @@ pub(super) struct Records {
     keep: bool,
 }
 
-impl Framing {
-    pub fn new(a: &Attempt<'_>, r: &Request, body: Body) -> Framing {
+impl OriginBody {
+    pub fn new(a: &Attempt<'_>, r: &Request, body: Body) -> OriginBody {
         let head_only = a.pass.protocol.method(r).as_bytes() == b"HEAD";
         let length = r.upstream.head.body(head_only);
         match (body, length) {
-            (Body::FastCgi { answer, keep }, length) => Framing::FastCgi(Box::new(Records {
+            (Body::FastCgi { answer, keep }, length) => OriginBody::FastCgi(Box::new(Records {
                 answer,
                 left: match length {
                     BodyLength::None => Some(0),
@@ -48,27 +48,27 @@ impl Framing {
                 keep,
             })),
             (Body::Memcached(length), _) if !head_only => {
-                Framing::Memcached(memcached::Value::new(length), None)
+                OriginBody::Memcached(memcached::Value::new(length), None)
             }
-            (_, BodyLength::None) => Framing::Length(0),
-            (_, BodyLength::Bytes(n)) => Framing::Length(n),
+            (_, BodyLength::None) => OriginBody::Length(0),
+            (_, BodyLength::Bytes(n)) => OriginBody::Length(n),
             (_, BodyLength::Chunked) => {
                 let keep = match a.pass.conf.pass_trailers {
                     true => a.pass.conf.buffer_size,
                     false => 0,
                 };
                 let d = Chunks::new(r.core().strict_responses, keep);
-                Framing::Chunked(Box::new(d))
+                OriginBody::Chunked(Box::new(d))
             }
-            (_, BodyLength::UntilClose) => Framing::Close,
+            (_, BodyLength::UntilClose) => OriginBody::Close,
         }
     }
 
     /// How much of the buffer is the body's as it stands; `None` where it is decoded elsewhere.
     pub fn direct(&self, piece: &Piece) -> Option<usize> {
         match self {
-            Framing::Chunked(_) | Framing::FastCgi(_) => None,
-            Framing::Memcached(..) => Some(piece.direct),
+            OriginBody::Chunked(_) | OriginBody::FastCgi(_) => None,
+            OriginBody::Memcached(..) => Some(piece.direct),
             _ => Some(piece.used),
         }
     }
@@ -81,8 +81,8 @@ impl Framing {
             return false;
         }
         match (a.pass.protocol.codec(), &mut *self) {
-            (Codec::Cgi, framing) => *framing = Framing::Close,
-            (_, Framing::FastCgi(f)) => f.left = None,
+            (Codec::Cgi, framing) => *framing = OriginBody::Close,
+            (_, OriginBody::FastCgi(f)) => f.left = None,
             _ => return false,
         }
         true
@@ -91,8 +91,8 @@ impl Framing {
     /// Whether the answer is whole if the connection ends here.
     pub fn may_close(&self) -> bool {
         match self {
-            Framing::Close => true,
-            Framing::FastCgi(f) => f.answer.closed,
+            OriginBody::Close => true,
+            OriginBody::FastCgi(f) => f.answer.closed,
             _ => false,
         }
     }
@@ -100,10 +100,10 @@ impl Framing {
     /// Whether the answer ended so that the connection can be used again.
     pub fn is_clean(&self) -> bool {
         match self {
-            Framing::Length(_) | Framing::Chunked(_) => true,
-            Framing::Close => false,
-            Framing::FastCgi(f) => f.keep && !f.excess && f.answer.ended == Some(true),
-            Framing::Memcached(_, ended) => *ended == Some(true),
+            OriginBody::Length(_) | OriginBody::Chunked(_) => true,
+            OriginBody::Close => false,
+            OriginBody::FastCgi(f) => f.keep && !f.excess && f.answer.ended == Some(true),
+            OriginBody::Memcached(_, ended) => *ended == Some(true),
         }
     }
 }
@@ -147,12 +147,12 @@ pub(super) struct Piece {
 /// # Errors
 /// nginx's log text.
 pub(super) fn decode(
-    framing: &mut Framing,
+    framing: &mut OriginBody,
     buf: &[u8],
     body: &mut BytesMut,
 ) -> Result<Piece, String> {
     match framing {
-        Framing::Length(left) => {
+        OriginBody::Length(left) => {
             let n = (*left).min(buf.len() as u64);
             *left -= n;
             Ok(Piece {
@@ -162,13 +162,13 @@ pub(super) fn decode(
                 fault: None,
             })
         }
-        Framing::Close => Ok(Piece {
+        OriginBody::Close => Ok(Piece {
             used: buf.len(),
             direct: buf.len(),
             done: false,
             fault: None,
         }),
-        Framing::Chunked(d) => {
+        OriginBody::Chunked(d) => {
             let decoded = d.decode(buf, |range| {
                 body.extend_from_slice(buf.get(range).unwrap_or_default())
             });
@@ -181,8 +181,8 @@ pub(super) fn decode(
                 })
                 .map_err(|e| e.to_string())
         }
-        Framing::FastCgi(f) => f.decode(buf, body).map_err(|e| e.to_string()),
-        Framing::Memcached(value, ended) => {
+        OriginBody::FastCgi(f) => f.decode(buf, body).map_err(|e| e.to_string()),
+        OriginBody::Memcached(value, ended) => {
             let p = value.feed(buf);
             *ended = p.ended;
             Ok(Piece {

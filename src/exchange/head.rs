@@ -1,10 +1,10 @@
 //! The origin's head on its way to the client.
 
 use super::target::Found;
+use crate::contract::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
+use crate::contract::{PassEnd, RedirectTo};
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::{Codec, Destination, Pass, Request, UpstreamTls, ignore, next};
-use crate::module::{Outcome, RedirectTo};
 use crate::upstream::Peer;
 use crate::upstream::connect::{self, ConnectTls, Tag};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) fn has_error_page(r: &Request, status: u16) -> bool {
 }
 
 /// X-Accel-Redirect: the origin leaves the response to another location.
-pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
+pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<PassEnd> {
     if pass.conf.ignore & ignore::ACCEL_REDIRECT != 0 {
         return None;
     }
@@ -65,10 +65,10 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
     r.upstream.head = head;
     match RedirectTo::parse(&target) {
         Some(to) => {
-            if !r.is_head() && !matches!(to, crate::module::RedirectTo::Named(_)) {
+            if !r.is_head() && !matches!(to, crate::contract::RedirectTo::Named(_)) {
                 r.method = crate::http::method::Method::Get;
             }
-            Some(Outcome::Redirect(to))
+            Some(PassEnd::Redirect(to))
         }
         None => {
             r.error(
@@ -78,7 +78,7 @@ pub(super) fn accel_redirect(pass: &Pass, r: &mut Request) -> Option<Outcome> {
                     crate::http::text::shown(&target)
                 ),
             );
-            Some(Outcome::Status(404))
+            Some(PassEnd::Status(404))
         }
     }
 }

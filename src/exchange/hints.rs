@@ -1,9 +1,9 @@
 //! 103 Early Hints (RFC 8297) of an origin, passed on where `early_hints` says so.
 
+use crate::contract::{Framing, Pass, Request, ResponseHead};
 use crate::http::head::Version;
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::{Framing, Pass, Request, ResponseHead};
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -21,7 +21,7 @@ pub(super) fn pass_on(r: &mut Request, pass: &Pass, so_far: usize) {
     if r.subrequest || r.header_sent || r.version() < Version::V11 {
         return;
     }
-    let wanted = |list: &[crate::module::Template]| {
+    let wanted = |list: &[crate::contract::Template]| {
         let mut values = list.iter().map(|t| t.eval(r));
         values.any(|v| !v.is_empty() && *v != *b"0")
     };

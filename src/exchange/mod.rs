@@ -6,7 +6,7 @@ mod body;
 pub(crate) mod cache;
 pub mod cgi;
 mod codec;
-mod dry;
+mod explain_only;
 pub mod fastcgi;
 mod framing;
 pub mod h2;
@@ -19,21 +19,21 @@ mod request_body;
 mod target;
 mod tunnel;
 
+use crate::contract::PassEnd;
+use crate::contract::{BodyLength, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{BodyLength, Destination, Pass, Request, Step, UpstreamState, next};
 use crate::upstream::queue::Queue;
-use crate::upstream::{Group, Outcome as PeerOutcome, PickState, Picked};
+use crate::upstream::{AttemptVerdict, Group, PickState, Picked};
 use attempt::{Attempt, Failure};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Talks to an origin and writes its response.
-pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
+pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> PassEnd {
     let conf = &pass.conf;
     if !pass.protocol.takes(r) {
-        return Outcome::Status(405);
+        return PassEnd::Status(405);
     }
     let own_body = pass.protocol.body(r);
     let wanted = r.has_body() && conf.pass_request_body && own_body.is_none();
@@ -45,7 +45,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         // what has come at once is as good as buffered
         true => match Box::pin(request_body::preread(r)).await {
             Ok(whole) => !whole,
-            Err(status) => return Outcome::Status(status),
+            Err(status) => return PassEnd::Status(status),
         },
         false if !r.has_body() => {
             r.send_continue();
@@ -53,7 +53,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
         }
         false => match Box::pin(r.read_body()).await {
             Ok(()) => false,
-            Err(status) => return Outcome::Status(status),
+            Err(status) => return PassEnd::Status(status),
         },
     };
     r.body.streaming = streaming;
@@ -80,7 +80,7 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     };
     let target = match found {
         Ok(t) => t,
-        Err(status) => return Outcome::Status(status),
+        Err(status) => return PassEnd::Status(status),
     };
     let mut bytes = r.scratch();
     r.upstream.uri.clear();
@@ -97,10 +97,10 @@ pub async fn run(r: &mut Request, pass: &Arc<Pass>) -> Outcome {
     };
     if let Err(status) = pass.protocol.request(r, &to, length, &mut bytes) {
         r.put_scratch(bytes);
-        return Outcome::Status(status);
+        return PassEnd::Status(status);
     }
-    if r.is_dry() {
-        let outcome = dry::answer(r, pass, &target, &bytes, length);
+    if r.is_explain_only() {
+        let outcome = explain_only::answer(r, pass, &target, &bytes, length);
         r.put_scratch(bytes);
         return outcome;
     }
@@ -119,14 +119,14 @@ async fn tries(
     own_body: Option<Vec<u8>>,
     length: BodyLength,
     streaming: bool,
-) -> Outcome {
+) -> PassEnd {
     let conf = &pass.conf;
     let group = &*target.group;
-    let steer = group.steer.as_deref();
+    let selector = group.selector.as_deref();
     let begun = (conf.next_upstream_timeout > 0).then(Instant::now);
     let mut pick = group.start();
-    if let Some(steer) = steer {
-        steer.begin(r, &mut pick);
+    if let Some(selector) = selector {
+        selector.begin(r, &mut pick);
     }
     pick.limit_tries(conf.next_upstream_tries);
     if let Some(budget) = &group.extras.budget {
@@ -176,7 +176,7 @@ async fn tries(
             if let Some(outcome) = cache::stale(r, pass, &to, next::ERROR, true).await {
                 return outcome;
             }
-            return Outcome::Status(502);
+            return PassEnd::Status(502);
         };
         let peer = picked.peer();
         r.explain(|| Step::new("upstream", format!("{} of \"{}\"", peer.name, group.name)));
@@ -188,8 +188,8 @@ async fn tries(
             ..UpstreamState::default()
         });
         new_group = false;
-        if let Some(steer) = steer {
-            steer.picked(r, peer);
+        if let Some(selector) = selector {
+            selector.picked(r, peer);
         }
         let mut attempt = Attempt::new(pass, target, &picked, length, streaming);
         (attempt.tries, attempt.begun) = (pick.tries, begun);
@@ -214,13 +214,13 @@ async fn tries(
         picked.account(r.upstream.states.last());
         let failure = match result {
             Ok(outcome) => {
-                if let Some(steer) = steer {
-                    steer.done(r, picked.peer());
+                if let Some(selector) = selector {
+                    selector.done(r, picked.peer());
                 }
                 // a body that broke is the origin's failure too
                 let broke = !r.upstream.failing.is_empty();
                 picked.answered(if broke { 502 } else { r.upstream.head.status });
-                picked.done(PeerOutcome::Ok, &mut pick);
+                picked.done(AttemptVerdict::Ok, &mut pick);
                 return outcome;
             }
             Err(f) => f,
@@ -233,18 +233,18 @@ async fn tries(
             ..
         } = failure;
         if failure.client_gone {
-            picked.done(PeerOutcome::Ok, &mut pick);
-            return Outcome::Status(499);
+            picked.done(AttemptVerdict::Ok, &mut pick);
+            return PassEnd::Status(499);
         }
         if let Some(s) = r.upstream.states.last_mut() {
             s.status = status;
         }
         let verdict = if kind & next::OFF != 0 {
-            PeerOutcome::Ok
+            AttemptVerdict::Ok
         } else if kind & (next::HTTP_403 | next::HTTP_404) != 0 {
-            PeerOutcome::Next
+            AttemptVerdict::Next
         } else {
-            PeerOutcome::Failed
+            AttemptVerdict::Failed
         };
         if picked.done(verdict, &mut pick) {
             let connected = r
@@ -286,7 +286,7 @@ async fn tries(
             {
                 return outcome;
             }
-            return failure.outcome.unwrap_or(Outcome::Status(status));
+            return failure.outcome.unwrap_or(PassEnd::Status(status));
         }
     }
 }
@@ -303,7 +303,7 @@ async fn wait<'g>(
     group: &'g Group,
     queue: &Queue,
     pick: &mut PickState,
-) -> Result<Option<Picked<'g>>, Outcome> {
+) -> Result<Option<Picked<'g>>, PassEnd> {
     let begin = pick.clone();
     let down = r.down.clone();
     let try_pick = || {
@@ -321,7 +321,7 @@ async fn wait<'g>(
                 Level::Info,
                 format_args!("client prematurely closed connection while waiting for an upstream server"),
             );
-            Err(Outcome::Status(499))
+            Err(PassEnd::Status(499))
         }
     }
 }

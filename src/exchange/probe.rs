@@ -3,13 +3,13 @@
 use super::head;
 pub use super::probe_grpc::GrpcHealth;
 use super::target::Found;
+use crate::contract::{
+    BodyLength, Destination, DetachedConn, LocId, Pass, PassTarget, Request, SiteRef, Upstream,
+    UpstreamState,
+};
 use crate::http::h1::chunked::Decoder;
 use crate::http::h1::response::{BodyLength as Framing, Parser, Progress};
 use crate::http::method::Method;
-use crate::module::{
-    BodyLength, Destination, LocId, Nobody, Pass, PassTarget, Request, SiteRef, Upstream,
-    UpstreamState,
-};
 use crate::upstream::connect::Tag;
 use crate::upstream::{ConnectError, ConnectOptions, Group, Peer, UpConn};
 use std::fmt;
@@ -311,7 +311,7 @@ impl Probe<'_> {
 
 /// A request of nobody at a location.
 pub fn request(site: &SiteRef, location: LocId) -> Box<Request> {
-    let down = Arc::new(Nobody::default());
+    let down = Arc::new(DetachedConn::default());
     let mut r = Box::new(Request::new(site.clone(), down.clone()));
     r.reset(site, down);
     r.location = location;

@@ -1,10 +1,10 @@
 //! Sending the request: head and body, from memory, from a file or straight from the client.
 
 use super::attempt::{Attempt, Failure};
+use crate::contract::{BodyLength, BodyRead, Codec, Request};
 use crate::exchange::fastcgi;
 use crate::http::h1::chunked;
 use crate::log::Level;
-use crate::module::{BodyLength, BodyRead, Codec, Request};
 use crate::upstream::UpConn;
 use bytes::BytesMut;
 use std::future::poll_fn;
@@ -193,7 +193,7 @@ async fn stream(
                     );
                     r.client_closed = true;
                     return Err(Failure {
-                        outcome: Some(crate::module::Outcome::Status(400)),
+                        outcome: Some(crate::contract::PassEnd::Status(400)),
                         ..Failure::gone()
                     });
                 }
@@ -307,7 +307,7 @@ async fn write_pair(
                         format_args!("upstream timed out (110: Connection timed out) {DOING}"),
                     );
                     return Err(Failure {
-                        kind: crate::module::next::TIMEOUT,
+                        kind: crate::contract::next::TIMEOUT,
                         status: 504,
                         ..Failure::end(504)
                     }

@@ -1,8 +1,8 @@
 //! Which group of peers a request goes to.
 
 use crate::config::addr::Address;
+use crate::contract::{Codec, Destination, Pass, PassTarget, Request, Target, Upstream};
 use crate::log::Level;
-use crate::module::{Codec, Destination, Pass, PassTarget, Request, Target, Upstream};
 use crate::upstream::{Group, PeerAddr};
 use std::net::SocketAddr;
 use std::sync::Arc;

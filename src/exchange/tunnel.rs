@@ -1,10 +1,10 @@
 //! An upgraded connection or a CONNECT: bytes pass as they are, both ways, until one side ends.
 
 use super::attempt::Attempt;
+use crate::contract::PassEnd;
+use crate::contract::{BodyRead, Framing, Request};
 use crate::delivery::output;
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{BodyRead, Framing, Request};
 use crate::runtime::buffers;
 use crate::upstream::UpConn;
 use bytes::{Buf, BytesMut};
@@ -32,7 +32,7 @@ enum Turn {
 
 /// Sends the head and moves bytes until a side ends, nothing moves for `proxy_read_timeout`, or a side takes nothing for
 /// `proxy_send_timeout` (the origin) or `send_timeout` (the client).
-pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> Outcome {
+pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> PassEnd {
     r.keepalive = false;
     r.out.upgrade = r.out.status == 101;
     r.out.keepalive = false;
@@ -57,7 +57,7 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
     }
     if let Err(e) = output::flush(r).await {
         output::broken(r, &e);
-        return Outcome::Done;
+        return PassEnd::Done;
     }
     let read_timeout = Duration::from_millis(a.pass.conf.read_timeout);
     let send_timeout = Duration::from_millis(a.pass.conf.send_timeout);
@@ -191,5 +191,5 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> O
         s.bytes_received += received;
     }
     buffers::give(up);
-    Outcome::Done
+    PassEnd::Done
 }

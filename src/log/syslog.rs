@@ -550,7 +550,7 @@ mod tests {
         let peer =
             SyslogPeer::new(parse(&format!("server=unix:{},nohostname", path.display())).unwrap());
         let mut buf = [0; 512];
-        // Nobody there yet: one failure is returned, the next are within its second.
+        // DetachedConn there yet: one failure is returned, the next are within its second.
         assert_eq!(peer.send_access(b"lost"), Err(SendError::Failed));
         for _ in 0..2 {
             let server = UnixDatagram::bind(&path).unwrap();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::desk::{Asked, Wish, ask};
-use super::{Program, desk, pid};
+use super::control_socket::{ControlReply, ControlRequest, ask};
+use super::{Program, control_socket, pid};
 use crate::cli;
 use crate::log::{ErrorLog, Level, Record, console, process_log};
 
@@ -71,16 +71,16 @@ fn tell(master: Pid, signal: Signal, log: &ErrorLog) -> bool {
 
 /// Waits for the master to have taken the configuration, or to say why not; one that cannot be asked gets a signal.
 fn reload(master: Pid, log: &ErrorLog) -> i32 {
-    match ask(master, Wish::Reload, None) {
-        Asked::NoDesk => i32::from(!tell(master, Signal::SIGHUP, log)),
-        Asked::Silence => {
+    match ask(master, ControlRequest::Reload, None) {
+        ControlReply::NoDesk => i32::from(!tell(master, Signal::SIGHUP, log)),
+        ControlReply::Silence => {
             console(
                 Some(Level::Emerg),
                 format_args!("the server ended before it answered"),
             );
             1
         }
-        Asked::Answer(code, text) => {
+        ControlReply::Answer(code, text) => {
             if !text.is_empty() {
                 console(None, format_args!("{text}"));
             }
@@ -115,9 +115,9 @@ fn upgrade(old: Pid, path: &Path, log: &ErrorLog) -> i32 {
             ));
         }
     };
-    match ask(new, Wish::Status, Some(PATIENCE)) {
+    match ask(new, ControlRequest::Status, Some(PATIENCE)) {
         // nginx itself, or an older binary: that it wrote its number is all there is to know
-        Asked::Answer(0, _) | Asked::NoDesk if kill(new, None).is_ok() => {}
+        ControlReply::Answer(0, _) | ControlReply::NoDesk if kill(new, None).is_ok() => {}
         _ => {
             let _ = kill(new, Signal::SIGTERM);
             return fail(&format!(
@@ -156,7 +156,7 @@ fn obstacle(old_path: &Path) -> Option<String> {
         // the process that upgrades puts its own number there
         return None;
     }
-    if desk::drains(earlier) {
+    if control_socket::drains(earlier) {
         return None;
     }
     Some(format!(

@@ -23,7 +23,7 @@ pub(super) enum Side {
 pub(super) struct Ready(Option<File>);
 
 impl Ready {
-    /// Nobody waits: the process is in the foreground.
+    /// DetachedConn waits: the process is in the foreground.
     pub fn nobody() -> Ready {
         Ready(None)
     }

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 
-use crate::module::Registry;
+use crate::contract::ModuleRegistry;
 
 /// The TLS library as it names itself: `OpenSSL 3.6.3 9 Jun 2026`.
 pub(super) fn tls_library() -> &'static str {
@@ -16,7 +16,7 @@ pub(super) fn tls_library() -> &'static str {
 }
 
 /// The flags for which this list of modules differs from nginx's default, then those that it adds.
-pub(super) fn modules(registry: &Registry) -> Vec<&'static str> {
+pub(super) fn modules(registry: &ModuleRegistry) -> Vec<&'static str> {
     let there = |directive: &str| registry.offers(directive);
     let optional = OPTIONAL.iter().filter(|(_, directive)| there(directive));
     let standard = STANDARD.iter().filter(|(_, directive)| !there(directive));

@@ -10,8 +10,8 @@ use nix::sys::socket::SockType;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOption};
 
+use crate::contract::ListenAddr;
 use crate::log::{ErrorLog, Level};
-use crate::module::ListenAddr;
 
 /// The variable of nginx's by which an upgrade hands its sockets on.
 pub(super) const NGINX: &str = "NGINX";

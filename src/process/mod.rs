@@ -6,13 +6,13 @@
 
 mod channel;
 mod control;
+mod control_socket;
 mod daemon;
-mod desk;
 mod flags;
+mod handoff;
 mod inherit;
 mod master;
 mod notify;
-mod package;
 mod pid;
 mod serving;
 mod signals;
@@ -31,16 +31,16 @@ use std::sync::Arc;
 
 use crate::cli::{self, Build, Command, Options, Paths};
 use crate::config::{Diag, Disk, dump};
+use crate::contract::{ModuleRegistry, Site};
 use crate::engine::load::Loaded;
 use crate::engine::{LoadOptions, load};
 use crate::log::{
     ErrorLog, Level, LogFiles, Record, Sink, Threshold, console, process_log, set_process_log,
     use_stderr,
 };
-use crate::module::{Registry, Site};
 
 /// Does what the command line (`args`, without the program's name) asks for; the result is the exit code.
-pub fn main(registry: Registry, args: impl Iterator<Item = OsString>) -> i32 {
+pub fn main(registry: ModuleRegistry, args: impl Iterator<Item = OsString>) -> i32 {
     if let Some(master) = worker::summoned() {
         return worker::run(registry, master);
     }
@@ -65,7 +65,7 @@ pub fn main(registry: Registry, args: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Prints what `-v`, `-V` and `-h` ask for.
-fn show(registry: &Registry, options: &Options) {
+fn show(registry: &ModuleRegistry, options: &Options) {
     let build = Build {
         tls: flags::tls_library(),
         modules: &flags::modules(registry),
@@ -78,7 +78,7 @@ fn show(registry: &Registry, options: &Options) {
 
 /// How this program was called, and what it is made of: enough to read the configuration, again and again.
 struct Program {
-    registry: Arc<Registry>,
+    registry: Arc<ModuleRegistry>,
     options: Options,
     paths: Paths,
     load: LoadOptions,
@@ -88,7 +88,7 @@ struct Program {
 
 impl Program {
     /// Opens the first error log, which is the process log until a configuration names another.
-    fn new(registry: Registry, options: Options, testing: bool) -> Program {
+    fn new(registry: ModuleRegistry, options: Options, testing: bool) -> Program {
         let paths = options.paths();
         let error_log = paths
             .error_log

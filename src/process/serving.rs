@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use super::channel::Packet;
 use super::signals::Received;
 use super::sockets::Handle;
+use crate::contract::{MainConf, Site};
 use crate::engine::changes::Changes;
 use crate::log::{Level, process_log};
-use crate::module::{MainConf, Site};
 use crate::serve::{Listening, Shared};
 
 /// What the one who looks after the threads hears of.
@@ -131,7 +131,7 @@ impl Serving {
     /// The next event; what is due meanwhile is done.
     ///
     /// # Errors
-    /// Nobody is left to tell anything.
+    /// DetachedConn is left to tell anything.
     pub fn next(&mut self, inbox: &Receiver<Event>) -> Result<Event, RecvError> {
         while let Some((due, epoch)) = self.cuts.front().copied() {
             match inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {

@@ -20,10 +20,10 @@ use super::threads::Threads;
 use super::worker::FATAL;
 use super::{Program, check_process, log_diag, pid, user};
 use crate::config::Disk;
+use crate::contract::{Listener, MainConf};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{Level, LogFiles, Record, process_log, set_process_log, use_stderr};
-use crate::module::{Listener, MainConf};
 use crate::serve::Shared;
 
 /// Serves; returns only what went wrong before.

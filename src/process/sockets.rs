@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::inherit::Inherited;
+use crate::contract::{ListenAddr, ListenOptions, Listener};
 use crate::log::{self, ErrorLog, Level, Record};
-use crate::module::{ListenAddr, ListenOptions, Listener};
 
 /// The open sockets of a process.
 #[derive(Default)]

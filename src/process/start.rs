@@ -14,12 +14,12 @@ use super::master::Master;
 use super::sockets::{Prepared, Sockets};
 use super::user::Identity;
 use super::{FileError, Program, check_process, daemon, inherit, single};
-use crate::config::outside::{self, Outside};
+use crate::config::load_inputs::{self, Outside};
+use crate::contract::{Content, Site};
 use crate::http::status::NGINX_VERSION;
 use crate::log::{
     ErrorLog, Level, LogFile, LogFiles, install_bridge, process_log, set_process_log,
 };
-use crate::module::{Content, Site};
 
 /// A process that has everything it needs and serves nothing yet.
 pub(super) struct Started {
@@ -48,7 +48,7 @@ fn start(mut program: Program) -> Result<i32, i32> {
     let elder = getppid();
     let (inherited, list) = inherit::take(&process_log());
     let files = LogFiles::global();
-    let load = |program: &Program| files.named_by(|| outside::record(|| program.load()));
+    let load = |program: &Program| files.named_by(|| load_inputs::record(|| program.load()));
     let ((loaded, mut outside), mut named) = load(&program);
     let mut site = loaded.ok_or(1)?.site;
     if site.main.working_directory.is_some() && program.make_absolute() {

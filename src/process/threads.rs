@@ -15,8 +15,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::serving::Event;
+use crate::contract::CpuMask;
 use crate::log::{Level, Record, process_log};
-use crate::module::CpuMask;
 use crate::serve::{Listening, Shared, run_thread};
 
 /// Threads to be started; each with its own runtime and the channel by which it is given sockets.

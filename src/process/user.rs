@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User};
 
+use crate::contract::{MainConf, Site};
 use crate::log::{ErrorLog, Level, Record};
-use crate::module::{MainConf, Site};
 
 /// The user when the configuration names none, as nginx is built on Debian.
 const USER: &str = "nobody";

@@ -13,21 +13,21 @@ use nix::sys::signalfd::SfdFlags;
 use tokio::sync::watch;
 
 use super::channel::{Channel, Kind, Packet};
-use super::package::{Manifest, Package, open_outside};
+use super::handoff::{Manifest, Package, open_outside};
 use super::serving::{Event, Meanwhile, Serving, ends, report_lost};
 use super::signals::Signals;
 use super::sockets::Handle;
 use super::start::report_panics;
 use super::threads::Threads;
 use super::title::Title;
-use crate::config::{Disk, outside};
+use crate::config::{Disk, load_inputs};
+use crate::contract::{ModuleRegistry, Site};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{
     ErrorLog, Level, LogFile, LogFiles, Record, install_bridge, process_log, set_process_log,
     use_stderr,
 };
-use crate::module::{Registry, Site};
 use crate::serve::{Shared, certificates};
 
 /// The variable with the number of the descriptor on which the master speaks.
@@ -43,14 +43,14 @@ pub(super) fn summoned() -> Option<Channel> {
 }
 
 /// Serves what the master says, until it says otherwise; the result is the exit code.
-pub(super) fn run(registry: Registry, master: Channel) -> i32 {
+pub(super) fn run(registry: ModuleRegistry, master: Channel) -> i32 {
     match Worker::start(registry, master) {
         Ok(code) | Err(code) => code,
     }
 }
 
 struct Worker {
-    registry: Arc<Registry>,
+    registry: Arc<ModuleRegistry>,
     master: Arc<Channel>,
     serving: Serving,
     daemonized: bool,
@@ -68,7 +68,7 @@ struct Handed {
 }
 
 impl Worker {
-    fn start(registry: Registry, master: Channel) -> Result<i32, i32> {
+    fn start(registry: ModuleRegistry, master: Channel) -> Result<i32, i32> {
         // SAFETY: there is one thread
         #[allow(unsafe_code)]
         unsafe {
@@ -292,7 +292,7 @@ impl Worker {
         let site = self.serving.site();
         // one module's mistake must not end the process
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            outside::replay(Arc::new(seen), || certificates::renew(&site, &files));
+            load_inputs::replay(Arc::new(seen), || certificates::renew(&site, &files));
         }));
     }
 
@@ -364,9 +364,9 @@ impl Handed {
     }
 
     /// The site; the error is nginx's line. The master has told of warnings.
-    fn load(&self, registry: &Arc<Registry>) -> Result<Site, String> {
+    fn load(&self, registry: &Arc<ModuleRegistry>) -> Result<Site, String> {
         let seen = self.package.outside.clone();
-        let loaded = outside::replay(seen, || load(registry, &self.package.load, &Disk));
+        let loaded = load_inputs::replay(seen, || load(registry, &self.package.load, &Disk));
         match loaded {
             Ok(Loaded { site, .. }) => Ok(site),
             Err(error) => {

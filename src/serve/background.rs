@@ -1,7 +1,7 @@
 //! The services of the site in force: health checks, names that resolve anew. The first thread runs them.
 
 use super::thread::Thread;
-use crate::module::{SiteRef, in_site};
+use crate::contract::{SiteRef, in_site};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

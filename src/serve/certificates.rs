@@ -2,8 +2,8 @@
 //! be able to read, and hands over what is new; else a thread that serves nobody does.
 
 use super::thread::Shared;
+use crate::contract::{Renew, Site, TlsServer};
 use crate::log::{Level, process_log};
-use crate::module::{Renew, Site, TlsServer};
 use crate::tls::ffi;
 use crate::tls::load::Loader;
 use crate::tls::watch::{Group, Watch};

@@ -5,10 +5,10 @@ mod downstream;
 use super::front::Client;
 use super::reusable::{Reusable, Roster};
 use super::transport::Transport;
+use crate::contract::{ConnInfo, Framing};
 use crate::http::h1::chunked_strict::Chunks;
 use crate::http::head::RequestHead;
 use crate::http::headers::Headers;
-use crate::module::{ConnInfo, Framing};
 use crate::runtime::buffers;
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
@@ -44,7 +44,7 @@ pub(super) struct Inner {
     sent: u64,
     /// Bytes of the present request's chunked body with its coding.
     coded: u64,
-    /// See [`crate::module::Downstream::too_large`].
+    /// See [`crate::contract::Downstream::too_large`].
     too_large: Option<Box<(u64, u64)>>,
     eof: bool,
     error: Option<io::ErrorKind>,
@@ -69,7 +69,7 @@ pub struct Conn {
     /// The thread's connections, and its number among them.
     roster: OnceLock<(&'static Roster, u32)>,
     /// What is being handed through Pingora.
-    pub(super) parked: Mutex<Option<Box<Client>>>,
+    pub(super) handover_slot: Mutex<Option<Box<Client>>>,
 }
 
 /// Small writes are gathered up to this size.
@@ -109,7 +109,7 @@ impl Conn {
             }),
             idle: AtomicBool::new(false),
             roster: OnceLock::new(),
-            parked: Mutex::new(None),
+            handover_slot: Mutex::new(None),
         }
     }
 

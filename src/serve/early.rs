@@ -1,7 +1,7 @@
 //! Early data of TLS 1.3 (RFC 8446 section 2.3): a request may be read, and answered, before the handshake is over.
 
+use super::tls_socket::Wire;
 use super::transport::AnyStream;
-use super::wire::Wire;
 use crate::tls::ffi;
 use openssl::ssl;
 use pingora::tls::tokio_ssl::SslStream;

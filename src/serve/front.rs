@@ -5,14 +5,14 @@ use super::h2::{self, Protocol};
 use super::lingering::{Ending, linger, settle};
 use super::opening::Log;
 use super::pingora_io::Handle;
-use super::thread::{PARTING, Thread};
+use super::thread::{DRAIN_GRACE, Thread};
+use crate::contract::{Gauge, ListenAddr, Request, Stat};
 use crate::engine::{lookup, phases};
 use crate::http::head::{HeadError, Limits, Parser, Progress, RequestHead, Version};
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::http::uri::{BadUri, normalize};
 use crate::log::{Errno, Level};
-use crate::module::{Gauge, ListenAddr, Request, Stat};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use std::future::poll_fn;
@@ -114,7 +114,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             }
             continue;
         }
-        *conn.parked.lock() = Some(client);
+        *conn.handover_slot.lock() = Some(client);
         let served = {
             let handle = Handle { conn: conn.clone() };
             let mut session = ServerSession::new_http1(Box::new(handle));
@@ -122,7 +122,7 @@ pub(super) async fn serve(thread: &'static Thread, conn: &Arc<Conn>, addr: &List
             thread.proxy.process_new_http(session, &thread.shutdown)
         };
         let _ = served.await;
-        match conn.parked.lock().take() {
+        match conn.handover_slot.lock().take() {
             Some(back) => client = back,
             None => return,
         }
@@ -265,7 +265,7 @@ impl Client {
     /// Logs that the client closed the connection instead of sending a request.
     #[cold]
     fn gone(&self, conn: &Conn, errno: Errno) {
-        let (site, info) = (self.thread.site(), crate::module::Downstream::info(conn));
+        let (site, info) = (self.thread.site(), crate::contract::Downstream::info(conn));
         let log = Log::new(&site, self.place.index, info, WAITING);
         match (self.fresh, errno) {
             (true, Errno(0)) => log.write(Level::Info, format_args!("client closed connection")),
@@ -296,7 +296,7 @@ impl Client {
         if conn.has_input() {
             return Waited::Request;
         }
-        self.gone(conn, Errno(crate::module::Downstream::errno(conn)));
+        self.gone(conn, Errno(crate::contract::Downstream::errno(conn)));
         Waited::Over
     }
 
@@ -352,7 +352,7 @@ impl Client {
             let whole = match () {
                 () if !self.least.is_zero() => self.least.min(self.limit),
                 // its last response, begun before the drain, said that it may stay
-                () if parting => PARTING.min(self.limit),
+                () if parting => DRAIN_GRACE.min(self.limit),
                 () => self.limit,
             };
             let part = most.min(whole);
@@ -381,7 +381,7 @@ const WAITING: &str = "waiting for request";
 
 /// Logs that a client's first request did not come in time.
 fn late(thread: &'static Thread, conn: &Conn) {
-    let (site, info) = (thread.site(), crate::module::Downstream::info(conn));
+    let (site, info) = (thread.site(), crate::contract::Downstream::info(conn));
     let index = info.listener.load(Ordering::Relaxed);
     Log::new(&site, index, info, WAITING).write(
         Level::Info,
@@ -432,7 +432,7 @@ struct Place {
 impl Place {
     fn new(thread: &'static Thread, conn: &Conn) -> Place {
         let site = thread.site();
-        let index = crate::module::Downstream::info(conn)
+        let index = crate::contract::Downstream::info(conn)
             .listener
             .load(Ordering::Relaxed);
         let server = site
@@ -458,13 +458,13 @@ impl Place {
         if site.serial != self.site {
             // a reload may have moved or removed the address
             let found = site.listeners.iter().position(|l| l.addr == *addr)?;
-            crate::module::Downstream::info(&**conn)
+            crate::contract::Downstream::info(&**conn)
                 .listener
                 .store(found, Ordering::Relaxed);
             (self.site, self.index) = (site.serial, found);
         }
         let listener = site.listeners.get(self.index)?;
-        let first = lookup::of_connection(listener, crate::module::Downstream::info(&**conn));
+        let first = lookup::of_connection(listener, crate::contract::Downstream::info(&**conn));
         let server = site.servers.get(first as usize)?;
         self.header_timeout = Duration::from_millis(server.conf.client_header_timeout);
         let limits = Limits {
@@ -545,7 +545,7 @@ fn parse_head(
         }
         let errno = match ready!(conn.poll_fill(cx)) {
             Ok(1..) => continue,
-            Ok(0) => Errno(crate::module::Downstream::errno(conn)),
+            Ok(0) => Errno(crate::contract::Downstream::errno(conn)),
             Err(e) => Errno::of(&e),
         };
         return Poll::Ready(Head::Closed(errno));
@@ -554,7 +554,7 @@ fn parse_head(
 
 /// What is settled by the head alone.
 fn begin(conn: &Conn, r: &mut Request) {
-    let info = crate::module::Downstream::info(conn);
+    let info = crate::contract::Downstream::info(conn);
     info.requests.fetch_add(1, Ordering::Relaxed);
     r.method = r.head.method;
     r.out.http11 = r.head.version == Version::V11;
@@ -570,7 +570,7 @@ fn begin(conn: &Conn, r: &mut Request) {
 
 /// Answers a head that is refused, and logs why.
 async fn refuse(conn: &Conn, r: &mut Request, e: &HeadError) {
-    crate::module::Downstream::info(conn)
+    crate::contract::Downstream::info(conn)
         .requests
         .fetch_add(1, Ordering::Relaxed);
     conn.begin(&RequestHead::default(), 0);

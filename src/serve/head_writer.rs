@@ -1,8 +1,8 @@
 //! The response head of HTTP/1 on the wire, its lines in nginx's order.
 
+use crate::contract::{Framing, ResponseHead, Tokens};
 use crate::http::status::{SERVER, SERVER_BUILD};
 use crate::http::{date, status};
-use crate::module::{Framing, ResponseHead, Tokens};
 use bytes::BytesMut;
 
 /// Appends the head to `out`.

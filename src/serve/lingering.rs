@@ -2,7 +2,7 @@
 //! `lingering_close` (nginx's ngx_http_finalize_connection and ngx_http_set_lingering_close).
 
 use super::conn::Conn;
-use crate::module::{BodyRead, Downstream, Lingering, Request};
+use crate::contract::{BodyRead, Downstream, Lingering, Request};
 use bytes::BytesMut;
 use std::future::poll_fn;
 use std::time::{Duration, Instant};

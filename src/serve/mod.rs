@@ -17,8 +17,8 @@ mod socket;
 mod tcp_info;
 mod thread;
 mod tls;
+mod tls_socket;
 mod transport;
-mod wire;
 
 pub use conn::Conn;
 pub use proxy::Front;

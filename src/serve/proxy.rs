@@ -31,14 +31,14 @@ impl ProxyHttp for Front {
                 "a session without a connection of ours",
             ));
         };
-        let Some(mut client) = conn.parked.lock().take() else {
+        let Some(mut client) = conn.handover_slot.lock().take() else {
             return Err(Error::explain(
                 ErrorType::InternalError,
                 "a session without a client",
             ));
         };
         if client.serve(&conn).await {
-            *conn.parked.lock() = Some(client);
+            *conn.handover_slot.lock() = Some(client);
         }
         Ok(true)
     }

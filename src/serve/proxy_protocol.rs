@@ -1,6 +1,6 @@
 //! The PROXY protocol, versions 1 and 2, in front of a connection.
 
-use crate::module::{ProxyProtocol, Remote, Small};
+use crate::contract::{ProxyProtocol, Remote, Small};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

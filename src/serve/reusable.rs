@@ -4,7 +4,7 @@
 //! two requests, as HTTP/2 without a stream, and while it only waits for the client to close. Where connections or
 //! descriptors run short, those that have been reusable for the longest time are closed.
 
-use crate::module::Stat;
+use crate::contract::Stat;
 use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
 use std::os::fd::RawFd;

@@ -1,7 +1,7 @@
 //! What the kernel knows of a TCP connection: one call that the safe wrappers do not have.
 #![allow(unsafe_code)]
 
-use crate::module::TcpInfo;
+use crate::contract::TcpInfo;
 use std::os::fd::RawFd;
 
 /// `TCP_INFO` of a socket; `None` where it is no TCP socket.

@@ -6,11 +6,11 @@ use super::opening;
 use super::proxy::Front;
 use super::reusable::{Reusable, Roster};
 use super::transport::Transport;
-use crate::log::{Errno, Level};
-use crate::module::{
+use crate::contract::{
     ConnInfo, Downstream, KeepaliveOption, ListenAddr, Remote, Request, Site, SiteRef, Stat,
 };
-use crate::tls::nobody::Nobody;
+use crate::log::{Errno, Level};
+use crate::tls::empty_ca::EmptyCa;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use nix::sys::resource::{Resource, getrlimit};
@@ -126,7 +126,7 @@ type OpenConn = (u64, ListenAddr, Weak<Conn>);
 
 /// How long a connection that was told to stay may bring another request after the drain began: whoever sends one at
 /// that moment is answered, and told to go, where he would have found the connection closed.
-pub(super) const PARTING: Duration = Duration::from_millis(250);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_millis(250);
 
 /// How long a thread keeps a site that was replaced: each connection has looked at the new one by then.
 const FORMER: Duration = Duration::from_secs(1);
@@ -252,9 +252,9 @@ pub fn run_thread(
         .build()?;
     let (never, shutdown) = watch::channel(false);
     super::certificates::watch(&shared);
-    let nobody = Nobody::new();
+    let nobody = EmptyCa::new();
     let conf = ServerConf {
-        ca_file: nobody.as_ref().map(Nobody::path),
+        ca_file: nobody.as_ref().map(EmptyCa::path),
         ..ServerConf::default()
     };
     let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Front);
@@ -313,7 +313,7 @@ pub fn run_thread(
         thread.shared.renewed.send_modify(|_| ());
         let begun = Instant::now();
         while thread.connections.load(Ordering::Relaxed) > 0 {
-            if begun.elapsed() >= PARTING {
+            if begun.elapsed() >= DRAIN_GRACE {
                 thread.close_idle();
             }
             if cut.has_changed().unwrap_or(false) {

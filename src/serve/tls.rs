@@ -3,11 +3,11 @@
 use super::early::{self, Begun, Early};
 use super::opening::Log;
 use super::socket::Socket;
+use super::tls_socket::Wire;
 use super::transport::{AnyStream, Transport};
-use super::wire::Wire;
+use crate::contract::{ConnInfo, DetachedConn, Remote, Request, SiteRef, TlsInfo, TlsServer};
 use crate::http::host::parse_host;
 use crate::log::{Errno, Level};
-use crate::module::{ConnInfo, Nobody, Remote, Request, SiteRef, TlsInfo, TlsServer};
 use crate::tls::accept::{self, Choice, H2, HTTP11, Hooks};
 use crate::tls::{error, ffi};
 use openssl::ssl::{self, ErrorCode, NameType, SslRef};
@@ -48,10 +48,10 @@ pub(super) async fn handshake(
         }
     }
     let fd = socket.as_raw_fd();
-    let outcome = Arc::new(Mutex::new(Outcome {
+    let outcome = Arc::new(Mutex::new(Handshake {
         server: listener.default_server,
         owner: listener.default_server,
-        ..Outcome::default()
+        ..Handshake::default()
     }));
     let hooks = Http {
         site: site.clone(),
@@ -146,7 +146,7 @@ async fn push(stream: &mut SslStream<Wire>) {
 }
 
 /// Logs a handshake that failed, at nginx's levels.
-fn failed(e: &ssl::Error, outcome: &Outcome, log: &Log<'_>) {
+fn failed(e: &ssl::Error, outcome: &Handshake, log: &Log<'_>) {
     if let Some(io) = e.io_error() {
         let level = match io.kind() {
             io::ErrorKind::ConnectionReset
@@ -216,7 +216,7 @@ fn describe(ssl: &SslRef, site: &SiteRef, chosen_by: Option<Box<[u8]>>) -> TlsIn
 
 /// What the callbacks of a handshake found.
 #[derive(Default)]
-struct Outcome {
+struct Handshake {
     /// The server that the client's name chose, else the default one.
     server: u32,
     /// The server whose context is used.
@@ -230,7 +230,7 @@ struct Outcome {
 struct Http {
     site: SiteRef,
     index: usize,
-    outcome: Arc<Mutex<Outcome>>,
+    outcome: Arc<Mutex<Handshake>>,
     remote: Remote,
     local: Remote,
     serial: u64,
@@ -328,7 +328,7 @@ impl Http {
             tls: tls.map(|t| OnceLock::from(Arc::new(t))).unwrap_or_default(),
             proxy: OnceLock::new(),
         };
-        let mut r = Request::new(self.site.clone(), Arc::new(Nobody::of(info)));
+        let mut r = Request::new(self.site.clone(), Arc::new(DetachedConn::of(info)));
         r.server = server;
         r.location = self
             .site

@@ -216,7 +216,7 @@ impl Loader {
     /// Takes over from the configuration in force, where its files are the same.
     pub fn inherit(&mut self) {
         // one who hands on what he read must read it
-        if crate::config::outside::recording() {
+        if crate::config::load_inputs::recording() {
             return;
         }
         self.before.clone_from(&IN_FORCE.lock());
@@ -310,7 +310,7 @@ impl Loader {
             .filter(|(_, s)| s.is_some() && *s == stamp);
         let text = match old {
             Some((text, _)) => text.clone(),
-            None => crate::config::outside::read(path).ok()?.into(),
+            None => crate::config::load_inputs::read(path).ok()?.into(),
         };
         self.revoked
             .insert(path.to_path_buf(), (text.clone(), stamp));

@@ -3,10 +3,10 @@
 pub mod accept;
 pub mod client;
 pub mod context;
+pub mod empty_ca;
 pub mod error;
 pub mod ffi;
 pub mod load;
-pub mod nobody;
 pub mod ocsp;
 pub mod session;
 pub mod stapling;

@@ -5,8 +5,8 @@ use super::group::Group;
 use super::identity::Identity;
 use super::peer::Peer;
 use crate::tls::client::{Client, Hello};
+use crate::tls::empty_ca::EmptyCa;
 use crate::tls::error::{describe, is_common};
-use crate::tls::nobody::Nobody;
 use nix::sys::socket::{setsockopt, sockopt};
 use openssl::ssl;
 use pingora::tls::tokio_ssl::SslStream;
@@ -37,9 +37,9 @@ pub struct Connector {
 impl Connector {
     /// For a worker with `threads` threads.
     pub fn new(threads: u32) -> Self {
-        let nobody = Nobody::new();
+        let nobody = EmptyCa::new();
         let mut options = ConnectorOptions::new(SHARED_IDLE);
-        options.ca_file = nobody.as_ref().map(Nobody::path);
+        options.ca_file = nobody.as_ref().map(EmptyCa::path);
         Self {
             transport: TransportConnector::new(Some(options)),
             threads: threads.max(1),

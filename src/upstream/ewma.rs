@@ -39,7 +39,7 @@ impl Cost for Ewma {
 
 #[cfg(test)]
 mod tests {
-    use super::super::group::Outcome;
+    use super::super::group::AttemptVerdict;
     use super::super::group::tests::{group_by, letter_of, spec};
     use super::super::random::RandomTwo;
     use super::*;
@@ -57,7 +57,7 @@ mod tests {
             slow += u32::from(is_slow);
             let took = Duration::from_millis(if is_slow { 100 } else { 10 });
             picked.measured(Some(took), took);
-            picked.done(Outcome::Ok, &mut r);
+            picked.done(AttemptVerdict::Ok, &mut r);
         }
         // it is drawn with itself only by chance, and asked once while nothing is known of it
         assert!(slow < 50, "{slow}");
@@ -69,7 +69,7 @@ mod tests {
         let mut r = group.start();
         let mut picked = group.pick(&mut r).unwrap();
         picked.measured(None, Duration::from_micros(1));
-        picked.done(Outcome::Failed, &mut r);
+        picked.done(AttemptVerdict::Failed, &mut r);
         let known = group
             .peers()
             .any(|p| p.state.timing.lock().peak.cost(coarse_millis()) != 0.0);

@@ -4,8 +4,8 @@ use super::Clock;
 use super::budget::RetryBudget;
 use super::members::{FoundName, Held, Live, Members, Servers};
 use super::outlier::Detector;
-use super::peer::{GroupState, Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
-pub use super::pick::{Outcome, PickState, Picked};
+use super::peer::{GroupState, Peer, PeerAddr, PeerState, PeerStateStore, ResolveName, ServerSpec};
+pub use super::pick::{AttemptVerdict, PickState, Picked};
 use super::queue::Queue;
 use super::round_robin::RoundRobin;
 use super::selection::{Selection, load_balancer};
@@ -42,7 +42,7 @@ impl Group {
         servers: Vec<ServerSpec>,
         balance: impl Balance,
         keepalive: KeepaliveConf,
-        registry: &Registry,
+        registry: &PeerStateStore,
         clock: Clock,
     ) -> Result<Self, GroupError> {
         let state = registry.group(name);
@@ -64,7 +64,7 @@ impl Group {
         servers: Vec<ServerSpec>,
         balance: impl Balance,
         keepalive: KeepaliveConf,
-        registry: &Registry,
+        registry: &PeerStateStore,
         clock: Clock,
     ) -> Result<Self, GroupError> {
         let state = registry.group(name);
@@ -84,7 +84,7 @@ impl Group {
         servers: Vec<ServerSpec>,
         balance: Arc<dyn Balance>,
         keepalive: KeepaliveConf,
-        registry: &Registry,
+        registry: &PeerStateStore,
         clock: Clock,
     ) -> Result<Self, GroupError> {
         let state = registry.group(name);

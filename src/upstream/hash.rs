@@ -71,7 +71,7 @@ impl Balance for IpHash {
 #[cfg(test)]
 mod tests {
     use super::super::group::tests::{group_by, letter_of, spec};
-    use super::super::group::{Group, Outcome};
+    use super::super::group::{AttemptVerdict, Group};
     use super::super::peer::ServerSpec;
     use super::*;
 
@@ -80,7 +80,7 @@ mod tests {
         r.key.extend_from_slice(key);
         let picked = group.pick(&mut r).unwrap();
         let letter = letter_of(picked.peer());
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
         letter
     }
 
@@ -127,7 +127,7 @@ mod tests {
         let mut r = group.start();
         r.key.extend_from_slice(b"x");
         let picked = group.pick(&mut r).unwrap();
-        picked.done(Outcome::Failed, &mut r);
+        picked.done(AttemptVerdict::Failed, &mut r);
         let second = letter_of(group.pick(&mut r).unwrap().peer());
         assert_ne!(first, second);
         assert_eq!(letter(&group, b"x"), second);

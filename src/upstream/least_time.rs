@@ -105,7 +105,7 @@ fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::group::Outcome;
+    use super::super::group::AttemptVerdict;
     use super::super::group::tests::{group_by, letter_of, letters, spec};
     use super::*;
 
@@ -124,7 +124,7 @@ mod tests {
             let slow = letter_of(picked.peer()) == 'a';
             let took = Duration::from_millis(if slow { 500 } else { 50 });
             picked.measured(Some(took), took);
-            picked.done(Outcome::Ok, &mut r);
+            picked.done(AttemptVerdict::Ok, &mut r);
         }
         assert_eq!(letters(&group, 3), "bbb");
     }
@@ -164,10 +164,10 @@ mod tests {
         assert_eq!(waiting(), 3);
         answered.head(Duration::from_millis(5));
         assert_eq!(waiting(), 2);
-        answered.done(Outcome::Ok, &mut r);
+        answered.done(AttemptVerdict::Ok, &mut r);
         drop(dropped);
         failed.measured(None, Duration::from_millis(5));
-        failed.done(Outcome::Failed, &mut group.start());
+        failed.done(AttemptVerdict::Failed, &mut group.start());
         assert_eq!(waiting(), 0);
     }
 }

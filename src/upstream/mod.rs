@@ -49,8 +49,10 @@ pub mod unresolved;
 pub use attempt::{UpstreamState, ignore, next};
 pub use connect::{ConnectError, ConnectOptions, Connector, connector, register_connector};
 pub use connection::UpConn;
-pub use group::{Balance, Extras, Group, GroupError, KeepaliveConf, Outcome, PickState, Picked};
-pub use peer::{Peer, PeerAddr, PeerState, Registry, ResolveName, ServerSpec};
+pub use group::{
+    AttemptVerdict, Balance, Extras, Group, GroupError, KeepaliveConf, PickState, Picked,
+};
+pub use peer::{Peer, PeerAddr, PeerState, PeerStateStore, ResolveName, ServerSpec};
 
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;

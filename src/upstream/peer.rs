@@ -438,11 +438,11 @@ impl Default for GroupState {
 
 /// The states of groups by name, outside any configuration; what nobody uses any more is dropped.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub struct PeerStateStore {
     groups: Mutex<HashMap<Box<str>, Weak<GroupState>>>,
 }
 
-impl Registry {
+impl PeerStateStore {
     /// An empty registry.
     pub fn new() -> Self {
         Self::default()
@@ -450,7 +450,7 @@ impl Registry {
 
     /// The registry of the process.
     pub fn global() -> &'static Self {
-        static GLOBAL: LazyLock<Registry> = LazyLock::new(Registry::new);
+        static GLOBAL: LazyLock<PeerStateStore> = LazyLock::new(PeerStateStore::new);
         &GLOBAL
     }
 
@@ -495,7 +495,7 @@ mod tests {
 
     #[test]
     fn state_survives_while_somebody_holds_it() {
-        let registry = Registry::new();
+        let registry = PeerStateStore::new();
         let name: Arc<str> = "127.0.0.1:80".into();
         let group = registry.group("app");
         let first = group.peer(&name, 0);

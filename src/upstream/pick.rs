@@ -123,7 +123,7 @@ impl Tried {
 
 /// How an attempt ended, for the peer's account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptVerdict {
     /// It answered, or the request ended for a reason that is not the peer's.
     Ok,
     /// It answered 403 or 404 and the next peer is asked: no failure of the peer.
@@ -132,7 +132,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// A peer in use. Dropping it is the same as [`Outcome::Ok`], except that no attempt is counted.
+/// A peer in use. Dropping it is the same as [`AttemptVerdict::Ok`], except that no attempt is counted.
 #[derive(Debug)]
 pub struct Picked<'g> {
     held: Held<'g>,
@@ -208,16 +208,16 @@ impl Picked<'_> {
     /// Books the end of the attempt.
     ///
     /// True if the peer is out of use now: nginx warns "upstream server temporarily disabled".
-    pub fn done(mut self, outcome: Outcome, r: &mut PickState) -> bool {
-        self.end.ok = outcome == Outcome::Ok;
+    pub fn done(mut self, outcome: AttemptVerdict, r: &mut PickState) -> bool {
+        self.end.ok = outcome == AttemptVerdict::Ok;
         self.booked = true;
-        let counted = matches!(self.held, Held::Kept(_)) && outcome == Outcome::Failed;
+        let counted = matches!(self.held, Held::Kept(_)) && outcome == AttemptVerdict::Failed;
         if counted {
             self.peer().state.stats.fails.fetch_add(1, Relaxed);
         }
         if let Some(outlier) = &self.extras.outlier {
             let sample = Sample {
-                error: outcome == Outcome::Failed || matches!(self.end.status, 500..=599),
+                error: outcome == AttemptVerdict::Failed || matches!(self.end.status, 500..=599),
                 took: self.end.head,
             };
             let now = self.held.clock.millis();
@@ -235,7 +235,8 @@ impl Picked<'_> {
             return false;
         }
         r.tries = r.tries.saturating_sub(1);
-        let disabled = outcome == Outcome::Failed && self.held.failed(self.backup, self.index);
+        let disabled =
+            outcome == AttemptVerdict::Failed && self.held.failed(self.backup, self.index);
         if counted && disabled {
             self.peer().state.stats.unavail.fetch_add(1, Relaxed);
         }

@@ -123,7 +123,7 @@ fn base(server: &str) -> crc32fast::Hasher {
 #[cfg(test)]
 mod tests {
     use super::super::group::tests::{group_by, letter_of, spec};
-    use super::super::group::{Group, Outcome};
+    use super::super::group::{AttemptVerdict, Group};
     use super::super::peer::ServerSpec;
     use super::*;
 
@@ -132,7 +132,7 @@ mod tests {
         r.key.extend_from_slice(key.as_bytes());
         let picked = group.pick(&mut r).unwrap();
         let letter = letter_of(picked.peer());
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
         letter
     }
 

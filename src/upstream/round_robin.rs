@@ -69,7 +69,7 @@ impl Weight {
 
 #[cfg(test)]
 mod tests {
-    use super::super::group::Outcome;
+    use super::super::group::AttemptVerdict;
     use super::super::group::tests::{group, letter_of, letters, spec};
     use super::super::peer::ServerSpec;
     use super::*;
@@ -122,10 +122,10 @@ mod tests {
                 let letter = letter_of(picked.peer());
                 tried.push(letter);
                 if !dead.contains(letter) {
-                    picked.done(Outcome::Ok, &mut r);
+                    picked.done(AttemptVerdict::Ok, &mut r);
                     break;
                 }
-                picked.done(Outcome::Failed, &mut r);
+                picked.done(AttemptVerdict::Failed, &mut r);
                 if r.tries == 0 {
                     break;
                 }
@@ -187,7 +187,7 @@ mod tests {
         let mut r = group.start();
         let picked = group.pick(&mut r).unwrap();
         assert_eq!(picked.peer().addr.to_string(), "127.0.0.1:1");
-        picked.done(Outcome::Failed, &mut r);
+        picked.done(AttemptVerdict::Failed, &mut r);
         // One of two failures took half of the weight: 4 -> 2, then +1 with each pick.
         // (-1,1)+(2,1) b, (1,-1)+(3,1) a, (0,0)+(4,1) a, (-1,1)+(4,1) a, (-2,2)+(4,1) b, ...
         assert_eq!(letters(&group, 7), "baaabaa");

@@ -6,15 +6,15 @@
 mod report;
 
 use crate::config::Disk;
+use crate::contract::{
+    ConnInfo, DetachedConn, ListenAddr, Listener, ModuleRegistry, Remote, Request, Site, SiteRef,
+    TlsInfo, Trace,
+};
 use crate::engine::load::load_written;
 use crate::engine::phases;
 use crate::http::head::Version;
 use crate::http::head::{Limits, Parser, Progress};
 use crate::log::{ErrorLog, Level, set_process_log};
-use crate::module::{
-    ConnInfo, ListenAddr, Listener, Nobody, Registry, Remote, Request, Site, SiteRef, TlsInfo,
-    Trace,
-};
 use report::Report;
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,7 +55,7 @@ struct Options {
 }
 
 /// Runs the subcommand; `args` begin with its name.
-pub fn main(registry: Registry, args: &[OsString]) -> i32 {
+pub fn main(registry: ModuleRegistry, args: &[OsString]) -> i32 {
     let options = match Options::from_iter_safe(args) {
         Ok(options) => options,
         Err(e) => {
@@ -82,7 +82,7 @@ pub fn main(registry: Registry, args: &[OsString]) -> i32 {
     }
 }
 
-fn explain(registry: Registry, options: &Options) -> Result<Report, String> {
+fn explain(registry: ModuleRegistry, options: &Options) -> Result<Report, String> {
     let wanted = Wanted::parse(&options.request)?;
     set_process_log(ErrorLog::stderr(Level::Emerg));
     let registry = Arc::new(registry);
@@ -242,8 +242,8 @@ fn request(
         .servers
         .get(listener.default_server as usize)
         .ok_or("the listening address has no server")?;
-    let mut r = Request::new(site.clone(), Arc::new(Nobody::default()));
-    r.reset(site, Arc::new(Nobody::of(info)));
+    let mut r = Request::new(site.clone(), Arc::new(DetachedConn::default()));
+    r.reset(site, Arc::new(DetachedConn::of(info)));
     let mut head = format!("{} {} HTTP/1.1\r\n", wanted.method, wanted.target);
     let names_host = |h: &String| h.to_ascii_lowercase().starts_with("host:");
     if !options.headers.iter().any(names_host) {

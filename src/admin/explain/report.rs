@@ -1,7 +1,7 @@
 //! What is printed of an explained request.
 
-use crate::engine::choice;
-use crate::module::{InForce, Listener, Request, Step, Trace, WrittenList};
+use crate::contract::{InForce, Listener, Request, Step, Trace, WrittenList};
+use crate::engine::selection;
 use serde::Serialize;
 use std::fmt;
 
@@ -56,7 +56,7 @@ impl Report {
                 at: server.map(|s| s.place.to_string()).unwrap_or_default(),
             },
             location: Place {
-                name: location.map(choice::name).unwrap_or_default(),
+                name: location.map(selection::name).unwrap_or_default(),
                 at: location.map(|l| l.place.to_string()).unwrap_or_default(),
             },
             status: (!passed).then_some(r.out.status),

@@ -1,12 +1,12 @@
 //! What a client asks of a response: only if it is another one, only a part of it (RFC 9110 sections 13 and 14).
 
 use super::Cut;
+use crate::contract::Request;
 use crate::http::date;
 use crate::http::etag::{self, Conditions, IfModifiedSince, Precondition};
 use crate::http::head::Version;
 use crate::http::headers::Known;
 use crate::http::range::{self, Multipart, Ranges};
-use crate::module::Request;
 
 /// If-Match, If-Unmodified-Since, If-None-Match, If-Modified-Since.
 pub(super) fn not_modified(r: &mut Request) -> Result<(), u16> {

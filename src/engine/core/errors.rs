@@ -1,11 +1,11 @@
 //! `error_page` and `error_log`.
 
-use super::http::HttpWritten;
+use super::http::HttpDirectives;
 use crate::config::Result;
+use crate::contract::{Build, ErrorPage, Statement};
 use crate::log::{Target, Threshold};
-use crate::module::{Build, ErrorPage, Statement};
 
-pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn error_page(c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     let last = s.len() - 1;
     let mut codes_end = last;
     let mut overwrite = None;
@@ -36,7 +36,7 @@ pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> R
         && let Some(q) = memchr::memchr(b'?', uri)
     {
         args = Some(uri[q + 1..].to_vec());
-        target = crate::module::Template::literal(&uri[..q]);
+        target = crate::contract::Template::literal(&uri[..q]);
     }
     let pages = c.error_pages.get_or_insert_default();
     for i in 0..codes_end {
@@ -71,7 +71,7 @@ pub(super) fn error_page(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> R
     Ok(())
 }
 
-pub(super) fn error_log(c: &mut HttpWritten, s: &Statement, _b: &mut Build) -> Result<()> {
+pub(super) fn error_log(c: &mut HttpDirectives, s: &Statement, _b: &mut Build) -> Result<()> {
     let target = Target::parse(s.arg(0)).map_err(|e| s.error(e))?;
     let levels = (1..s.len()).map(|i| s.arg(i));
     let threshold = Threshold::parse(levels).map_err(|e| s.error(e))?;

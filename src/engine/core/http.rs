@@ -1,17 +1,17 @@
 //! Directives of `http`, `server` and `location` that the runtime itself reads.
 
-mod words;
+mod parse_args;
 
 use super::super::gzip;
 use super::{errors, location, once, server};
 use crate::config::Result;
+use crate::contract::*;
 use crate::files::FileCache;
 use crate::inherit;
-use crate::module::*;
+pub(crate) use parse_args::resolver;
+pub use parse_args::temp_path;
+use parse_args::{file_cache, size_template, types};
 use std::sync::Arc;
-pub(crate) use words::resolver;
-pub use words::temp_path;
-use words::{file_cache, size_template, types};
 
 /// Core settings of locations.
 pub struct HttpCore;
@@ -19,7 +19,7 @@ pub struct HttpCore;
 /// What a block says; see [`CoreConf`] for the meaning of each.
 #[derive(Default, Clone)]
 #[allow(missing_docs)]
-pub struct HttpWritten {
+pub struct HttpDirectives {
     pub root: Option<Root>,
     pub error_pages: Option<Vec<ErrorPage>>,
     pub recursive_error_pages: Option<bool>,
@@ -75,7 +75,7 @@ pub struct HttpWritten {
     pub uninitialized_variable_warn: Option<bool>,
 }
 
-impl Conf for HttpWritten {
+impl Conf for HttpDirectives {
     fn inherit(&mut self, o: &Self) {
         inherit!(self, o; root, error_pages, recursive_error_pages, types, default_type, error_log, log_not_found,
             log_subrequest, subrequest_output_buffer_size, post_action, client_max_body_size, client_body_buffer_size, client_body_timeout,
@@ -91,18 +91,15 @@ impl Conf for HttpWritten {
     }
 }
 
-const A: Place = Place::ANY_HTTP;
-const AIF: Place = Place::ANY_HTTP_IF;
-
 impl Module for HttpCore {
     const NAME: &'static str = "http_core";
-    type Conf = HttpWritten;
-    const DIRECTIVES: &'static [Directive<HttpWritten>] = &[
+    type Conf = HttpDirectives;
+    const DIRECTIVES: &'static [Directive<HttpDirectives>] = &[
         Directive::new(
             "server",
             Place::HTTP,
             Args::Block(0, 0),
-            "`server { … }` A virtual server.",
+            "`server { … }` Place::ANY_HTTP virtual server.",
             |_, s, b| {
                 let id = b.enter(s, Place::SERVER, BlockKind::Server)?;
                 server::register(id, s, b)
@@ -124,7 +121,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "root",
-            AIF,
+            Place::ANY_HTTP_IF,
             Args::Exactly(1),
             "`root path;` The folder of documents. Default: html.",
             location::root,
@@ -138,77 +135,77 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "error_page",
-            AIF,
+            Place::ANY_HTTP_IF,
             Args::AtLeast(2),
             "`error_page code … [=[response]] uri;` What is shown for an error.",
             errors::error_page,
         ),
         Directive::new(
             "recursive_error_pages",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`recursive_error_pages on|off;` Whether error pages may lead to further ones. Default: off.",
             |c, s, _| once(&mut c.recursive_error_pages, s, s.flag(0)?),
         ),
         Directive::new(
             "types",
-            A,
+            Place::ANY_HTTP,
             Args::Block(0, 0),
             "`types { type extension …; }` Media types by extension.",
             types,
         ),
         Directive::new(
             "default_type",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`default_type type;` The type of other extensions. Default: text/plain.",
             |c, s, _| once(&mut c.default_type, s, s.arg(0).into()),
         ),
         Directive::new(
             "error_log",
-            A.or(Place::MAIN),
+            Place::ANY_HTTP.or(Place::MAIN),
             Args::AtLeast(1),
             "`error_log file|stderr|syslog:… [level];` Default: logs/error.log error.",
             errors::error_log,
         ),
         Directive::new(
             "log_not_found",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`log_not_found on|off;` Whether missing files are logged. Default: on.",
             |c, s, _| once(&mut c.log_not_found, s, s.flag(0)?),
         ),
         Directive::new(
             "log_subrequest",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`log_subrequest on|off;` Whether subrequests are in the access log. Default: off.",
             |c, s, _| once(&mut c.log_subrequest, s, s.flag(0)?),
         ),
         Directive::new(
             "client_max_body_size",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`client_max_body_size size;` The largest request body; 0 is without limit. Default: 1m.",
             |c, s, _| once(&mut c.client_max_body_size, s, s.offset(0)?),
         ),
         Directive::new(
             "client_body_buffer_size",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`client_body_buffer_size size;` Request bodies up to this size stay in memory. Default: 16k.",
             |c, s, _| once(&mut c.client_body_buffer_size, s, s.size(0)?),
         ),
         Directive::new(
             "client_body_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`client_body_timeout time;` Between two reads of a body. Default: 60s.",
             |c, s, _| once(&mut c.client_body_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "client_body_in_file_only",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`client_body_in_file_only on|clean|off;` Default: off.",
             |c, s, _| {
@@ -228,14 +225,14 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "client_body_in_single_buffer",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`client_body_in_single_buffer on|off;` Bodies in memory are always in one piece. Default: off.",
             |c, s, _| once(&mut c.client_body_in_single_buffer, s, s.flag(0)?),
         ),
         Directive::new(
             "client_body_temp_path",
-            A,
+            Place::ANY_HTTP,
             Args::Between(1, 4),
             "`client_body_temp_path path [level1 [level2 [level3]]];` Default: client_body_temp.",
             |c, s, b| {
@@ -245,14 +242,14 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "send_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`send_timeout time;` Between two writes of a response. Default: 60s.",
             |c, s, _| once(&mut c.send_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "keepalive_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Between(1, 2),
             "`keepalive_timeout timeout [header_timeout];` How long an idle connection is kept. Default: 75s.",
             |c, s, _| {
@@ -262,28 +259,28 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "keepalive_min_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`keepalive_min_timeout time;` How long an idle connection is kept even while the process drains. Default: 0.",
             |c, s, _| once(&mut c.keepalive_min_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "keepalive_requests",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`keepalive_requests number;` Requests a connection may serve. Default: 1000.",
             |c, s, _| once(&mut c.keepalive_requests, s, s.number(0)?),
         ),
         Directive::new(
             "keepalive_time",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`keepalive_time time;` How long a connection may serve. Default: 1h.",
             |c, s, _| once(&mut c.keepalive_time, s, s.msec(0)?),
         ),
         Directive::new(
             "keepalive_disable",
-            A,
+            Place::ANY_HTTP,
             Args::Between(1, 2),
             "`keepalive_disable none|browser …;` Default: msie6.",
             |c, s, _| {
@@ -301,7 +298,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "lingering_close",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`lingering_close off|on|always;` Default: on.",
             |c, s, _| {
@@ -321,35 +318,35 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "lingering_time",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`lingering_time time;` Default: 30s.",
             |c, s, _| once(&mut c.lingering_time, s, s.msec(0)?),
         ),
         Directive::new(
             "lingering_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`lingering_timeout time;` Default: 5s.",
             |c, s, _| once(&mut c.lingering_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "reset_timedout_connection",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`reset_timedout_connection on|off;` Whether connections that time out are reset. Default: off.",
             |c, s, _| once(&mut c.reset_timedout_connection, s, s.flag(0)?),
         ),
         Directive::new(
             "tcp_nodelay",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`tcp_nodelay on|off;` The default server of an address decides for its connections. Default: on.",
             |c, s, _| once(&mut c.tcp_nodelay, s, s.flag(0)?),
         ),
         Directive::new(
             "server_tokens",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`server_tokens on|off|build;` How much the Server header tells. Default: on.",
             |c, s, _| {
@@ -369,56 +366,56 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "absolute_redirect",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`absolute_redirect on|off;` Whether redirects name scheme and host. Default: on.",
             |c, s, _| once(&mut c.absolute_redirect, s, s.flag(0)?),
         ),
         Directive::new(
             "server_name_in_redirect",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`server_name_in_redirect on|off;` Default: off.",
             |c, s, _| once(&mut c.server_name_in_redirect, s, s.flag(0)?),
         ),
         Directive::new(
             "port_in_redirect",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`port_in_redirect on|off;` Default: on.",
             |c, s, _| once(&mut c.port_in_redirect, s, s.flag(0)?),
         ),
         Directive::new(
             "msie_padding",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`msie_padding on|off;` Default: on.",
             |c, s, _| once(&mut c.msie_padding, s, s.flag(0)?),
         ),
         Directive::new(
             "msie_refresh",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`msie_refresh on|off;` Default: off.",
             |c, s, _| once(&mut c.msie_refresh, s, s.flag(0)?),
         ),
         Directive::new(
             "chunked_transfer_encoding",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`chunked_transfer_encoding on|off;` Default: on.",
             |c, s, _| once(&mut c.chunked_transfer_encoding, s, s.flag(0)?),
         ),
         Directive::new(
             "etag",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`etag on|off;` Whether static files have an ETag. Default: on.",
             |c, s, _| once(&mut c.etag, s, s.flag(0)?),
         ),
         Directive::new(
             "if_modified_since",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`if_modified_since off|exact|before;` Default: exact.",
             |c, s, _| {
@@ -435,14 +432,14 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "max_ranges",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`max_ranges number;` Default: without limit.",
             |c, s, _| once(&mut c.max_ranges, s, Some(s.number(0)?)),
         ),
         Directive::new(
             "satisfy",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`satisfy all|any;` Default: all.",
             |c, s, _| {
@@ -465,7 +462,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "limit_rate",
-            AIF,
+            Place::ANY_HTTP_IF,
             Args::Exactly(1),
             "`limit_rate rate;` Bytes a second for each response. Default: 0.",
             |c, s, b| {
@@ -475,7 +472,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "limit_rate_after",
-            AIF,
+            Place::ANY_HTTP_IF,
             Args::Exactly(1),
             "`limit_rate_after size;` Bytes sent before the rate holds. Default: 0.",
             |c, s, b| {
@@ -485,7 +482,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "resolver",
-            A,
+            Place::ANY_HTTP,
             Args::AtLeast(1),
             "`resolver address … [valid=time] [ipv4=on|off] [ipv6=on|off];` Name servers for names in variables.",
             |c, s, _| {
@@ -495,14 +492,14 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "resolver_timeout",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`resolver_timeout time;` Default: 30s.",
             |c, s, _| once(&mut c.resolver_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "disable_symlinks",
-            A,
+            Place::ANY_HTTP,
             Args::Between(1, 2),
             "`disable_symlinks off|on|if_not_owner [from=part];` Default: off.",
             |c, s, b| {
@@ -533,7 +530,7 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "early_hints",
-            A,
+            Place::ANY_HTTP,
             Args::AtLeast(1),
             "`early_hints string …;` Passes 103 responses of origins on where one of the strings is neither empty nor 0. Default: none.",
             |c, s, b| {
@@ -546,7 +543,7 @@ impl Module for HttpCore {
         ),
         Directive::own(
             "response_parsing",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`response_parsing nginx|strict;` How responses of origins over HTTP/1 are parsed: by nginx's rules, or by those of RFC 9112. `strict` answers 502 to bytes behind the end of a response, HTTP/0.9, bare line feeds, invalid field names, lines without a colon, a status line sent twice, status codes above 599, and chunk sizes and extensions that are no such; what is noticed when the response is on its way breaks it off. Default: nginx.",
             |c, s, _| {
@@ -556,56 +553,56 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "auth_delay",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`auth_delay time;` Slows down requests that are answered 401. Default: 0s.",
             |c, s, _| once(&mut c.auth_delay, s, s.msec(0)?),
         ),
         Directive::new(
             "gzip_vary",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`gzip_vary on|off;` Whether responses that depend on Accept-Encoding say so in Vary. Default: off.",
             gzip::vary,
         ),
         Directive::new(
             "gzip_http_version",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`gzip_http_version 1.0|1.1;` The lowest version to which responses are compressed. Default: 1.1.",
             gzip::http_version,
         ),
         Directive::new(
             "gzip_proxied",
-            A,
+            Place::ANY_HTTP,
             Args::AtLeast(1),
             "`gzip_proxied off|expired|no-cache|no-store|private|no_last_modified|no_etag|auth|any …;` Which responses to proxies are compressed. Default: off.",
             gzip::proxied,
         ),
         Directive::new(
             "gzip_disable",
-            A,
+            Place::ANY_HTTP,
             Args::AtLeast(1),
             "`gzip_disable regex …|msie6;` User agents to which nothing is compressed.",
             gzip::disable,
         ),
         Directive::new(
             "uninitialized_variable_warn",
-            A.or(Place::SERVER_IF).or(Place::LOCATION_IF),
+            Place::ANY_HTTP.or(Place::SERVER_IF).or(Place::LOCATION_IF),
             Args::Flag,
             "`uninitialized_variable_warn on|off;` Whether reading a variable that `set` has not reached is logged. Default: on.",
             |c, s, _| once(&mut c.uninitialized_variable_warn, s, s.flag(0)?),
         ),
         Directive::inert(
             "sendfile",
-            AIF,
+            Place::ANY_HTTP_IF,
             Args::Flag,
             inert::flag,
             "Files are sent by sendfile where that is possible.",
         ),
         Directive::inert(
             "sendfile_max_chunk",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::size,
             "A fast client never holds up a thread.",
@@ -619,77 +616,77 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "subrequest_output_buffer_size",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`subrequest_output_buffer_size size;` How much of a response may be put in a variable (`include` with `set`). Default: 4k.",
             |c, s, _| once(&mut c.subrequest_output_buffer_size, s, s.size(0)?),
         ),
         Directive::inert(
             "aio",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::aio,
             "File reads need no asynchronous operations.",
         ),
         Directive::inert(
             "aio_write",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             inert::flag,
             "File writes need no asynchronous operations.",
         ),
         Directive::inert(
             "read_ahead",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::size,
             "The kernel reads ahead.",
         ),
         Directive::inert(
             "directio",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::off_or_offset,
             "Files are read through the page cache.",
         ),
         Directive::inert(
             "directio_alignment",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::offset,
             "Files are read through the page cache.",
         ),
         Directive::inert(
             "tcp_nopush",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             inert::flag,
             "Head and body leave in one packet anyway.",
         ),
         Directive::inert(
             "postpone_output",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::size,
             "Small responses are always sent in one piece.",
         ),
         Directive::inert(
             "output_buffers",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(2),
             inert::buffers,
             "Buffers are sized as needed.",
         ),
         Directive::inert(
             "send_lowat",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::lowat,
             "Only for kqueue.",
         ),
         Directive::new(
             "open_file_cache",
-            A,
+            Place::ANY_HTTP,
             Args::Between(1, 2),
             "`open_file_cache off|max=number [inactive=time];` Keeps files open, and what is known of them, in each thread. Default: off; inactive is 60s.",
             |c, s, _| {
@@ -699,42 +696,42 @@ impl Module for HttpCore {
         ),
         Directive::new(
             "open_file_cache_valid",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`open_file_cache_valid time;` After how long what is known of a file is looked at again. Default: 60s.",
             |c, s, _| once(&mut c.open_file_cache_valid, s, s.sec(0)?),
         ),
         Directive::new(
             "open_file_cache_min_uses",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             "`open_file_cache_min_uses number;` How often a file is asked for before it stays open. Default: 1.",
             |c, s, _| once(&mut c.open_file_cache_min_uses, s, s.number(0)?),
         ),
         Directive::new(
             "open_file_cache_errors",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             "`open_file_cache_errors on|off;` Whether it is kept too that a file cannot be opened. Default: off.",
             |c, s, _| once(&mut c.open_file_cache_errors, s, s.flag(0)?),
         ),
         Directive::inert(
             "open_file_cache_events",
-            A,
+            Place::ANY_HTTP,
             Args::Flag,
             inert::flag,
             "Only for kqueue.",
         ),
         Directive::inert(
             "types_hash_max_size",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::number,
             "Hash tables size themselves.",
         ),
         Directive::inert(
             "types_hash_bucket_size",
-            A,
+            Place::ANY_HTTP,
             Args::Exactly(1),
             inert::number,
             "Hash tables size themselves.",
@@ -798,7 +795,7 @@ impl Module for HttpCore {
     ];
     const VARIABLES: &'static [Variable] = crate::engine::variables::VARIABLES;
 
-    fn attach(_conf: &Arc<HttpWritten>, _on: &mut Hooks) -> Result<()> {
+    fn attach(_conf: &Arc<HttpDirectives>, _on: &mut Hooks) -> Result<()> {
         Ok(())
     }
 }

@@ -2,11 +2,11 @@
 
 use super::once;
 use crate::config::Result;
-use crate::inherit;
-use crate::module::{
+use crate::contract::{
     Args, BodyFilter, Build, Conf, Directive, HeadFilter, Hooks, Http2Conf, Module, Place, Request,
     Statement, Val, Variable,
 };
+use crate::inherit;
 use std::sync::Arc;
 
 /// HTTP/2 towards clients.
@@ -61,8 +61,8 @@ const MAX_FRAME: u64 = (1 << 24) - 1;
 /// What nginx keeps of a frame that is not whole: `http2_recv_buffer_size` must be larger.
 const STATE_BUFFER: u64 = 16;
 
-const HS: Place = Place::HTTP.or(Place::SERVER);
-const HSL: Place = HS.or(Place::LOCATION);
+const HTTP_SERVER: Place = Place::HTTP.or(Place::SERVER);
+const HTTP_SERVER_LOCATION: Place = HTTP_SERVER.or(Place::LOCATION);
 
 impl Module for Http2 {
     const NAME: &'static str = "http_v2";
@@ -70,21 +70,21 @@ impl Module for Http2 {
     const DIRECTIVES: &'static [Directive<Http2Written>] = &[
         Directive::new(
             "http2",
-            HS,
+            HTTP_SERVER,
             Args::Flag,
             "`http2 on|off;` HTTP/2, by ALPN over TLS and by its preface without. Default: off.",
             |c, s, _| once(&mut c.enable, s, s.flag(0)?),
         ),
         Directive::new(
             "http2_max_concurrent_streams",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_max_concurrent_streams number;` Requests at once on a connection. Default: 128.",
             |c, s, _| once(&mut c.max_concurrent_streams, s, s.number(0)?),
         ),
         Directive::new(
             "http2_body_preread_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_body_preread_size size;` How much of a body may come before it is asked for. Default: 64k.",
             |c, s, _| {
@@ -100,7 +100,7 @@ impl Module for Http2 {
         ),
         Directive::new(
             "http2_chunk_size",
-            HSL,
+            HTTP_SERVER_LOCATION,
             Args::Exactly(1),
             "`http2_chunk_size size;` The largest DATA frame sent. Default: 8k.",
             |c, s, _| {
@@ -126,14 +126,14 @@ impl Module for Http2 {
         ),
         Directive::new(
             "http2_pool_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_pool_size size;` Checked; memory is not allocated in pools here. Default: 4k.",
             pool_size,
         ),
         Directive::new(
             "http2_streams_index_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_streams_index_size number;` Checked; streams are found by hashing. Default: 32.",
             |c, s, _| {
@@ -146,56 +146,56 @@ impl Module for Http2 {
         ),
         Directive::new(
             "http2_max_concurrent_pushes",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_max_concurrent_pushes number;` Obsolete: warned of and ignored.",
             obsolete,
         ),
         Directive::new(
             "http2_push_preload",
-            HSL,
+            HTTP_SERVER_LOCATION,
             Args::Flag,
             "`http2_push_preload on | off;` Obsolete: warned of and ignored.",
             obsolete,
         ),
         Directive::new(
             "http2_push",
-            HSL,
+            HTTP_SERVER_LOCATION,
             Args::Exactly(1),
             "`http2_push uri | off;` Obsolete: warned of and ignored.",
             obsolete,
         ),
         Directive::new(
             "http2_max_requests",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_max_requests number;` Obsolete, ignored: see `keepalive_requests`.",
             obsolete,
         ),
         Directive::new(
             "http2_max_field_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_max_field_size size;` Obsolete, ignored: see `large_client_header_buffers`.",
             obsolete,
         ),
         Directive::new(
             "http2_max_header_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_max_header_size size;` Obsolete, ignored: see `large_client_header_buffers`.",
             obsolete,
         ),
         Directive::new(
             "http2_recv_timeout",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_recv_timeout time;` Obsolete, ignored: see `client_header_timeout`.",
             obsolete,
         ),
         Directive::new(
             "http2_idle_timeout",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`http2_idle_timeout time;` Obsolete, ignored: see `keepalive_timeout`.",
             obsolete,

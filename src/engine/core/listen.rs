@@ -2,7 +2,7 @@
 
 use crate::config::addr::{self, Address};
 use crate::config::{Diag, Result, value};
-use crate::module::{Build, KeepaliveOption, ListenAddr, ListenOptions, Statement};
+use crate::contract::{Build, KeepaliveOption, ListenAddr, ListenOptions, Statement};
 use std::net::{IpAddr, SocketAddr};
 
 /// One address of one `listen`.

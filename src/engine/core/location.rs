@@ -1,17 +1,17 @@
 //! `location`, `limit_except`, `root` and `alias`.
 
-use super::http::HttpWritten;
+use super::http::HttpDirectives;
 use super::once;
 use crate::config::Result;
+use crate::contract::{BlockId, BlockKind, Build, LocationName, Place, Root, Statement};
 use crate::http::method::Method;
-use crate::module::{BlockId, BlockKind, Build, LocationName, Place, Root, Statement};
 use std::collections::HashSet;
 
 /// The names of the locations in each block: none may be given twice.
 #[derive(Default)]
 struct Seen(HashSet<(BlockId, u8, Box<[u8]>)>);
 
-pub(super) fn location(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn location(_c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     let name = name(s, b)?;
     let outer = b.block();
     if let BlockKind::Location(parent) = b.kind() {
@@ -93,7 +93,7 @@ fn name(s: &Statement, b: &mut Build) -> Result<LocationName> {
     })
 }
 
-pub(super) fn limit_except(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn limit_except(_c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     let outer = b.block();
     let is_limit = |id: &BlockId| matches!(b.kind_of(*id), BlockKind::LimitExcept(_));
     if b.children_of(outer).iter().any(is_limit) {
@@ -118,18 +118,18 @@ pub(super) fn limit_except(_c: &mut HttpWritten, s: &Statement, b: &mut Build) -
     Ok(())
 }
 
-pub(super) fn root(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn root(c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     set_root(c, s, b, false)
 }
 
-pub(super) fn alias(c: &mut HttpWritten, s: &Statement, b: &mut Build) -> Result<()> {
+pub(super) fn alias(c: &mut HttpDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     if let BlockKind::Location(LocationName::Named(_)) = b.kind() {
         return Err(s.error("the \"alias\" directive cannot be used inside the named location"));
     }
     set_root(c, s, b, true)
 }
 
-fn set_root(c: &mut HttpWritten, s: &Statement, b: &mut Build, alias: bool) -> Result<()> {
+fn set_root(c: &mut HttpDirectives, s: &Statement, b: &mut Build, alias: bool) -> Result<()> {
     if let Some(old) = &c.root {
         if old.alias == alias {
             return Err(s.duplicate());

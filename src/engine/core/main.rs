@@ -2,8 +2,8 @@
 
 use super::once;
 use crate::config::Result;
-use crate::module::{Affinity, CpuMask, ReloadMethod};
-use crate::module::{
+use crate::contract::{Affinity, CpuMask, ReloadMethod};
+use crate::contract::{
     Args, BlockKind, Build, Conf, Directive, Hooks, Module, Place, Statement, inert,
 };
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub struct Core;
 
 /// What the main level says.
 #[derive(Default, Clone)]
-pub struct CoreWritten {
+pub struct CoreDirectives {
     /// `user`.
     pub user: Option<(String, Option<String>)>,
     /// `worker_processes`; 0 is `auto`.
@@ -50,27 +50,24 @@ pub struct CoreWritten {
     pub http: bool,
 }
 
-impl Conf for CoreWritten {
+impl Conf for CoreDirectives {
     fn inherit(&mut self, _outer: &Self) {}
 }
 
-const M: Place = Place::MAIN;
-const E: Place = Place::EVENTS;
-
 impl Module for Core {
     const NAME: &'static str = "core";
-    type Conf = CoreWritten;
-    const DIRECTIVES: &'static [Directive<CoreWritten>] = &[
+    type Conf = CoreDirectives;
+    const DIRECTIVES: &'static [Directive<CoreDirectives>] = &[
         Directive::new(
             "user",
-            M,
+            Place::MAIN,
             Args::Between(1, 2),
             "`user name [group];` The user that requests are served as. Default: nobody nogroup.",
             |c, s, b| {
                 if c.user.is_some() {
                     return Err(s.duplicate());
                 }
-                if !crate::config::outside::is_root() {
+                if !crate::config::load_inputs::is_root() {
                     b.warn(s.warn("the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored"));
                     return Ok(());
                 }
@@ -90,7 +87,7 @@ impl Module for Core {
         ),
         Directive::new(
             "worker_processes",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`worker_processes number|auto;` How many threads serve. Default: 1.",
             |c, s, b| {
@@ -114,14 +111,14 @@ impl Module for Core {
         ),
         Directive::new(
             "worker_rlimit_nofile",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`worker_rlimit_nofile number;` Limit of open files.",
             |c, s, _| once(&mut c.worker_rlimit_nofile, s, s.number(0)?),
         ),
         Directive::new(
             "worker_priority",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`worker_priority number;` Scheduling priority (nice), -20 to 20. Default: 0.",
             |c, s, _| match s.str(0)?.parse::<i32>() {
@@ -131,49 +128,49 @@ impl Module for Core {
         ),
         Directive::new(
             "worker_shutdown_timeout",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`worker_shutdown_timeout time;` How long a graceful stop waits for connections. Default: without limit.",
             |c, s, _| once(&mut c.worker_shutdown_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "working_directory",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`working_directory folder;` The folder in which the process runs.",
             |c, s, _| once(&mut c.working_directory, s, s.str(0)?.to_owned()),
         ),
         Directive::new(
             "pid",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`pid file;` Where the process id is written. Default: logs/nginx.pid.",
             |c, s, _| once(&mut c.pid, s, s.str(0)?.to_owned()),
         ),
         Directive::new(
             "daemon",
-            M,
+            Place::MAIN,
             Args::Flag,
             "`daemon on|off;` Whether the process leaves the terminal. Default: on.",
             |c, s, _| once(&mut c.daemon, s, s.flag(0)?),
         ),
         Directive::new(
             "master_process",
-            M,
+            Place::MAIN,
             Args::Flag,
             "`master_process on|off;` For debugging. Default: on.",
             |c, s, _| once(&mut c.master_process, s, s.flag(0)?),
         ),
         Directive::own(
             "start_degraded",
-            M,
+            Place::MAIN,
             Args::Flag,
             "`start_degraded on|off;` Starts, and reloads, although the name of an upstream's server does not resolve or a server's certificate cannot be loaded: what needs it answers 502 or refuses handshakes until the name resolves or the files are good, which is tried again and again. What is wrong is logged at `emerg`. Default: off (refused, as in nginx).",
             |c, s, _| once(&mut c.start_degraded, s, s.flag(0)?),
         ),
         Directive::new(
             "env",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`env name[=value];` A variable of the environment that is kept or set.",
             |c, s, _| {
@@ -187,7 +184,7 @@ impl Module for Core {
         ),
         Directive::new(
             "events",
-            M,
+            Place::MAIN,
             Args::Block(0, 0),
             "`events { … }` Settings of connection processing.",
             |c, s, b| {
@@ -199,7 +196,7 @@ impl Module for Core {
         ),
         Directive::new(
             "http",
-            M,
+            Place::MAIN,
             Args::Block(0, 0),
             "`http { … }` The HTTP servers.",
             |c, s, b| {
@@ -212,7 +209,7 @@ impl Module for Core {
         ),
         Directive::new(
             "worker_connections",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             "`worker_connections number;` How many connections a thread holds at once. Default: 512.",
             |c, s, _| {
@@ -228,28 +225,28 @@ impl Module for Core {
         ),
         Directive::new(
             "load_module",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`load_module file;` Modules of nginx's are not loaded. What is built in is used; a module that is not is noted, and refused where one of its directives is met.",
             load_module,
         ),
         Directive::new(
             "worker_cpu_affinity",
-            M,
+            Place::MAIN,
             Args::AtLeast(1),
             "`worker_cpu_affinity mask …|auto [mask];` The processors of each thread; the last mask goes for the rest of them. Default: all.",
             affinity,
         ),
         Directive::new(
             "worker_rlimit_core",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`worker_rlimit_core size;` Limit of the size of core files of a worker.",
             |c, s, _| once(&mut c.worker_rlimit_core, s, s.size(0)?),
         ),
         Directive::own(
             "reload_method",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             "`reload_method in_place|replace;` Whether the worker takes a new configuration itself, or a new worker takes its place as in nginx. Directives that a running worker cannot change replace it always. Default: in_place.",
             |c, s, _| {
@@ -271,96 +268,96 @@ impl Module for Core {
         ),
         Directive::inert(
             "pcre_jit",
-            M,
+            Place::MAIN,
             Args::Flag,
             inert::flag,
             "Patterns are always compiled to machine code where PCRE can.",
         ),
         Directive::inert(
             "timer_resolution",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             inert::msec,
             "The clock is read from memory; there is nothing to save.",
         ),
         Directive::inert(
             "lock_file",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             inert::once,
             "Threads need no lock file.",
         ),
         Directive::inert(
             "thread_pool",
-            M,
+            Place::MAIN,
             Args::Between(2, 3),
             inert::thread_pool,
             "File reads need no thread pool.",
         ),
         Directive::inert(
             "debug_points",
-            M,
+            Place::MAIN,
             Args::Exactly(1),
             inert::debug_points,
             "For debugging nginx itself.",
         ),
         Directive::inert(
             "use",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             inert::event_method,
             "The connection method is epoll.",
         ),
         Directive::inert(
             "epoll_events",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             inert::number,
             "As many events are taken as there are.",
         ),
         Directive::inert(
             "multi_accept",
-            E,
+            Place::EVENTS,
             Args::Flag,
             inert::flag,
             "Every ready connection is accepted.",
         ),
         Directive::inert(
             "accept_mutex",
-            E,
+            Place::EVENTS,
             Args::Flag,
             inert::flag,
             "Threads share the listening sockets without a mutex.",
         ),
         Directive::inert(
             "accept_mutex_delay",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             inert::msec,
             "There is no accept mutex.",
         ),
         Directive::inert(
             "worker_aio_requests",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             inert::number,
             "No asynchronous file operations are used.",
         ),
         Directive::inert(
             "debug_connection",
-            E,
+            Place::EVENTS,
             Args::Exactly(1),
             inert::debug_connection,
             "There is no debug build.",
         ),
     ];
 
-    fn attach(_conf: &Arc<CoreWritten>, _on: &mut Hooks) -> Result<()> {
+    fn attach(_conf: &Arc<CoreDirectives>, _on: &mut Hooks) -> Result<()> {
         Ok(())
     }
 }
 
-fn affinity(c: &mut CoreWritten, s: &Statement, _: &mut Build) -> Result<()> {
+fn affinity(c: &mut CoreDirectives, s: &Statement, _: &mut Build) -> Result<()> {
     let auto = s.arg(0) == b"auto";
     if auto && s.len() > 2 {
         return Err(s.error(format!(
@@ -391,7 +388,7 @@ fn affinity(c: &mut CoreWritten, s: &Statement, _: &mut Build) -> Result<()> {
     once(&mut c.worker_cpu_affinity, s, Affinity { auto, masks })
 }
 
-fn load_module(_c: &mut CoreWritten, s: &Statement, b: &mut Build) -> Result<()> {
+fn load_module(_c: &mut CoreDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     let file = s.str(0)?.rsplit('/').next().unwrap_or_default();
     let name = file
         .trim_end_matches(".so")

@@ -13,4 +13,4 @@ pub use http2::Http2;
 pub use main::Core;
 pub use server::HttpServer;
 
-pub use crate::module::once;
+pub use crate::contract::once;

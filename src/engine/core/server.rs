@@ -3,19 +3,19 @@
 use super::listen::{self, ListenSpec};
 use super::once;
 use crate::config::Result;
-use crate::inherit;
-use crate::module::{
+use crate::contract::{
     Args, BlockId, Build, Conf, Directive, Hooks, Module, Pattern, Place, Statement,
 };
+use crate::inherit;
 use std::sync::Arc;
 
 /// Virtual servers.
 pub struct HttpServer;
 
-/// What a server says; see [`crate::module::ServerConf`].
+/// What a server says; see [`crate::contract::ServerConf`].
 #[derive(Default, Clone)]
 #[allow(missing_docs)]
-pub struct ServerWritten {
+pub struct ServerDirectives {
     pub listens: Vec<ListenSpec>,
     pub names: Vec<ServerName>,
     pub client_header_buffer_size: Option<u64>,
@@ -47,7 +47,7 @@ pub enum ServerName {
     Pattern(Arc<Pattern>),
 }
 
-impl Conf for ServerWritten {
+impl Conf for ServerDirectives {
     fn inherit(&mut self, o: &Self) {
         inherit!(self, o; client_header_buffer_size, large_client_header_buffers, client_header_timeout,
             ignore_invalid_headers, underscores_in_headers, strict, merge_slashes, max_headers);
@@ -63,12 +63,12 @@ pub(super) fn register(id: BlockId, _s: &Statement, b: &mut Build) -> Result<()>
     Ok(())
 }
 
-const HS: Place = Place::HTTP.or(Place::SERVER);
+const HTTP_SERVER: Place = Place::HTTP.or(Place::SERVER);
 
 impl Module for HttpServer {
     const NAME: &'static str = "http_server";
-    type Conf = ServerWritten;
-    const DIRECTIVES: &'static [Directive<ServerWritten>] = &[
+    type Conf = ServerDirectives;
+    const DIRECTIVES: &'static [Directive<ServerDirectives>] = &[
         Directive::new(
             "listen",
             Place::SERVER,
@@ -85,14 +85,14 @@ impl Module for HttpServer {
         ),
         Directive::new(
             "client_header_buffer_size",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`client_header_buffer_size size;` Default: 1k.",
             |c, s, _| once(&mut c.client_header_buffer_size, s, s.size(0)?),
         ),
         Directive::new(
             "large_client_header_buffers",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(2),
             "`large_client_header_buffers number size;` A line of the head fits in one buffer. Default: 4 8k.",
             |c, s, _| {
@@ -109,28 +109,28 @@ impl Module for HttpServer {
         ),
         Directive::new(
             "client_header_timeout",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`client_header_timeout time;` For the whole head. Default: 60s.",
             |c, s, _| once(&mut c.client_header_timeout, s, s.msec(0)?),
         ),
         Directive::new(
             "ignore_invalid_headers",
-            HS,
+            HTTP_SERVER,
             Args::Flag,
             "`ignore_invalid_headers on|off;` Default: on.",
             |c, s, _| once(&mut c.ignore_invalid_headers, s, s.flag(0)?),
         ),
         Directive::new(
             "underscores_in_headers",
-            HS,
+            HTTP_SERVER,
             Args::Flag,
             "`underscores_in_headers on|off;` Default: off.",
             |c, s, _| once(&mut c.underscores_in_headers, s, s.flag(0)?),
         ),
         Directive::own(
             "request_parsing",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`request_parsing nginx|strict;` How requests are read. `nginx`: as leniently as nginx does; control characters in header values become spaces. `strict`: whatever RFC 9110, 9112 and 9113 do not allow, or HTTP implementations are known to read differently, is answered with 400 (417 for an unknown `Expect`, 505 for an unknown version): lines that end without CR, headers without colon or with names that are no tokens, control characters, targets with fragments, backslashes or 8-bit bytes, blanks and odd extensions in chunked bodies, a `Host` that differs from the target's, and so on. As requests are read before their server is known, what the default server of the address says is in force, as with `underscores_in_headers`. Default: nginx.",
             |c, s, _| {
@@ -140,26 +140,26 @@ impl Module for HttpServer {
         ),
         Directive::new(
             "merge_slashes",
-            HS,
+            HTTP_SERVER,
             Args::Flag,
             "`merge_slashes on|off;` Default: on.",
             |c, s, _| once(&mut c.merge_slashes, s, s.flag(0)?),
         ),
         Directive::new(
             "max_headers",
-            HS,
+            HTTP_SERVER,
             Args::Exactly(1),
             "`max_headers number;` Default: 1000.",
             |c, s, _| once(&mut c.max_headers, s, s.number(0)?),
         ),
     ];
 
-    fn attach(_conf: &Arc<ServerWritten>, _on: &mut Hooks) -> Result<()> {
+    fn attach(_conf: &Arc<ServerDirectives>, _on: &mut Hooks) -> Result<()> {
         Ok(())
     }
 }
 
-fn server_name(c: &mut ServerWritten, s: &Statement, b: &mut Build) -> Result<()> {
+fn server_name(c: &mut ServerDirectives, s: &Statement, b: &mut Build) -> Result<()> {
     for i in 0..s.len() {
         let text = s.arg(i);
         let shown = String::from_utf8_lossy(text).into_owned();

@@ -1,8 +1,8 @@
 //! Variables of the connection, the process and the clock.
 
+use crate::contract::{ProxyProtocol, Request, Small, TcpInfo, Val};
 use crate::http::date;
 use crate::log::Level;
-use crate::module::{ProxyProtocol, Request, Small, TcpInfo, Val};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::LazyLock;

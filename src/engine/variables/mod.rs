@@ -4,8 +4,8 @@ mod connection;
 mod request;
 mod response;
 
+use crate::contract::{Val, Variable};
 use crate::http::headers::Headers;
-use crate::module::{Val, Variable};
 
 use self::connection as c;
 use self::request as q;
@@ -45,7 +45,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("is_args", |r, _| Val::Bytes(if r.args.is_empty() { b"" } else { b"?" })),
     Variable::new("document_root", |r, _| q::document_root(r)),
     Variable::new("realpath_root", q::realpath_root),
-    Variable::new("request_filename", |r, _| Val::Owned(crate::module::paths::map_path(r))),
+    Variable::new("request_filename", |r, _| Val::Owned(crate::contract::paths::map_path(r))),
     // the body of the request
     Variable::new("request_body", q::body),
     Variable::new("request_body_file", q::body_file),

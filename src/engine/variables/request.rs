@@ -1,8 +1,8 @@
 //! Variables of the request: its head, its URI, its body.
 
+use crate::contract::paths;
+use crate::contract::{Request, Val};
 use crate::http::cookie;
-use crate::module::paths;
-use crate::module::{Request, Val};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use std::hash::{BuildHasher, RandomState};
@@ -119,7 +119,7 @@ pub fn id<'r>(_: &'r Request, _: &'r [u8]) -> Val<'r> {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let n = COUNTER.fetch_add(2, Ordering::Relaxed);
-    let mut text = crate::module::Small::default();
+    let mut text = crate::contract::Small::default();
     let _ = write!(text, "{:016x}{:016x}", KEY.hash_one(n), KEY.hash_one(n + 1));
     Val::Small(text)
 }

@@ -2,9 +2,9 @@
 
 use super::joined;
 use crate::config::value::parse_size;
+use crate::contract::{Request, Small, Val};
 use crate::http::head::Version;
 use crate::log::Level;
-use crate::module::{Request, Small, Val};
 use std::io::Write;
 
 /// `$status`.

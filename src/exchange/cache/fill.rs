@@ -4,12 +4,12 @@ use super::{any, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, MAX_ETAG, valid_for};
 use crate::cache::{Digest, Entry, Fill, Status, reason, rfc9111};
+use crate::contract::PassEnd;
+use crate::contract::StoredCopy;
+use crate::contract::{CacheCall, Pass, Request};
 use crate::http::date;
 use crate::http::headers::Known;
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::StoredCopy;
-use crate::module::{CacheCall, Pass, Request};
 
 /// Reads what the origin's head says about storing the answer.
 pub(in crate::exchange) fn judge(r: &mut Request, pass: &Pass) {
@@ -223,7 +223,7 @@ pub(in crate::exchange) fn failed_with(r: &mut Request, status: u16) {
 }
 
 /// Ends what the request does with the cache.
-pub(in crate::exchange) fn close(r: &mut Request, outcome: &Outcome) {
+pub(in crate::exchange) fn close(r: &mut Request, outcome: &PassEnd) {
     // RFC 9111, section 4.4
     if let Some((path, key)) = r.upstream.invalidates.take()
         && r.upstream.has_head
@@ -235,7 +235,7 @@ pub(in crate::exchange) fn close(r: &mut Request, outcome: &Outcome) {
         return;
     };
     call.fill = None;
-    if let Outcome::Status(status @ (502 | 504)) = outcome
+    if let PassEnd::Status(status @ (502 | 504)) = outcome
         && r.upstream.cache_status != Some(Status::Bypass)
     {
         // what the head of a broken answer said does not count

@@ -2,9 +2,9 @@
 
 use super::serve::present;
 use crate::cache::{Live, Piece, Status};
+use crate::contract::PassEnd;
+use crate::contract::{Destination, Pass, Request};
 use crate::delivery::output;
-use crate::module::Outcome;
-use crate::module::{Destination, Pass, Request};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ pub(super) async fn serve(
     pass: &Arc<Pass>,
     to: &Destination<'_>,
     live: &Arc<Live>,
-) -> Outcome {
+) -> PassEnd {
     if let Some(outcome) = present(r, pass, to, (&live.head, &live.meta), Status::Hit) {
         return outcome;
     }
     if let Err(status) = output::start(r) {
-        return Outcome::Status(status);
+        return PassEnd::Status(status);
     }
     if r.out.header_only {
-        return Outcome::Done;
+        return PassEnd::Done;
     }
     match send(r, live).await {
         Ok(true) => {}
@@ -36,7 +36,7 @@ pub(super) async fn serve(
         }
         Err(e) => output::broken(r, &e),
     }
-    Outcome::Done
+    PassEnd::Done
 }
 
 /// Sends the body at the client's pace; false where it broke off.

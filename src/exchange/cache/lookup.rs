@@ -3,8 +3,8 @@
 use super::now;
 use crate::cache::index::{Found, Saved};
 use crate::cache::{CachePath, Digest, Entry, Live, Object, ReadError, Status, reason};
+use crate::contract::{CacheCall, Request, next};
 use crate::log::Level;
-use crate::module::{CacheCall, Request, next};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::OnceLock;

@@ -17,14 +17,14 @@ pub(super) use serve::{may_be_stale, revalidated, stale};
 
 use super::target;
 use crate::cache::{CachePath, Digest, Status};
+use crate::contract::PassEnd;
+use crate::contract::{
+    CacheCall, CacheChoice, CacheSettings, Destination, Pass, PassTarget, Request, Template,
+};
 use crate::http::date;
 use crate::http::headers::Known;
 use crate::http::method::Method;
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{
-    CacheCall, CacheChoice, CacheSettings, Destination, Pass, PassTarget, Request, Template,
-};
 use lookup::Verdict;
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ pub(super) async fn open(
     r: &mut Request,
     pass: &Arc<Pass>,
     settings: &Arc<CacheSettings>,
-) -> Option<Outcome> {
-    if r.is_dry() {
+) -> Option<PassEnd> {
+    if r.is_explain_only() {
         return None;
     }
     let purging = settings.purge.as_ref().filter(|p| any(&p.when, r)).cloned();
@@ -50,12 +50,12 @@ pub(super) async fn open(
     let path = match choose(r, settings) {
         Ok(Some(path)) => path,
         Ok(None) => return None,
-        Err(status) => return Some(Outcome::Status(status)),
+        Err(status) => return Some(PassEnd::Status(status)),
     };
     let evaluated = match &pass.target {
         PassTarget::Dynamic(..) => match target::evaluate(r, pass) {
             Ok(t) => Some(t),
-            Err(status) => return Some(Outcome::Status(status)),
+            Err(status) => return Some(PassEnd::Status(status)),
         },
         PassTarget::Group(..) => None,
     };
@@ -130,7 +130,7 @@ async fn cold(
     pass: &Arc<Pass>,
     to: &Destination<'_>,
     mut call: Box<CacheCall>,
-) -> Option<Outcome> {
+) -> Option<PassEnd> {
     let watch = !pass.conf.ignore_client_abort;
     match lookup::find(r, &mut call, watch).await {
         Verdict::Serve(object, status) => {
@@ -148,16 +148,16 @@ async fn cold(
             let update = call.entry.as_mut().map(|e| e.give_update());
             call.release();
             if let Some(update) = update {
-                crate::module::subrequest::refresh(r, pass, update);
+                crate::contract::subrequest::refresh(r, pass, update);
             }
             call.zone().count(Status::Stale);
             Some(serve::serve(r, pass, to, &object, Status::Stale).await)
         }
         Verdict::Error(status) => {
             note(r, &call, Status::Hit);
-            Some(Outcome::Status(status))
+            Some(PassEnd::Status(status))
         }
-        Verdict::Gone => Some(Outcome::Status(499)),
+        Verdict::Gone => Some(PassEnd::Status(499)),
         Verdict::Fetch(status) => {
             note(r, &call, status);
             if call.cacheable && !range_allowed(r, call.settings.max_range_offset) {

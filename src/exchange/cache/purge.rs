@@ -1,11 +1,11 @@
 //! `proxy_cache_purge`.
 
 use crate::cache::CachePath;
-use crate::module::Outcome;
-use crate::module::{Body, CachePurge, Request};
+use crate::contract::PassEnd;
+use crate::contract::{Body, CachePurge, Request};
 
 /// Purges the object of a key, or all whose keys begin with what precedes its `*`.
-pub(super) fn run(r: &mut Request, path: &CachePath, purge: &CachePurge, key: &[u8]) -> Outcome {
+pub(super) fn run(r: &mut Request, path: &CachePath, purge: &CachePurge, key: &[u8]) -> PassEnd {
     let soft = purge.soft.as_ref().is_some_and(|t| super::any(t, r));
     let tags = purge.tags.as_ref().map(|t| t.eval(r).into_owned());
     let zone = &path.zone;
@@ -16,8 +16,8 @@ pub(super) fn run(r: &mut Request, path: &CachePath, purge: &CachePurge, key: &[
     };
     // what the loader will find is purged then
     if found == 0 && !zone.is_cold() {
-        return Outcome::Status(404);
+        return PassEnd::Status(404);
     }
     r.out.status = 204;
-    Outcome::Respond(Body::Empty)
+    PassEnd::Respond(Body::Empty)
 }

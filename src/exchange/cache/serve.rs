@@ -4,12 +4,12 @@ use super::{note, now};
 use crate::cache::file::Meta;
 use crate::cache::rules::{Freshness, valid_for};
 use crate::cache::{Content, Fill, Object, Status, reason, rfc9111};
+use crate::contract::PassEnd;
+use crate::contract::{Body, Destination, Pass, Request};
 use crate::delivery::output;
 use crate::exchange::head;
 use crate::http::h1::response::UpstreamHead;
 use crate::http::headers::Known;
-use crate::module::Outcome;
-use crate::module::{Body, Destination, Pass, Request};
 use std::sync::Arc;
 
 /// Sends an object as if the origin had just sent it.
@@ -19,7 +19,7 @@ pub(super) async fn serve(
     to: &Destination<'_>,
     object: &Arc<Object>,
     status: Status,
-) -> Outcome {
+) -> PassEnd {
     if let Some(outcome) = present(r, pass, to, (&object.head, &object.meta), status) {
         return outcome;
     }
@@ -36,8 +36,8 @@ pub(super) async fn serve(
         },
     };
     match output::send_as_is(r, body).await {
-        Ok(()) => Outcome::Done,
-        Err(status) => Outcome::Status(status),
+        Ok(()) => PassEnd::Done,
+        Err(status) => PassEnd::Status(status),
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) fn present(
     to: &Destination<'_>,
     (stored, meta): (&UpstreamHead, &Meta),
     status: Status,
-) -> Option<Outcome> {
+) -> Option<PassEnd> {
     r.upstream.cache_status = Some(status);
     r.upstream.cache_age = Some((now() - meta.date).max(0));
     r.upstream.from_cache = true;
@@ -92,7 +92,7 @@ pub(in crate::exchange) async fn stale(
     to: &Destination<'_>,
     kind: u32,
     failed: bool,
-) -> Option<Outcome> {
+) -> Option<PassEnd> {
     let by_origin = failed
         && r.upstream.cache_status == Some(Status::Expired)
         && r.upstream.cache.as_ref().is_some_and(|c| c.stale_error);
@@ -115,7 +115,7 @@ pub(in crate::exchange) async fn revalidated(
     r: &mut Request,
     pass: &Arc<Pass>,
     to: &Destination<'_>,
-) -> Option<Outcome> {
+) -> Option<PassEnd> {
     if r.upstream.head.status != 304 || r.upstream.cache_status != Some(Status::Expired) {
         return None;
     }

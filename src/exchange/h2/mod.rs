@@ -7,11 +7,11 @@ pub mod block;
 use super::attempt::{Attempt, Failure, received};
 use super::cache;
 use super::codec::Body;
+use crate::contract::PassEnd;
+use crate::contract::{BodyLength, BodyRead, Request, next};
 use crate::delivery::output;
 use crate::http::h2::origin::{Event, Stream};
 use crate::log::Level;
-use crate::module::Outcome;
-use crate::module::{BodyLength, BodyRead, Request, next};
 use crate::upstream::{Connector, UpConn, pool};
 use bytes::{Buf, BytesMut};
 use std::future::poll_fn;
@@ -61,7 +61,7 @@ pub(super) async fn run(
     connector: &Connector,
     request: &[u8],
     own: Option<&[u8]>,
-) -> Result<Outcome, Failure> {
+) -> Result<PassEnd, Failure> {
     let mut block = Vec::with_capacity(request.len());
     block::from_http1(request, a.target.tls, &mut block);
     let body = match own {
@@ -127,7 +127,7 @@ pub(super) async fn pass_on(
     mut conn: UpConn,
     connector: &Connector,
     mut x: Box<Exchange>,
-) -> Outcome {
+) -> PassEnd {
     // as in nginx: what follows a head with which the answer ends is not looked at, and may be RST_STREAM
     let more = x.stream.is_ended() && !conn.rbuf.is_empty();
     if !x.stream.is_ended() {
@@ -137,7 +137,7 @@ pub(super) async fn pass_on(
         r.out.content_length = Some(0);
     }
     if let Err(status) = output::start(r) {
-        return Outcome::Status(status);
+        return PassEnd::Status(status);
     }
     cache::begin(r, a.pass, true);
     if !r.upstream.buffered.unwrap_or(a.pass.conf.buffering) {
@@ -148,7 +148,7 @@ pub(super) async fn pass_on(
         && let Err(e) = Box::pin(output::pace_head(r)).await
     {
         output::broken(r, &e);
-        return Outcome::Done;
+        return PassEnd::Done;
     }
     r.output.prompt = !r.upstream.buffered.unwrap_or(a.pass.conf.buffering);
     let result = x.transfer(a, r, &mut conn).await;
@@ -171,7 +171,7 @@ pub(super) async fn pass_on(
             r.down.abort();
         }
     }
-    Outcome::Done
+    PassEnd::Done
 }
 
 impl Exchange {

@@ -7,9 +7,9 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use super::super::channel::Kind;
-use super::super::package::seal_outside;
+use super::super::handoff::seal_outside;
 use super::Master;
-use crate::config::outside::Outside;
+use crate::config::load_inputs::Outside;
 use crate::log::Errno;
 
 impl Master {

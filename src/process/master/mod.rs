@@ -21,10 +21,10 @@ use nix::unistd::{Pid, getppid};
 use self::reload::Pending;
 use self::workers::{Respawn, Worker};
 use super::channel::Kind;
+use super::control_socket::{Client, ControlRequest, DRAINS, Desk, drains};
 use super::daemon::{Ready, redirect_stderr};
-use super::desk::{Client, DRAINS, Desk, Wish, drains};
+use super::handoff::{Manifest, Package};
 use super::notify::Notify;
-use super::package::{Manifest, Package};
 use super::serving::ends;
 use super::signals::{Received, Signals};
 use super::sockets::Sockets;
@@ -32,9 +32,9 @@ use super::start::Started;
 use super::title::{self, Title};
 use super::user::{self, Identity};
 use super::{Program, pid};
-use crate::config::outside::Outside;
+use crate::config::load_inputs::Outside;
+use crate::contract::MainConf;
 use crate::log::{Level, LogFile, LogFiles, Record, process_log, use_stderr};
-use crate::module::MainConf;
 use crate::serve::certificates::watched;
 use crate::tls::watch::Watch;
 
@@ -64,7 +64,7 @@ pub(super) struct Master {
     respawn: Respawn,
     /// A configuration that a worker is trying.
     pending: Option<Pending>,
-    /// Asked for while that goes on: one more reload, and who waits for it.
+    /// ControlReply for while that goes on: one more reload, and who waits for it.
     again: Option<Vec<Client>>,
     desk: Option<Desk>,
     notify: Notify,
@@ -447,8 +447,8 @@ impl Master {
             return;
         };
         match wish {
-            Wish::Status => client.answer(0, if self.stopping() { DRAINS } else { "" }),
-            Wish::Reload => {
+            ControlRequest::Status => client.answer(0, if self.stopping() { DRAINS } else { "" }),
+            ControlRequest::Reload => {
                 let received = Received {
                     signal: Signal::SIGHUP,
                     from: client.pid,

@@ -8,22 +8,22 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use super::super::channel::Kind;
+use super::super::control_socket::Client;
 use super::super::daemon::redirect_stderr;
-use super::super::desk::Client;
-use super::super::package::Package;
+use super::super::handoff::Package;
 use super::super::serving::fixed;
 use super::super::sockets::Prepared;
 use super::super::start::make_temp_folders;
 use super::super::user::{Identity, Rights};
 use super::super::{check_process, log_diag, pid};
 use super::Master;
-use super::workers::{Gifts, Phase};
-use crate::config::outside::Outside;
-use crate::config::{Disk, outside};
+use super::workers::{Phase, WorkerBootstrap};
+use crate::config::load_inputs::Outside;
+use crate::config::{Disk, load_inputs};
+use crate::contract::{Listener, MainConf, ReloadMethod};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{ErrorLog, Level, LogFile, LogFiles, Record, process_log, set_process_log};
-use crate::module::{Listener, MainConf, ReloadMethod};
 use crate::serve::certificates::watched;
 use crate::tls::watch::Watch;
 
@@ -108,7 +108,7 @@ impl Master {
         let log = process_log();
         // one module's mistake must not end the process
         let ((outcome, seen), named) = LogFiles::global().named_by(|| {
-            outside::record(|| {
+            load_inputs::record(|| {
                 catch_unwind(AssertUnwindSafe(|| {
                     load(&self.program.registry, &self.program.load, &Disk)
                 }))
@@ -179,7 +179,7 @@ impl Master {
         let sockets = self.sockets.handles(&pending.prepared, &pending.listeners);
         let (package, logs) = (pending.package.clone(), pending.logs.clone());
         let (number, main) = (pending.number, pending.main.clone());
-        let gifts = Gifts {
+        let gifts = WorkerBootstrap {
             package: &package,
             sockets: &sockets,
             logs: &logs,

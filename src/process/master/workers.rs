@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::super::channel::{Channel, Kind, Packet};
 use super::super::daemon::stderr_of_worker;
-use super::super::package::{Manifest, SocketEntry};
+use super::super::handoff::{Manifest, SocketEntry};
 use super::super::sockets::Handle;
 use super::super::{keep_from_programs, user, worker};
 use super::{End, Master};
@@ -78,13 +78,13 @@ impl Respawn {
 }
 
 /// What a worker is given besides its package.
-pub(super) struct Gifts<'a> {
+pub(super) struct WorkerBootstrap<'a> {
     pub package: &'a std::os::fd::OwnedFd,
     pub sockets: &'a [Handle],
     pub logs: &'a [std::sync::Arc<LogFile>],
 }
 
-impl Gifts<'_> {
+impl WorkerBootstrap<'_> {
     /// Sends all of it.
     pub fn give(&self, channel: &Channel, number: u64) -> io::Result<()> {
         let entry = |h: &Handle| SocketEntry {
@@ -116,7 +116,7 @@ impl Master {
         process_log().write(Level::Notice, None, format_args!("start worker processes"));
         let (package, number) = (self.package.clone(), self.number);
         let (sockets, logs) = (self.sockets.all(), self.logs.clone());
-        let gifts = Gifts {
+        let gifts = WorkerBootstrap {
             package: &package,
             sockets: &sockets,
             logs: &logs,
@@ -128,9 +128,9 @@ impl Master {
     /// Executes this program's own file as a worker.
     pub(super) fn spawn(
         &mut self,
-        gifts: &Gifts<'_>,
+        gifts: &WorkerBootstrap<'_>,
         number: u64,
-        main: &crate::module::MainConf,
+        main: &crate::contract::MainConf,
     ) -> Option<Pid> {
         let failed = |what: &str, errno: Errno| {
             process_log().record(&Record {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::module::Names;
+use crate::contract::Names;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 fn listener(addr: ListenAddr) -> Listener {

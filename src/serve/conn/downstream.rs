@@ -3,9 +3,9 @@
 use super::super::transport::Transport;
 use super::super::{head_writer, tcp_info};
 use super::{BodyIn, COALESCE, Conn, HIGH_WATER, Inner, READ};
+use crate::contract::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use crate::http::h1::chunked::{self, BadChunk};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use crate::runtime::buffers;
 use bytes::{Buf, BytesMut};
 use std::fs::File;
@@ -243,7 +243,7 @@ impl Downstream for Conn {
         self.inner.lock().trailers.as_deref().cloned()
     }
 
-    fn tcp_info(&self) -> Option<crate::module::TcpInfo> {
+    fn tcp_info(&self) -> Option<crate::contract::TcpInfo> {
         tcp_info::of(self.fd)
     }
 

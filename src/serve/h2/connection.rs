@@ -1,14 +1,14 @@
 //! A connection: reads frames, serves the requests that they open, sends what the streams have put into frames.
 
 use super::flood::Flood;
-use super::link::{HIGH_WATER, Link};
 use super::open::{Opened, Served};
 use super::parting::{Going, Settled};
 use super::stream::Stream;
+use super::stream_io::{HIGH_WATER, Link};
+use crate::contract::{CoreConf, Downstream, Lingering, ListenAddr, ServerConf, SiteRef};
 use crate::http::h2::hpack::{DEFAULT_TABLE, Decoder, Fields};
 use crate::http::h2::{Code, DEFAULT_FRAME, DEFAULT_WINDOW, MAX_FRAME, MAX_WINDOW, frame};
 use crate::log::Level;
-use crate::module::{CoreConf, Downstream, Lingering, ListenAddr, ServerConf, SiteRef};
 use crate::runtime::buffers;
 use crate::serve::conn::Conn;
 use crate::serve::reusable::Reusable;

@@ -3,17 +3,17 @@
 mod connection;
 mod flood;
 mod frames;
-mod link;
 mod open;
 mod parting;
 mod response;
 mod stream;
+mod stream_io;
 mod websocket;
 
 use super::conn::Conn;
 use super::thread::Thread;
+use crate::contract::{Downstream, ListenAddr, Listener, Server, Site};
 use crate::http::h2::PREFACE;
-use crate::module::{Downstream, ListenAddr, Listener, Server, Site};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -3,12 +3,12 @@
 use super::connection::{Connection, Fault};
 use super::stream::{Begin, Stream};
 use super::{listener, websocket};
+use crate::contract::{Downstream, Gauge, Request, ServerConf, Stat};
 use crate::engine::{lookup, phases, target};
 use crate::http::h2::Code;
 use crate::http::h2::hpack::Fields;
 use crate::http::head::{Asked, HeadError, Limits, OptionsV2};
 use crate::log::Level;
-use crate::module::{Downstream, Gauge, Request, ServerConf, Stat};
 use crate::serve::thread::Thread;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;

@@ -2,9 +2,9 @@
 
 use super::connection::{Conf, Connection};
 use super::listener;
+use crate::contract::{Downstream, Listener, Site, SiteRef, VerifyClient};
 use crate::engine::lookup;
 use crate::http::h2::{Code, MAX_WINDOW, frame};
-use crate::module::{Downstream, Listener, Site, SiteRef, VerifyClient};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -119,7 +119,11 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    pub(super) fn of(site: &Site, l: &Listener, info: &crate::module::ConnInfo) -> Option<Settled> {
+    pub(super) fn of(
+        site: &Site,
+        l: &Listener,
+        info: &crate::contract::ConnInfo,
+    ) -> Option<Settled> {
         let name = info.tls.get().and_then(|t| t.chosen_by.as_deref());
         // unlike the server of a connection's requests, that of a name which has gone is not the default one
         let index = match name {
@@ -142,8 +146,8 @@ impl Conf {
     /// The settings of the address in a site; `None` where it has no such address, or no such server any more.
     pub(super) fn of(
         site: &Site,
-        addr: &crate::module::ListenAddr,
-        info: &crate::module::ConnInfo,
+        addr: &crate::contract::ListenAddr,
+        info: &crate::contract::ConnInfo,
     ) -> Option<Conf> {
         let (_, l, _) = listener(site, addr)?;
         let server = site.servers.get(lookup::of_connection(l, info) as usize)?;

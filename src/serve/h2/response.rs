@@ -1,11 +1,11 @@
 //! The response head of HTTP/2: the same fields as in HTTP/1, in nginx's order, without those of the connection.
 
-use super::link::Output;
+use super::stream_io::Output;
+use crate::contract::ResponseHead;
 use crate::http::h2::frame::{headers_begin, headers_end};
 use crate::http::h2::hpack::Indexing;
 use crate::http::headers::{Headers, Known};
 use crate::http::{date, status};
-use crate::module::ResponseHead;
 use crate::serve::head_writer;
 
 /// Appends a head with this status; how many bytes its frames are.

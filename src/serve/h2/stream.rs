@@ -2,7 +2,7 @@
 
 mod downstream;
 
-use super::link::{HIGH_WATER, Link, Output};
+use super::stream_io::{HIGH_WATER, Link, Output};
 use super::{response, websocket};
 use crate::http::h2::allowance::worth_of_data;
 use crate::http::h2::frame::{self, HEAD};

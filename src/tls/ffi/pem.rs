@@ -61,7 +61,7 @@ impl Bio {
         match source {
             Source::Path(p) => {
                 // where nothing is given the library reads, and words the error
-                if let Some(text) = crate::config::outside::given(p) {
+                if let Some(text) = crate::config::load_inputs::recorded(p) {
                     return Bio::holding(&text);
                 }
                 let name =

@@ -18,7 +18,7 @@ pub(in super::super) fn group_by(
 ) -> (Group, Arc<AtomicU64>) {
     let now = Arc::new(AtomicU64::new(1000));
     let clock = Clock::manual(now.clone());
-    let registry = Registry::new();
+    let registry = PeerStateStore::new();
     let keepalive = KeepaliveConf::default();
     let group = Group::new("app", servers, balance, keepalive, &registry, clock);
     (group.unwrap(), now)
@@ -32,7 +32,7 @@ pub(in super::super) fn letters(group: &Group, n: usize) -> String {
             return '-';
         };
         let letter = letter_of(picked.peer());
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
         letter
     };
     (0..n).map(letter).collect()
@@ -50,7 +50,7 @@ fn fail_all(group: &Group) -> String {
     let mut tried = String::new();
     while let Some(picked) = group.pick(&mut r) {
         tried.push(letter_of(picked.peer()));
-        picked.done(Outcome::Failed, &mut r);
+        picked.done(AttemptVerdict::Failed, &mut r);
     }
     tried
 }
@@ -61,7 +61,7 @@ fn a_failed_peer_rests_for_fail_timeout_and_is_forgiven_after_a_success() {
     let mut r = group.start();
     assert_eq!(r.tries, 2);
     let picked = group.pick(&mut r).unwrap();
-    assert!(picked.done(Outcome::Failed, &mut r), "disabled");
+    assert!(picked.done(AttemptVerdict::Failed, &mut r), "disabled");
     assert_eq!(r.tries, 1);
     assert_eq!(letters(&group, 4), "bbbb");
 
@@ -80,7 +80,7 @@ fn a_peer_is_tried_once_in_a_request() {
     let mut seen = BTreeSet::new();
     while let Some(picked) = group.pick(&mut r) {
         assert!(seen.insert(picked.peer().name.clone()));
-        picked.done(Outcome::Next, &mut r);
+        picked.done(AttemptVerdict::Next, &mut r);
     }
     assert_eq!((seen.len(), r.tries), (70, 0));
 }
@@ -100,7 +100,7 @@ fn a_lone_peer_is_never_given_up() {
     for _ in 0..3 {
         let mut r = group.start();
         let picked = group.pick(&mut r).unwrap();
-        assert!(!picked.done(Outcome::Failed, &mut r));
+        assert!(!picked.done(AttemptVerdict::Failed, &mut r));
         assert_eq!(r.tries, 0);
     }
 }
@@ -200,7 +200,7 @@ fn next_upstream_tries_only_lowers() {
 
 #[test]
 fn failures_survive_a_new_configuration() {
-    let registry = Registry::new();
+    let registry = PeerStateStore::new();
     let now = Arc::new(AtomicU64::new(1000));
     let build = |servers| {
         let (keepalive, clock) = (KeepaliveConf::default(), Clock::manual(now.clone()));
@@ -208,7 +208,9 @@ fn failures_survive_a_new_configuration() {
     };
     let old = build(vec![spec(1), spec(2)]);
     let mut r = old.start();
-    old.pick(&mut r).unwrap().done(Outcome::Failed, &mut r);
+    old.pick(&mut r)
+        .unwrap()
+        .done(AttemptVerdict::Failed, &mut r);
     let new = build(vec![spec(1), spec(2), spec(3)]);
     drop(old);
     assert!(!letters(&new, 6).contains('a'));
@@ -221,7 +223,7 @@ fn a_group_needs_a_primary_server() {
         backup: true,
         ..spec(1)
     };
-    let registry = Registry::new();
+    let registry = PeerStateStore::new();
     let group = Group::new("x", vec![backup], RoundRobin, keepalive, &registry, clock);
     assert_eq!(
         group.unwrap_err().to_string(),
@@ -258,7 +260,7 @@ fn sessions_keep_their_peer_and_others_are_balanced_around_them() {
         r.hint = Some(second.clone());
         let picked = group.pick(&mut r).unwrap();
         assert_eq!(letter_of(picked.peer()), 'b');
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
         others.push_str(&letters(&group, 1));
     }
     assert_eq!(others.matches('b').count(), 0, "{others}");
@@ -306,7 +308,14 @@ fn the_only_peer_that_is_left_serves_however_cold_it_is() {
 fn errors_in_a_row_take_a_peer_out() {
     let servers = vec![spec(1), spec(2), spec(3)];
     let (keepalive, clock) = (KeepaliveConf::default(), Clock::system());
-    let group = Group::new("x", servers, RoundRobin, keepalive, &Registry::new(), clock);
+    let group = Group::new(
+        "x",
+        servers,
+        RoundRobin,
+        keepalive,
+        &PeerStateStore::new(),
+        clock,
+    );
     let group = group.unwrap().with(Extras {
         outlier: Some(Detector::new(OutlierConf::default())),
         ..Extras::default()
@@ -319,7 +328,7 @@ fn errors_in_a_row_take_a_peer_out() {
         } else {
             200
         });
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
     }
     assert!(!letters(&group, 6).contains('a'));
 }

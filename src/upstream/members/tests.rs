@@ -1,9 +1,9 @@
 use super::super::group::tests::spec;
-use super::super::{Group, KeepaliveConf, Outcome, Registry};
+use super::super::{AttemptVerdict, Group, KeepaliveConf, PeerStateStore};
 use super::*;
 use std::time::Duration;
 
-fn group(servers: Vec<ServerSpec>, registry: &Registry) -> Group {
+fn group(servers: Vec<ServerSpec>, registry: &PeerStateStore) -> Group {
     let (balance, keepalive) = (super::super::round_robin::RoundRobin, KeepaliveConf::off());
     Group::changeable(
         "app",
@@ -54,7 +54,7 @@ fn add(group: &Group, server: ServerSpec) -> u32 {
 
 #[test]
 fn a_request_keeps_its_peers_and_peers_keep_their_state() {
-    let group = group(vec![spec(1), spec(2)], &Registry::new());
+    let group = group(vec![spec(1), spec(2)], &PeerStateStore::new());
     let mut r = group.start();
     let picked = group.pick(&mut r).unwrap();
     let first = picked.peer().state.clone();
@@ -65,7 +65,7 @@ fn a_request_keeps_its_peers_and_peers_keep_their_state() {
     assert!(removed.unwrap().is_ok());
     assert_eq!(names(&group), ["127.0.0.1:2"]);
     assert_eq!(&*picked.peer().name, "127.0.0.1:1");
-    picked.done(Outcome::Failed, &mut r);
+    picked.done(AttemptVerdict::Failed, &mut r);
     assert_eq!(first.conns.load(Relaxed), 0);
     // what has been tried counts in the peers of before
     assert_eq!(&*group.pick(&mut r).unwrap().peer().name, "127.0.0.1:2");
@@ -87,7 +87,7 @@ fn a_request_keeps_its_peers_and_peers_keep_their_state() {
 
 #[test]
 fn what_fails_changes_nothing() {
-    let group = group(vec![spec(1)], &Registry::new());
+    let group = group(vec![spec(1)], &PeerStateStore::new());
     let failed = group.edit(|servers| {
         servers.rows.clear();
         Err::<(), _>(io::Error::other("no"))
@@ -106,7 +106,7 @@ fn what_fails_changes_nothing() {
 
 #[test]
 fn addresses_of_a_name_come_and_go() {
-    let registry = Registry::new();
+    let registry = PeerStateStore::new();
     let (server, name) = named(None);
     let app = group(vec![server.clone()], &registry);
     assert!(app.pick(&mut app.start()).is_none());
@@ -135,7 +135,7 @@ fn addresses_of_a_name_come_and_go() {
 #[test]
 fn srv_records_weigh_and_back_up() {
     let (server, name) = named(Some("http"));
-    let group = group(vec![server], &Registry::new());
+    let group = group(vec![server], &PeerStateStore::new());
     let record = |last: u8, weight, backup| FoundAddr {
         addr: ([127, 0, 0, last], 80).into(),
         service: Some(ServiceRecord {

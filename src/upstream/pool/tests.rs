@@ -1,5 +1,5 @@
 use super::super::group::tests::{group, spec};
-use super::super::group::{KeepaliveConf, Outcome};
+use super::super::group::{AttemptVerdict, KeepaliveConf};
 use super::super::peer::ServerSpec;
 use super::*;
 use tokio::io::AsyncReadExt;
@@ -262,7 +262,7 @@ fn an_exchange_may_hold_all_of_it_across_an_await() {
         let picked = group.pick(&mut r)?;
         let options = ConnectOptions::default();
         let conn = get(&connector, &group, picked.peer(), 0, &options).await;
-        picked.done(Outcome::Ok, &mut r);
+        picked.done(AttemptVerdict::Ok, &mut r);
         conn.ok().map(|conn| park(&connector, &group, conn))
     });
 }

@@ -2,9 +2,9 @@
 
 use super::super::response;
 use super::{FILE_READ, QUEUE, Stream, keep};
+use crate::contract::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use crate::http::h2::frame::{self, HEAD};
 use crate::http::headers::Headers;
-use crate::module::{BodyRead, ConnInfo, Downstream, Framing, ResponseHead};
 use bytes::{Buf, BytesMut};
 use std::fs::File;
 use std::io;
@@ -220,7 +220,7 @@ impl Downstream for Stream {
         self.inner.lock().request_trailers.clone()
     }
 
-    fn tcp_info(&self) -> Option<crate::module::TcpInfo> {
+    fn tcp_info(&self) -> Option<crate::contract::TcpInfo> {
         self.link.conn.tcp_info()
     }
 
