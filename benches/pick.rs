@@ -19,7 +19,7 @@ fn pick(c: &mut Criterion) {
                     let mut state = group.start();
                     state.key.extend_from_slice(&n.to_le_bytes());
                     if let Some(picked) = black_box(group.pick(&mut state)) {
-                        picked.done(Outcome::Ok, &mut state);
+                        picked.done(AttemptVerdict::Ok, &mut state);
                     }
                 });
             });

@@ -238,14 +238,6 @@ fn refusals_are_slow_where_they_are_to_be() {
 fn what_is_left_out_is_refused_with_a_reason() {
     for (text, message) in [
         (
-            "location / { mp4; }",
-            "the \"mp4\" directive is not supported: MP4 files",
-        ),
-        (
-            "location / { flv; }",
-            "the \"flv\" directive is not supported: FLV files",
-        ),
-        (
             "location / { image_filter resize 1 1; }",
             "the \"image_filter\" directive is not supported: images",
         ),

@@ -208,15 +208,15 @@ fn mistakes_are_told_with_their_place() {
     for (directives, expected) in [
         (
             "proxy_ssl_verify on;",
-            "no proxy_ssl_trusted_certificate for proxy_ssl_verify in ",
+            "no proxy_ssl_trusted_certificate for proxy_ssl_verify\n  --> ",
         ),
         (
             "proxy_ssl_certificate one.crt;",
-            "no \"proxy_ssl_certificate_key\" is defined for certificate \"one.crt\" in ",
+            "no \"proxy_ssl_certificate_key\" is defined for certificate \"one.crt\"\n  --> ",
         ),
         (
             "proxy_ssl_certificate one.crt; proxy_ssl_certificate_key two.key;",
-            "two.key\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch) in ",
+            "two.key\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)\n  --> ",
         ),
         (
             "proxy_ssl_certificate x.crt; proxy_ssl_certificate_key two.key;",

@@ -1,6 +1,6 @@
 //! The cache: zones of stored responses, on disk as nginx lays them out and in memory while they are hot.
 //!
-//! What a request does with a zone is `exchange/cache`; the directives are `modules/cache`.
+//! What a request does with a zone is `exchange/cache`; the directives are `features/pass/cache`.
 
 mod entry;
 pub mod file;

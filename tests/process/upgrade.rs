@@ -306,10 +306,9 @@ fn upgrade(daemon: &Daemon) -> (Pid, Pid) {
     assert_ne!(new, old);
     // until it has finished
     let left = daemon.number("nginx.pid.oldbin");
-    assert!(
-        left == Some(old) || (left.is_none() && !lives(old)),
-        "{left:?}"
-    );
+    // its file goes just before it does
+    let gone = || wait_for(DEADLINE, || (!lives(old)).then_some(())).is_some();
+    assert!(left == Some(old) || (left.is_none() && gone()), "{left:?}");
     (old, new)
 }
 
