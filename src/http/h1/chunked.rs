@@ -120,7 +120,10 @@ impl Trailers {
             return;
         }
         self.held.extend_from_slice(bytes);
-        while end {
+        if !end {
+            return;
+        }
+        loop {
             match self.scanner.next(&self.held, NAMES) {
                 Field::Line { name, value, .. } => self.fields.append(
                     self.held.get(name).unwrap_or_default(),
