@@ -119,7 +119,7 @@ fn target(to: &RedirectTo) -> String {
 /// `couloir::features::auth_basic::Check` is of `auth_basic`.
 pub fn module_of(type_name: &'static str) -> &'static str {
     let inside = type_name
-        .split_once("::modules::")
+        .split_once("::features::")
         .map_or(type_name, |(_, rest)| rest);
     inside.split("::").next().unwrap_or(inside)
 }

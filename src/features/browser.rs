@@ -21,7 +21,7 @@ pub struct BrowserConf {
     ancient_value: Option<Box<[u8]>>,
 }
 
-/// Place::ANY_HTTP browser that is modern from a version on.
+/// A browser that is modern from a version on.
 #[derive(Clone, Copy, Debug)]
 struct Modern {
     kind: usize,

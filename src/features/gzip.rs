@@ -165,7 +165,7 @@ pub(super) fn buffers(s: &Statement) -> Result<()> {
     Ok(())
 }
 
-/// Place::ANY_HTTP size that is a power of two: its logarithm.
+/// A size that is a power of two: its logarithm.
 pub(super) fn power(
     s: &Statement,
     bits: std::ops::RangeInclusive<u8>,

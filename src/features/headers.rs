@@ -62,7 +62,7 @@ enum When {
     Access(i64),
     /// Seconds from the last modification.
     Modified(i64),
-    /// Place::ANY_HTTP_IF time of the local day, in seconds.
+    /// A time of the local day, in seconds.
     Daily(i64),
 }
 

@@ -28,7 +28,7 @@ struct Limit {
     max: u32,
 }
 
-/// Place::ANY_HTTP zone with the key that this configuration gives it.
+/// A zone with the key that this configuration gives it.
 pub struct ConnZone {
     name: String,
     key: Template,
@@ -96,7 +96,7 @@ impl Module for LimitConn {
             "limit_conn_zone",
             Place::HTTP,
             Args::Exactly(2),
-            "`limit_conn_zone key zone=name:size;` Place::ANY_HTTP zone that counts requests under way by a key.",
+            "`limit_conn_zone key zone=name:size;` A zone that counts requests under way by a key.",
             |_, s, b| limit_conn_zone(s, b),
         ),
         Directive::new(
@@ -237,7 +237,7 @@ pub enum Entered {
 }
 
 impl Counts {
-    /// Place::ANY_HTTP zone of so many bytes; large ones are divided so that threads do not wait for each other.
+    /// A zone of so many bytes; large ones are divided so that threads do not wait for each other.
     pub fn new(size: u64, key_text: String) -> Counts {
         let n = if size >= 1 << 20 { 16 } else { 1 };
         let limit = zones::usable(size) / n;
@@ -280,7 +280,7 @@ impl Counts {
         Entered::Yes
     }
 
-    /// Place::ANY_HTTP request has ended.
+    /// A request has ended.
     pub fn leave(&self, key: &[u8]) {
         let Some(shard) = self.shard(key) else { return };
         let mut shard = shard.lock();

@@ -28,7 +28,7 @@ struct Limit {
     delay: u64,
 }
 
-/// Place::ANY_HTTP zone with the key and the rate that this configuration gives it.
+/// A zone with the key and the rate that this configuration gives it.
 pub struct ReqZone {
     name: String,
     key: Template,
@@ -64,7 +64,7 @@ impl Module for LimitReq {
             "limit_req_zone",
             Place::HTTP,
             Args::Exactly(3),
-            "`limit_req_zone key zone=name:size rate=rate;` Place::ANY_HTTP zone that counts requests by a key; the rate is in r/s or r/m.",
+            "`limit_req_zone key zone=name:size rate=rate;` A zone that counts requests by a key; the rate is in r/s or r/m.",
             |_, s, b| limit_req_zone(s, b),
         ),
         Directive::new(

@@ -109,7 +109,7 @@ const OWN: &[Directive<UwsgiConf>] = &[
         "uwsgi_param",
         Place::ANY_HTTP,
         Args::Between(2, 3),
-        "`uwsgi_param name value [if_not_empty];` Place::ANY_HTTP parameter of the request. Default: HTTP_HOST $host$is_request_port$request_port if_not_empty. Headers become `HTTP_…`, but for `Proxy` and those that a parameter sets.",
+        "`uwsgi_param name value [if_not_empty];` A parameter of the request. Default: HTTP_HOST $host$is_request_port$request_port if_not_empty. Headers become `HTTP_…`, but for `Proxy` and those that a parameter sets.",
         |c, s, b| params::read(&mut c.params, s, b),
     ),
     Directive::new(

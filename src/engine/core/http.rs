@@ -99,7 +99,7 @@ impl Module for HttpCore {
             "server",
             Place::HTTP,
             Args::Block(0, 0),
-            "`server { … }` Place::ANY_HTTP virtual server.",
+            "`server { … }` A virtual server.",
             |_, s, b| {
                 let id = b.enter(s, Place::SERVER, BlockKind::Server)?;
                 server::register(id, s, b)

@@ -29,7 +29,7 @@ pub struct CharsetConf {
     charsets: Option<Arc<Charsets>>,
 }
 
-/// Place::ANY_HTTP_IF charset as a directive names it.
+/// A charset as a directive names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
     Off,
@@ -104,7 +104,7 @@ impl Module for Charset {
             "charset_map",
             Place::HTTP,
             Args::Block(2, 2),
-            "`charset_map charset1 charset2 { hex hex; … }` Place::ANY_HTTP_IF table between two charsets; `utf-8` is the second.",
+            "`charset_map charset1 charset2 { hex hex; … }` A table between two charsets; `utf-8` is the second.",
             |_, s, b| b.shared::<Charsets>().map(s),
         ),
     ];
@@ -229,7 +229,7 @@ impl HeadFilter for Filter {
 enum Source<'c> {
     /// Not known, and nothing is to be recoded.
     Off,
-    /// Place::ANY_HTTP_IF charset; one that the configuration does not name has no number.
+    /// A charset; one that the configuration does not name has no number.
     Charset(Option<Id>, Cow<'c, [u8]>),
 }
 

@@ -57,7 +57,7 @@ pub enum HttpVersion {
     V2,
 }
 
-/// Place::ANY_HTTP list of rewriting rules, or `off`.
+/// A list of rewriting rules, or `off`.
 #[derive(Clone)]
 pub(super) enum Rewriting<T> {
     /// Nothing is rewritten.
@@ -79,7 +79,7 @@ const PASS: Place = Place::LOCATION
     .or(Place::LOCATION_IF)
     .or(Place::LIMIT_EXCEPT);
 
-/// Place::ANY_HTTP directive that stores one value once.
+/// A directive that stores one value once.
 macro_rules! plain {
     ($name:literal, $args:expr, $field:ident, $read:ident, $help:literal) => {
         Directive::new($name, Place::ANY_HTTP, $args, $help, |c, s, _| {
@@ -174,7 +174,7 @@ const OWN: &[Directive<ProxyConf>] = &[
         "proxy_set_header",
         Place::ANY_HTTP,
         Args::Exactly(2),
-        "`proxy_set_header field value;` Place::ANY_HTTP header of the request; an empty value drops it. Defaults: Host $proxy_host, Connection \"\".",
+        "`proxy_set_header field value;` A header of the request; an empty value drops it. Defaults: Host $proxy_host, Connection \"\".",
         set::set_header,
     ),
     Directive::new(

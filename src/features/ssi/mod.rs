@@ -153,7 +153,7 @@ impl HeadFilter for Filter {
 /// `$date_local` and `$date_gmt`, in the format of the page.
 fn date(r: &Request, zone: TimeZone) -> Val<'static> {
     let format = r.kept::<SsiConf>().and_then(|c| r.slot(c.time_format?));
-    let format = format.map_or(&b"%Place::ANY_HTTP, %d-%b-%Y %H:%M:%S %Z"[..], |f| &f.0);
+    let format = format.map_or(&b"%A, %d-%b-%Y %H:%M:%S %Z"[..], |f| &f.0);
     match format_time(Timestamp::now(), zone, format) {
         Some(text) => Val::Owned(text),
         None => Val::None,
@@ -186,7 +186,7 @@ mod tests {
                 .map(|t| String::from_utf8_lossy(&t).into_owned())
         };
         assert_eq!(
-            f("%Place::ANY_HTTP, %d-%b-%Y %H:%M:%S %Z").as_deref(),
+            f("%A, %d-%b-%Y %H:%M:%S %Z").as_deref(),
             Some("Sunday, 22-Nov-2026 10:00:00 GMT")
         );
         assert_eq!(f("%s").as_deref(), Some("1795341600"));
