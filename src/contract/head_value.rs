@@ -2,7 +2,7 @@
 //!
 //! What a client or an origin sent has been checked by its parser; what comes from variables is checked where it is put
 //! into a head, by [`Template::write_value`] or [`Request::check_value`], which name the directive and the variable.
-//! Response heads are looked at once more before they are written (`engine/output`), so that nothing is missed.
+//! Response heads are looked at once more before they are written (`delivery/output`), so that nothing is missed.
 
 use super::template::Part;
 use super::{ConfResult, Request, Statement, Template};

@@ -1,7 +1,7 @@
 //! The process: from the command line to master and worker, signals, reload, upgrade and the end.
 //!
 //! [`start`] does what can fail while somebody looks, then [`master`] looks after one [`worker`], which is this same
-//! program executed anew and is handed all that it needs ([`package`], by a [`channel`]). With `master_process off`
+//! program executed anew and is handed all that it needs ([`handoff`], by a [`channel`]). With `master_process off`
 //! [`single`] does both.
 
 mod channel;
