@@ -63,6 +63,7 @@ pub fn main_with(
 ) -> ExitCode {
     memory::forgo_huge_pages();
     memory::serve_openssl();
+    runtime::panics::install();
     let mut registry = features::builtin();
     add(&mut registry);
     if let Err(fault) = registry.arrange() {

@@ -1,6 +1,7 @@
 //! The hooks that a module leaves in a server or location, and what a hook may answer.
 
 use super::{Background, BlockId, Pass, Request, Template};
+use crate::runtime::panics::{self, HookName};
 use bytes::Bytes;
 use std::any::Any;
 use std::fs::File;
@@ -234,24 +235,73 @@ pub enum Level {
 #[derive(Clone)]
 pub enum Content {
     /// A handler.
-    Handler(Arc<dyn Handler>),
+    Handler(Attached<dyn Handler>),
     /// An origin: the plain path of a proxy, without a call through a handler.
     Upstream(Arc<Pass>),
+}
+
+/// A hook, and the module that left it.
+pub struct Attached<T: ?Sized> {
+    hook: Arc<T>,
+    module: &'static str,
+}
+
+impl<T: ?Sized> Clone for Attached<T> {
+    fn clone(&self) -> Self {
+        Attached {
+            hook: self.hook.clone(),
+            module: self.module,
+        }
+    }
+}
+
+impl<T: ?Sized> std::ops::Deref for Attached<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.hook
+    }
+}
+
+impl<T: ?Sized> Attached<T> {
+    /// [`super::Module::NAME`].
+    pub fn module(&self) -> &'static str {
+        self.module
+    }
+
+    /// Tells this hook from all others.
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.hook).cast::<()>() as usize
+    }
+
+    /// Calls the hook, so that a panic is reported with `kind` and the module.
+    #[inline]
+    pub(crate) fn call<'a, R>(&'a self, kind: &'static str, call: impl FnOnce(&'a T) -> R) -> R {
+        panics::named(
+            || HookName {
+                text: format!("{kind} of module \"{}\"", self.module),
+                id: self.id(),
+            },
+            || call(&self.hook),
+        )
+    }
 }
 
 /// The hooks of one server or location: flat lists, in the order of the modules.
 #[derive(Default, Clone)]
 pub struct Hooks {
-    pub(crate) steps: Vec<(Phase, Arc<dyn Handler>)>,
+    pub(crate) steps: Vec<(Phase, Attached<dyn Handler>)>,
     pub(crate) content: Option<Content>,
     /// The content handlers of all modules that have one here, in the order of the modules.
     pub(crate) offered: Vec<(usize, Content)>,
     /// The module whose hooks are being collected.
     pub(crate) module: usize,
-    pub(crate) contents: Vec<Arc<dyn Handler>>,
-    pub(crate) early: Vec<Arc<dyn EarlyFilter>>,
-    pub(crate) response: Vec<Arc<dyn HeadFilter>>,
-    pub(crate) log: Vec<Arc<dyn Logger>>,
+    /// Its name.
+    pub(crate) module_name: &'static str,
+    pub(crate) contents: Vec<Attached<dyn Handler>>,
+    pub(crate) early: Vec<Attached<dyn EarlyFilter>>,
+    pub(crate) response: Vec<Attached<dyn HeadFilter>>,
+    pub(crate) log: Vec<Attached<dyn Logger>>,
     pub(crate) kept: Vec<Arc<dyn Any + Send + Sync>>,
     pub(crate) background: Vec<Arc<Background>>,
     pub(crate) level: Option<Level>,
@@ -262,6 +312,13 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    fn attached<T: ?Sized>(&self, hook: Arc<T>) -> Attached<T> {
+        Attached {
+            hook,
+            module: self.module_name,
+        }
+    }
+
     /// The kind of block.
     pub fn level(&self) -> Level {
         self.level.unwrap_or(Level::Location)
@@ -279,7 +336,8 @@ impl Hooks {
 
     /// Runs `handler` in `phase`.
     pub fn on(&mut self, phase: Phase, handler: impl Handler) {
-        self.steps.push((phase, Arc::new(handler)));
+        let handler = self.attached::<dyn Handler>(Arc::new(handler));
+        self.steps.push((phase, handler));
     }
 
     /// Makes `handler` the location's content (`proxy_pass`, `stub_status`): nothing else is asked.
@@ -287,7 +345,8 @@ impl Hooks {
     /// Where several modules do so, the one whose directive ([`super::Directive::content`]) stands last in the block
     /// counts, else the last module.
     pub fn content(&mut self, handler: impl Handler) {
-        self.offer(Content::Handler(Arc::new(handler)));
+        let handler = self.attached::<dyn Handler>(Arc::new(handler));
+        self.offer(Content::Handler(handler));
     }
 
     /// Makes an origin the location's content, as [`Hooks::content`].
@@ -330,17 +389,20 @@ impl Hooks {
 
     /// Offers `handler` for content where the location has none of its own (index, autoindex, static files).
     pub fn offer_content(&mut self, handler: impl Handler) {
-        self.contents.push(Arc::new(handler));
+        let handler = self.attached::<dyn Handler>(Arc::new(handler));
+        self.contents.push(handler);
     }
 
     /// Shows response heads to `filter` before conditions and ranges are evaluated.
     pub fn before_response(&mut self, filter: impl EarlyFilter) {
-        self.early.push(Arc::new(filter));
+        let filter = self.attached::<dyn EarlyFilter>(Arc::new(filter));
+        self.early.push(filter);
     }
 
     /// Passes response heads through `filter`, in the order of the modules.
     pub fn response(&mut self, filter: impl HeadFilter) {
-        self.response.push(Arc::new(filter));
+        let filter = self.attached::<dyn HeadFilter>(Arc::new(filter));
+        self.response.push(filter);
     }
 
     /// The charset that a response of this location is going to be marked with.
@@ -350,7 +412,8 @@ impl Hooks {
 
     /// Calls `logger` when a request has ended here.
     pub fn log(&mut self, logger: impl Logger) {
-        self.log.push(Arc::new(logger));
+        let logger = self.attached::<dyn Logger>(Arc::new(logger));
+        self.log.push(logger);
     }
 
     /// Keeps settings with the location for the module's variables: [`Request::kept`] finds them by their type.

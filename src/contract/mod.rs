@@ -66,7 +66,7 @@ pub use downstream::{
 };
 pub use head_value::{BadValue, check_header_name, has_break};
 pub use hook::{
-    Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
+    Attached, Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
     Logger, Next, PassEnd, Phase, Prepare, RedirectTo, StatusText,
 };
 pub use output::Output;
@@ -76,6 +76,7 @@ pub use pattern::{Captures, Pattern};
 pub use pattern_list::PatternList;
 pub use peer_selector::PeerSelector;
 pub use registry::{AnyModule, DirectiveInfo, ModuleRegistry, Order};
+pub(crate) use request::Panicked;
 pub use request::{BodyState, MainRequest, Request};
 pub use request_filter::RequestBodyFilter;
 pub use response::ResponseHead;

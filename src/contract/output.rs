@@ -90,6 +90,8 @@ pub(crate) enum Cut {
 pub struct Stage {
     /// The filter.
     pub filter: Box<dyn BodyFilter>,
+    /// The module that it comes from.
+    pub module: &'static str,
     /// Whether it has been told the end of the body.
     pub last: bool,
 }

@@ -109,6 +109,8 @@ pub struct Request {
     pub content_from: Option<LocId>,
     /// Whether the client closed before the response was ready (499).
     pub client_closed: bool,
+    /// Whether hooks have panicked while the request was served.
+    pub(crate) panicked: Panicked,
     /// What the request goes through, if someone asked.
     pub trace: Option<Arc<super::Trace>>,
     /// Values of variables; subrequests have the same ones.
@@ -116,6 +118,29 @@ pub struct Request {
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
     shared: Vec<Arc<dyn Any + Send + Sync>>,
     scratch: Vec<u8>,
+}
+
+/// Hooks that have panicked while a request was served: its error is answered without them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Panicked {
+    /// None.
+    #[default]
+    None,
+    /// The one with this number; filters are told by it.
+    Once(usize),
+    /// Another one, while the error was being answered: all filters are left out.
+    Twice,
+}
+
+impl Panicked {
+    /// Whether a filter is left out.
+    pub(crate) fn skips(self, id: usize) -> bool {
+        match self {
+            Panicked::None => false,
+            Panicked::Once(culprit) => culprit == id,
+            Panicked::Twice => true,
+        }
+    }
 }
 
 /// What a subrequest knows of the client's request.
@@ -194,6 +219,7 @@ impl Request {
             pipelined: false,
             content_from: None,
             client_closed: false,
+            panicked: Panicked::None,
             trace: None,
             values: Arc::default(),
             slots: Vec::new(),
@@ -266,6 +292,7 @@ impl Request {
         self.pipelined = false;
         self.content_from = None;
         self.client_closed = false;
+        self.panicked = Panicked::None;
         self.trace = None;
         self.shared.clear();
         if same {

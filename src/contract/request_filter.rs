@@ -4,6 +4,7 @@ use super::{BodyRead, ConnInfo, Downstream, Framing, Request, ResponseHead, TcpI
 use crate::files::Spool;
 use crate::http::headers::{Headers, Known};
 use crate::log::Level;
+use crate::runtime::panics::{self, HookName};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::fs::File;
@@ -26,6 +27,28 @@ pub trait RequestBodyFilter: Send + Sync {
     fn keeps_length(&self) -> bool {
         false
     }
+
+    /// Its name where it panics.
+    fn name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+}
+
+/// Calls a filter, so that a panic is reported with its name.
+fn chunk(
+    filter: &mut dyn RequestBodyFilter,
+    data: &[u8],
+    last: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), u16> {
+    let name = filter.name();
+    panics::named(
+        || HookName {
+            text: format!("request body filter \"{name}\""),
+            id: 0,
+        },
+        || filter.chunk(data, last, out),
+    )
 }
 
 /// How much is read at once of what has been buffered already.
@@ -60,6 +83,7 @@ impl Request {
                     made: Vec::new(),
                     taken: 0,
                     ended: false,
+                    panicked: false,
                 }),
             });
         }
@@ -80,7 +104,8 @@ impl Request {
             at += n as u64;
             made.clear();
             if n > 0 || self.body.read {
-                filter.chunk(piece.get(..n).unwrap_or_default(), n == 0, &mut made)?;
+                let data = piece.get(..n).unwrap_or_default();
+                chunk(filter, data, n == 0, &mut made)?;
             }
             if let Err(e) = spool.append(&made, limit, &temp) {
                 return Err(self.file_failed(&e));
@@ -118,6 +143,8 @@ struct State {
     taken: usize,
     /// Whether the filter has seen the end.
     ended: bool,
+    /// Whether it has panicked; set while it runs.
+    panicked: bool,
 }
 
 impl Downstream for Filtered {
@@ -128,6 +155,10 @@ impl Downstream for Filtered {
         max: usize,
     ) -> Poll<io::Result<BodyRead>> {
         let state = &mut *self.state.lock();
+        if state.panicked {
+            // what it would have made is not known: nobody gets the bytes as they are
+            return Poll::Ready(Ok(BodyRead::Bad(500)));
+        }
         loop {
             let rest = state.made.get(state.taken..).unwrap_or_default();
             if !rest.is_empty() {
@@ -151,7 +182,10 @@ impl Downstream for Filtered {
                 return Poll::Ready(Ok(read));
             }
             state.ended = read == BodyRead::End;
-            let filtered = state.filter.chunk(&state.raw, state.ended, &mut state.made);
+            state.panicked = true;
+            let filter = &mut *state.filter;
+            let filtered = chunk(filter, &state.raw, state.ended, &mut state.made);
+            state.panicked = false;
             state.raw.clear();
             if let Err(status) = filtered {
                 return Poll::Ready(Ok(BodyRead::Bad(status)));

@@ -4,6 +4,7 @@ use super::output::{send_bytes, slice};
 use crate::contract::subrequest::{self, Progress, Running};
 use crate::contract::{Include, Keep, Request};
 use crate::log::Level;
+use crate::runtime::panics::{self, HookName};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -97,11 +98,21 @@ fn filtered(
         // what comes after the body comes before its end
         stage.last |= last && (i < subrequest_merge_at || r.output.around[1].is_none());
         let input = if i == first { data } else { &out[..] };
-        result = stage.filter.chunk(r, input, stage.last, &mut next);
-        let pending = stage.filter.pending();
-        if result.is_ok() && r.output.prompt && !stage.last && !pending {
-            result = stage.filter.flush(r, &mut next);
-        }
+        let module = stage.module;
+        let pending = panics::named(
+            || HookName {
+                text: format!("body filter of module \"{module}\""),
+                id: 0,
+            },
+            || {
+                result = stage.filter.chunk(r, input, stage.last, &mut next);
+                let pending = stage.filter.pending();
+                if result.is_ok() && r.output.prompt && !stage.last && !pending {
+                    result = stage.filter.flush(r, &mut next);
+                }
+                pending
+            },
+        );
         if result.is_err() {
             break;
         }

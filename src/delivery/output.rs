@@ -91,6 +91,9 @@ pub async fn stub(r: &mut Request, media_type: Vec<u8>, text: &[u8]) {
     }
 }
 
+/// What a head filter is called where it panics.
+pub const HEAD_FILTER: &str = "head filter";
+
 /// Runs the head filters and queues the head.
 ///
 /// # Errors
@@ -110,7 +113,9 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
     let site = r.site.clone();
     if let Some(l) = site.locations.get(r.location as usize) {
         for filter in &l.hooks.early {
-            filter.head(r)?;
+            if !r.panicked.skips(filter.id()) {
+                filter.call(HEAD_FILTER, |f| f.head(r))?;
+            }
         }
     }
     if r.out.status == 200 && !r.subrequest && !r.out.unconditional {
@@ -118,7 +123,8 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
     }
     if let Some(l) = site.locations.get(r.location as usize) {
         for filter in &l.hooks.response {
-            if let Some(f) = filter.head(r)
+            if !r.panicked.skips(filter.id())
+                && let Some(f) = filter.call(HEAD_FILTER, |f| f.head(r))
                 && !r.out.header_only
             {
                 if filter.after_subrequests() {
@@ -128,6 +134,7 @@ pub fn start(r: &mut Request) -> Result<(), u16> {
                 }
                 r.output.stages.push(Stage {
                     filter: f,
+                    module: filter.module(),
                     last: false,
                 });
             }

@@ -1,7 +1,7 @@
 //! Who makes the response: the location's own handler, or the first of the general ones that wants to.
 
 use super::decisions;
-use super::phases::{outcome, settle};
+use super::phases::{outcome, run};
 use crate::contract::{Content, LocId, Location, Next, PassEnd, Request, Site};
 use crate::log::Level;
 
@@ -24,7 +24,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> PassEnd {
     match content {
         Some(Content::Upstream(pass)) => return crate::exchange::run(r, pass).await,
         Some(Content::Handler(h)) => {
-            let next = settle(h.handle(r)).await;
+            let next = run(r, h).await;
             r.explain(|| decisions::content(r, h.name(), &next));
             // one that declines leaves the request to the general ones (`mp4` for a folder)
             if let Some(o) = outcome(r, next).await {
@@ -34,7 +34,7 @@ pub async fn produce(r: &mut Request, location: &Location) -> PassEnd {
         None => {}
     }
     for h in &location.hooks.contents {
-        let next = settle(h.handle(r)).await;
+        let next = run(r, h).await;
         if !matches!(next, Next::Continue) {
             r.explain(|| decisions::content(r, h.name(), &next));
         }

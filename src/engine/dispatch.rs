@@ -17,12 +17,6 @@ impl Dispatch for Engine {
     }
 
     fn refresh<'r>(&self, r: &'r mut Request, pass: &'r Arc<Pass>) -> Serving<'r> {
-        Box::pin(async move {
-            let outcome = crate::exchange::run(r, pass).await;
-            phases::finish(r, Some(outcome)).await;
-            if r.core().log_subrequest {
-                phases::log(r);
-            }
-        })
+        Box::pin(phases::refresh(r, pass))
     }
 }

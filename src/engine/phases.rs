@@ -5,7 +5,8 @@ use super::{content, decisions, error_page};
 use crate::contract::*;
 use crate::delivery::output;
 use crate::log::Level;
-use std::sync::Arc;
+use crate::runtime::panics::{self, Caught};
+use std::pin::pin;
 use std::time::Duration;
 
 /// Where a pass begins.
@@ -20,12 +21,11 @@ enum Entry {
 
 /// Serves a request whose head is known, up to its log line.
 pub async fn serve(r: &mut Request) {
-    let outcome = match prepare(r) {
-        Ok(()) => None,
-        Err(status) => Some(PassEnd::Status(status)),
+    let begin = match prepare(r) {
+        Ok(()) => Begin::Start,
+        Err(status) => Begin::With(PassEnd::Status(status)),
     };
-    finish(r, outcome).await;
-    output::end(r).await;
+    answer(r, begin).await;
     if r.core().post_action.is_some() {
         Box::pin(post_action(r)).await;
     }
@@ -61,7 +61,14 @@ async fn post_action(r: &mut Request) {
             Some(b'/') => RedirectTo::Uri(action.to_vec(), Vec::new()),
             _ => RedirectTo::Named(action.to_vec()),
         };
-        finish(r, Some(PassEnd::Redirect(to))).await;
+        let ended = {
+            let work = pin!(finish(r, Some(PassEnd::Redirect(to))));
+            panics::caught(work).await
+        };
+        if let Err(caught) = ended {
+            report(r, &caught);
+            break;
+        }
     }
     // what the client was told still holds
     (r.aborted, r.keepalive, r.head_size) = (aborted, keepalive, head_size);
@@ -71,23 +78,14 @@ async fn post_action(r: &mut Request) {
 /// Answers a request whose head is broken: the status's page, and a line in the access log.
 pub async fn refuse(r: &mut Request, status: u16) {
     r.keepalive = false;
-    finish(r, Some(PassEnd::Status(status))).await;
-    output::end(r).await;
+    answer(r, Begin::With(PassEnd::Status(status))).await;
     log(r);
     r.forget_shared();
 }
 
 /// Serves a subrequest, whose URI and server are known.
 pub(crate) async fn subrequest(r: &mut Request) {
-    let first = pass(r, Entry::Server).await;
-    finish(r, Some(first)).await;
-    if let Some((media_type, text)) = r.stub.take()
-        && r.body_sent == 0
-        && !r.aborted
-    {
-        output::stub(r, media_type, &text).await;
-    }
-    output::end(r).await;
+    answer(r, Begin::Subrequest).await;
     if r.core().log_subrequest {
         log(r);
     }
@@ -95,16 +93,106 @@ pub(crate) async fn subrequest(r: &mut Request) {
 
 /// Serves a subrequest that repeats its parent: in its location, from the content on.
 pub(crate) async fn repetition(r: &mut Request) {
-    let site = r.site.clone();
-    let first = match site.locations.get(r.location as usize) {
-        Some(location) => Box::pin(content::produce(r, location)).await,
-        None => PassEnd::Status(500),
-    };
-    finish(r, Some(first)).await;
-    output::end(r).await;
+    answer(r, Begin::Content).await;
     if r.core().log_subrequest {
         log(r);
     }
+}
+
+/// Serves a subrequest that asks an origin anew for a stored response.
+pub(super) async fn refresh(r: &mut Request, pass: &std::sync::Arc<Pass>) {
+    answer(r, Begin::Refresh(pass)).await;
+    if r.core().log_subrequest {
+        log(r);
+    }
+}
+
+/// Where the work for a request begins.
+enum Begin<'a> {
+    /// With the first phase.
+    Start,
+    /// With what has been decided already.
+    With(PassEnd),
+    /// With the server's rewrite phase.
+    Subrequest,
+    /// With the content of the location.
+    Content,
+    /// With this origin.
+    Refresh(&'a std::sync::Arc<Pass>),
+}
+
+/// What a handler is called where it panics.
+const HANDLER: &str = "handler";
+
+/// Answers a request. A panic of a hook ends it with 500, or breaks it off where the head has been sent.
+async fn answer(r: &mut Request, begin: Begin<'_>) {
+    let ended = {
+        let work = pin!(answered(r, begin));
+        panics::caught(work).await
+    };
+    if let Err(caught) = ended {
+        Box::pin(answer_panic(r, caught)).await;
+    }
+}
+
+async fn answered(r: &mut Request, begin: Begin<'_>) {
+    let first = match begin {
+        Begin::Start => None,
+        Begin::With(end) => Some(end),
+        Begin::Subrequest => Some(Box::pin(pass(r, Entry::Server)).await),
+        Begin::Content => {
+            let site = r.site.clone();
+            Some(match site.locations.get(r.location as usize) {
+                Some(location) => Box::pin(content::produce(r, location)).await,
+                None => PassEnd::Status(500),
+            })
+        }
+        Begin::Refresh(pass) => Some(Box::pin(crate::exchange::run(r, pass)).await),
+    };
+    finish(r, first).await;
+    if let Some((media_type, text)) = r.stub.take()
+        && r.body_sent == 0
+        && !r.aborted
+    {
+        output::stub(r, media_type, &text).await;
+    }
+    output::end(r).await;
+}
+
+/// Answers a request after a panic of a hook.
+///
+/// The error is answered as any 500, by `error_page` where there is one, but without the filter that panicked. If
+/// something panics again, the built-in page is sent without filters.
+async fn answer_panic(r: &mut Request, mut caught: Caught) {
+    loop {
+        report(r, &caught);
+        r.keepalive = false;
+        if r.header_sent || r.panicked == Panicked::Twice {
+            r.aborted = true;
+            r.down.abort();
+            return;
+        }
+        if r.panicked == Panicked::None {
+            r.panicked = Panicked::Once(caught.id());
+        } else {
+            r.panicked = Panicked::Twice;
+            r.error_page = true;
+        }
+        let ended = {
+            let work = pin!(answered(r, Begin::With(PassEnd::Status(500))));
+            panics::caught(work).await
+        };
+        match ended {
+            Ok(()) => return,
+            Err(next) => caught = next,
+        }
+    }
+}
+
+/// Logs a panic with the request's context.
+#[cold]
+fn report(r: &Request, caught: &Caught) {
+    r.error(Level::Alert, format_args!("{caught}"));
 }
 
 /// Calls the loggers of the request's location.
@@ -115,7 +203,9 @@ pub fn log(r: &mut Request) {
     let site = r.site.clone();
     if let Some(l) = site.locations.get(r.location as usize) {
         for logger in &l.hooks.log {
-            logger.log(r);
+            if let Err(caught) = panics::catch(|| logger.call("logger", |l| l.log(r))) {
+                report(r, &caught);
+            }
         }
     }
 }
@@ -501,7 +591,7 @@ async fn steps(r: &mut Request, location: &Location, phase: Phase) -> Option<Pas
 /// `satisfy`: every access hook must agree, or one of them.
 async fn access(
     r: &mut Request,
-    list: &[(Phase, Arc<dyn Handler>)],
+    list: &[(Phase, Attached<dyn Handler>)],
     satisfy: Satisfy,
 ) -> Option<PassEnd> {
     if r.subrequest {
@@ -509,7 +599,7 @@ async fn access(
     }
     let mut refused = None;
     for (_, step) in list {
-        let next = settle(step.handle(r)).await;
+        let next = run(r, step).await;
         if r.trace.is_some() && decisions::module_of(step.name()) != "access" {
             r.explain(|| decisions::access(step.name(), &next));
         }
@@ -572,18 +662,20 @@ async fn pause(r: &mut Request, delay: Duration) -> Result<(), u16> {
     Err(499)
 }
 
-async fn one(r: &mut Request, step: &Arc<dyn Handler>) -> Option<PassEnd> {
-    let next = settle(step.handle(r)).await;
+async fn one(r: &mut Request, step: &Attached<dyn Handler>) -> Option<PassEnd> {
+    let next = run(r, step).await;
     if r.trace.is_some() {
         decisions::step(r, step.name(), &next);
     }
     outcome(r, next).await
 }
 
-/// Waits where a hook asks for it.
-pub(crate) async fn settle(next: Next<'_>) -> Next<'static> {
-    match next {
-        Next::Wait(f) => f.await,
+/// Calls a handler, and waits where it asks for it.
+pub(crate) async fn run(r: &mut Request, step: &Attached<dyn Handler>) -> Next<'static> {
+    match step.call(HANDLER, |h| h.handle(r)) {
+        Next::Wait(mut f) => {
+            std::future::poll_fn(|cx| step.call(HANDLER, |_| f.as_mut().poll(cx))).await
+        }
         Next::Continue => Next::Continue,
         Next::Allow => Next::Allow,
         Next::Done => Next::Done,

@@ -293,6 +293,7 @@ impl Assembly<'_> {
                 None => continue,
             };
             hooks.module = m;
+            hooks.module_name = module.name();
             module
                 .attach(&conf, &mut hooks)
                 .map_err(|diag| self.b.at_merge(diag))?;

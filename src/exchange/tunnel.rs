@@ -42,7 +42,9 @@ pub(super) async fn run(a: &Attempt<'_>, r: &mut Request, mut conn: UpConn) -> P
     let site = r.site.clone();
     if let Some(location) = site.locations.get(r.location as usize) {
         for filter in &location.hooks.response {
-            let _ = filter.head(r);
+            if !r.panicked.skips(filter.id()) {
+                let _ = filter.call(output::HEAD_FILTER, |f| f.head(r));
+            }
         }
         r.out.tokens = location.core.server_tokens;
     }

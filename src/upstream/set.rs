@@ -18,6 +18,11 @@ pub trait Balance: Send + Sync + 'static {
     /// `now` is in seconds of the group's clock. `None`: no peer of this set can take the request.
     fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize>;
 
+    /// Its name where it panics.
+    fn name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
     /// Whether sets of peers need a [`Ring`].
     fn wants_ring(&self) -> bool {
         false
@@ -48,6 +53,10 @@ pub trait Balance: Send + Sync + 'static {
 impl Balance for Arc<dyn Balance> {
     fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
         (**self).pick(set, r, now)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
     }
 
     fn wants_ring(&self) -> bool {

@@ -3,7 +3,20 @@
 use super::Request;
 use crate::contract::{Val, VarId, VarKind};
 use crate::log::Level;
+use crate::runtime::panics::{self, HookName};
 use std::sync::{Arc, OnceLock};
+
+/// Calls what computes or sets a variable, so that a panic is reported with the variable's name.
+#[inline]
+fn named<T>(name: &str, call: impl FnOnce() -> T) -> T {
+    panics::named(
+        || HookName {
+            text: format!("variable \"${name}\""),
+            id: 0,
+        },
+        call,
+    )
+}
 
 impl Request {
     /// The value of a variable.
@@ -17,11 +30,11 @@ impl Request {
         }
         let value = match &def.kind {
             VarKind::Assigned => return Val::None,
-            VarKind::Getter(v, at) => {
+            VarKind::Getter(v, at) => named(&def.name, || {
                 (v.get)(self, def.name.as_bytes().get(*at..).unwrap_or_default())
-            }
+            }),
             VarKind::Source(s) => match Depth::enter() {
-                Some(_depth) => s.evaluate(self),
+                Some(_depth) => named(&def.name, || s.evaluate(self)),
                 None => {
                     self.error(
                         Level::Error,
@@ -54,7 +67,9 @@ impl Request {
             return self.var(*id);
         }
         match self.site.registry.variable(name) {
-            Some((v, at)) => (v.get)(self, name.as_bytes().get(at..).unwrap_or_default()),
+            Some((v, at)) => named(name, || {
+                (v.get)(self, name.as_bytes().get(at..).unwrap_or_default())
+            }),
             None => Val::None,
         }
     }
