@@ -41,15 +41,36 @@ pub mod upstream;
 
 use std::process::ExitCode;
 
-/// What a module is written with.
+/// What a module is written with; docs/filters.md is the guide, with an example of each hook.
+///
+/// | for | there is |
+/// |---|---|
+/// | a module and its directives | [`Module`](prelude::Module), [`Directive`](prelude::Directive), [`Conf`](prelude::Conf), [`Build`](prelude::Build), [`once`](prelude::once), [`Order`](prelude::Order) |
+/// | steps of a request, and its content | [`Handler`](prelude::Handler), [`Phase`](prelude::Phase), [`Next`](prelude::Next), [`subrequest`](prelude::subrequest) |
+/// | responses | [`HeadFilter`](prelude::HeadFilter), [`BodyFilter`](prelude::BodyFilter), [`EarlyFilter`](prelude::EarlyFilter), [`ResponseHead`](prelude::ResponseHead) |
+/// | bodies of requests | [`RequestBodyFilter`](prelude::RequestBodyFilter) |
+/// | variables | [`Variable`](prelude::Variable), [`Evaluate`](prelude::Evaluate), [`Val`](prelude::Val), [`Slot`](prelude::Slot) |
+/// | balancing | [`Balance`](prelude::Balance), [`BalanceMethod`](prelude::BalanceMethod), [`PeerSet`](prelude::PeerSet), [`PickState`](prelude::PickState) |
+/// | logs | [`Logger`](prelude::Logger), [`LogLevel`](prelude::LogLevel) |
+/// | work beside requests | [`BackgroundService`](prelude::BackgroundService), [`ShutdownWatch`](prelude::ShutdownWatch) |
 pub mod prelude {
+    pub use crate::contract::subrequest;
     pub use crate::contract::{
-        Args, Body, BodyFilter, Build, Conf, ConfResult, Directive, Handler, HeadFilter, Hooks,
-        Level, Logger, Module, ModuleRegistry, Next, Order, Pattern, Phase, Place, RedirectTo,
-        Request, Slot, Statement, Template, Val, VarId, Variable,
+        Args, Background, BackgroundService, BalanceKey, BalanceMethod, BlockId, Body, BodyFilter,
+        BodyRead, Build, Captures, Conf, ConfResult, ConnInfo, Content, Diag, Directive,
+        EarlyFilter, Evaluate, Handler, HeadFilter, Hooks, Include, Level, Logger, Module,
+        ModuleRegistry, Next, Order, Pass, Pattern, PeerSelector, Phase, Place, Protocol,
+        RedirectTo, Request, RequestBodyFilter, ResponseHead, ShutdownWatch, SiteRef, Slot,
+        Statement, Template, Unsupported, Val, VarId, Variable, background_site, once,
     };
+    pub use crate::http::headers::Headers;
+    pub use crate::http::method::Method;
     pub use crate::inherit;
     pub use crate::log::Level as LogLevel;
+    pub use crate::upstream::set::{Balance, End, PeerSet};
+    pub use crate::upstream::{Peer, pick::PickState};
+    pub use async_trait::async_trait;
+    pub use bytes::Bytes;
 }
 
 /// Runs Couloir with its built-in modules, as the command line says.

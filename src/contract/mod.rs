@@ -66,8 +66,8 @@ pub use downstream::{
 };
 pub use head_value::{BadValue, check_header_name, has_break};
 pub use hook::{
-    Attached, Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep, Level,
-    Logger, Next, PassEnd, Phase, Prepare, RedirectTo, StatusText,
+    Attached, Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep,
+    Level, Logger, Next, PassEnd, Phase, Prepare, RedirectTo, StatusText,
 };
 pub use output::Output;
 pub(crate) use output::{Cut, Stage};

@@ -93,12 +93,12 @@ impl Template {
     }
 
     /// Whether a group of the last match stands in it.
-    pub(crate) fn has_captures(&self) -> bool {
+    pub fn has_captures(&self) -> bool {
         self.parts.iter().any(|p| matches!(p, Part::Capture(_)))
     }
 
     /// As [`Template::write`], with captures escaped as arguments are: `rewrite` and `set` of escaped URIs.
-    pub(crate) fn write_escaping(&self, r: &Request, out: &mut Vec<u8>) {
+    pub fn write_escaping(&self, r: &Request, out: &mut Vec<u8>) {
         for p in &self.parts {
             match p {
                 Part::Literal(l) => out.extend_from_slice(l),

@@ -162,7 +162,10 @@ mod tests {
         assert_eq!(caught.id(), 7);
         let text = caught.to_string();
         assert!(text.starts_with("inner panicked: no"), "{text}");
-        assert!(text.contains("panics.rs:") && !text.contains('\n'), "{text}");
+        assert!(
+            text.contains("panics.rs:") && !text.contains('\n'),
+            "{text}"
+        );
         // the next one begins anew
         let text = catch(|| panic!("again")).expect_err("a panic").to_string();
         assert!(text.starts_with("request panicked: again at "), "{text}");

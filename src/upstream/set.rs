@@ -5,6 +5,7 @@ use super::peer::Peer;
 use super::pick::PickState;
 use super::ring::Ring;
 use super::round_robin::Weight;
+use crate::runtime::panics::{self, HookName};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -383,8 +384,20 @@ impl Sets {
         {
             return Some(index);
         }
-        let index = self.balance.pick(set, r, now)?;
+        let index = self.choose(set, r, now)?;
         (index < set.peers.len()).then_some(index)
+    }
+
+    /// Asks the method, so that a panic is reported with its name.
+    #[inline]
+    fn choose(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
+        panics::named(
+            || HookName {
+                text: format!("balancing method \"{}\"", self.balance.name()),
+                id: 0,
+            },
+            || self.balance.pick(set, r, now),
+        )
     }
 
     /// Peers under `slow_start` draw lots for taking part; `None` if none of those that do can serve.
@@ -402,7 +415,7 @@ impl Sets {
         if !resting {
             return None;
         }
-        let found = self.balance.pick(set, r, now);
+        let found = self.choose(set, r, now);
         r.restore(before);
         r.mark_tried(found?);
         found
