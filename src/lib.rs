@@ -58,7 +58,7 @@ pub mod prelude {
     pub use crate::contract::{
         Args, Background, BackgroundService, BalanceKey, BalanceMethod, BlockId, Body, BodyFilter,
         BodyRead, Build, Captures, Conf, ConfResult, ConnInfo, Content, Diag, Directive,
-        EarlyFilter, Evaluate, Handler, HeadFilter, Hooks, Include, Level, Logger, Module,
+        EarlyFilter, Evaluate, Handler, HeadFilter, Hooks, Include, Level, LogSink, Logger, Module,
         ModuleRegistry, Next, Order, Pass, Pattern, PeerSelector, Phase, Place, Protocol,
         RedirectTo, Request, RequestBodyFilter, ResponseHead, ShutdownWatch, SiteRef, Slot,
         Statement, Template, Unsupported, Val, VarId, Variable, background_site, once,
@@ -84,7 +84,6 @@ pub fn main_with(
 ) -> ExitCode {
     memory::forgo_huge_pages();
     memory::serve_openssl();
-    runtime::panics::install();
     let mut registry = features::builtin();
     add(&mut registry);
     if let Err(fault) = registry.arrange() {

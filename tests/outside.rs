@@ -192,7 +192,7 @@ fn access_handlers_decide_now_and_later() {
 #[test]
 fn variables_services_and_sinks_keep_their_state() {
     let server = start(
-        "tick_every 1ms; audit_log audit.log;
+        "tick_every 1ms; audit_log %%TESTDIR%%/audit.log;
          server { listen 127.0.0.1:%%PORT_8080%%; count_visits on;
              location / { greet \"$visit $visit\"; }
              location /ticks { greet \"[$ticks]\"; } }",
@@ -385,7 +385,7 @@ fn a_request_body_filter_that_panics_ends_its_request() {
 #[test]
 fn a_logger_that_panics_does_not_keep_others_from_logging() {
     let server = start(
-        "server { listen 127.0.0.1:%%PORT_8080%%; audit_log audit.log;
+        "server { listen 127.0.0.1:%%PORT_8080%%; audit_log %%TESTDIR%%/audit.log;
              access_log %%TESTDIR%%/own.log; panic_in logger;
              location / { greet you; } }",
         &[],

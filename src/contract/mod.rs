@@ -23,6 +23,7 @@ mod hook;
 pub mod inert;
 mod late;
 mod literal_prefilter;
+mod log_sink;
 mod output;
 mod pass;
 pub mod paths;
@@ -69,6 +70,7 @@ pub use hook::{
     Attached, Body, BodyFilter, Content, EarlyFilter, Handler, HeadFilter, Hooks, Include, Keep,
     Level, Logger, Next, PassEnd, Phase, Prepare, RedirectTo, StatusText,
 };
+pub use log_sink::LogSink;
 pub use output::Output;
 pub(crate) use output::{Cut, Stage};
 pub use pass::*;

@@ -169,11 +169,11 @@ pub(super) fn make_temp_folders(site: &Site, identity: Option<&Identity>, log: &
     }
 }
 
-/// A panic ends one task at most; what it said belongs in the error log.
+/// A panic ends one task at most; what it said belongs in the error log, with its request where it has one.
 pub(super) fn report_panics() {
-    std::panic::set_hook(Box::new(|info| {
+    crate::runtime::panics::install(|info| {
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed").to_owned();
         process_log().write(Level::Alert, None, format_args!("thread \"{name}\" {info}"));
-    }));
+    });
 }

@@ -6,9 +6,8 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::pin::Pin;
-use std::sync::Once;
 use std::task::{Context, Poll};
 
 thread_local! {
@@ -67,23 +66,16 @@ impl fmt::Display for Caught {
     }
 }
 
-/// Lets panics that are caught here be logged by who catches them, and not by Rust's own panic hook as well. With
-/// `RUST_BACKTRACE` in the environment both report them.
-pub fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            HOOK.set(None);
-            if CAUGHT.get() {
-                PLACE.set(info.location().map(ToString::to_string).unwrap_or_default());
-                if std::env::var_os("RUST_BACKTRACE").is_none_or(|v| v == "0") {
-                    return;
-                }
-            }
-            before(info);
-        }));
-    });
+/// Lets panics that are caught here be logged by who catches them alone; all others are reported by `otherwise`.
+pub fn install(otherwise: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |info| {
+        HOOK.set(None);
+        if CAUGHT.get() {
+            PLACE.set(info.location().map(ToString::to_string).unwrap_or_default());
+        } else {
+            otherwise(info);
+        }
+    }));
 }
 
 /// Calls a hook, whose name is made only where it panics.
@@ -148,7 +140,8 @@ mod tests {
 
     #[test]
     fn the_innermost_hook_is_named() {
-        install();
+        let before = std::panic::take_hook();
+        install(move |info| before(info));
         let caught = catch(|| {
             named(
                 || name("outer"),
