@@ -6,6 +6,8 @@ mod common;
 mod command_line;
 #[path = "process/descriptors.rs"]
 mod descriptors;
+#[path = "process/handover.rs"]
+mod handover;
 #[path = "process/manager.rs"]
 mod manager;
 #[path = "process/reload.rs"]

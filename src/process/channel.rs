@@ -32,6 +32,10 @@ pub(super) enum Kind {
     Refused = 6,
     /// To a worker: these files are new. Descriptor: their contents.
     Certificates = 7,
+    /// To a worker: say what the next worker is to know.
+    GiveState = 8,
+    /// From a worker, and to the next: what it is to know. Descriptor: the state; none where there is none.
+    State = 9,
 }
 
 impl Kind {
@@ -46,6 +50,8 @@ impl Kind {
             Accepted,
             Refused,
             Certificates,
+            GiveState,
+            State,
         ];
         all.into_iter().find(|k| *k as u8 == byte)
     }

@@ -1,14 +1,17 @@
 //! Where `-s` asks a running master, and waits for its answer: a socket in the abstract namespace, named after the
 //! master's process, so that nothing is left behind on a disk. Whoever asks falls back to a signal where there is none.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{PeerCredentials, ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
-    getsockopt, listen, recv, send, setsockopt, socket,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, accept4, bind, connect, getsockopt, listen, recv, recvmsg, send, sendmsg, setsockopt,
+    socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
@@ -29,6 +32,8 @@ pub(super) enum ControlRequest {
     Status,
     /// To read the configuration anew.
     Reload,
+    /// The new process of an upgrade: to hand over what its worker is to know.
+    State,
 }
 
 impl ControlRequest {
@@ -36,6 +41,7 @@ impl ControlRequest {
         match self {
             ControlRequest::Status => b"status",
             ControlRequest::Reload => b"reload",
+            ControlRequest::State => b"state",
         }
     }
 }
@@ -97,9 +103,13 @@ impl Desk {
                 continue;
             };
             let word = word.get(..length).unwrap_or_default();
-            let wish = [ControlRequest::Status, ControlRequest::Reload]
-                .into_iter()
-                .find(|w| w.word() == word);
+            let wish = [
+                ControlRequest::Status,
+                ControlRequest::Reload,
+                ControlRequest::State,
+            ]
+            .into_iter()
+            .find(|w| w.word() == word);
             if let Some(wish) = wish {
                 let pid = u32::try_from(peer.pid()).unwrap_or(0);
                 return Some((Client { fd, pid }, wish));
@@ -117,6 +127,17 @@ impl Client {
         // one who has gone is not told
         let _ = send(self.fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL);
     }
+
+    /// The answer to [`ControlRequest::State`].
+    pub fn answer_state(self, state: Option<BorrowedFd<'_>>) {
+        let rights: Vec<_> = state.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&rights)];
+        let control: &[ControlMessage<'_>] = if state.is_some() { &rights } else { &[] };
+        let parts = [IoSlice::new(&[0])];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        // one who has gone is not told
+        let _ = sendmsg::<()>(self.fd.as_raw_fd(), &parts, control, flags, None);
+    }
 }
 
 /// What became of asking.
@@ -131,28 +152,10 @@ pub(super) enum ControlReply {
 
 /// Asks the master of that number and waits for its answer, for as long as `patience` says.
 pub(super) fn ask(master: Pid, wish: ControlRequest, patience: Option<Duration>) -> ControlReply {
-    let open = || {
-        let address = address(master)?;
-        let fd = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .ok()?;
-        connect(fd.as_raw_fd(), &address).ok()?;
-        // a process of another namespace may have the same name
-        let peer = getsockopt(&fd, PeerCredentials).ok()?;
-        (peer.pid() == master.as_raw()).then_some(fd)
-    };
-    let Some(fd) = open() else {
+    let Some(fd) = connected(master) else {
         return ControlReply::NoDesk;
     };
-    if let Some(patience) = patience {
-        let limit = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
-        let _ = setsockopt(&fd, ReceiveTimeout, &limit);
-    }
-    if send(fd.as_raw_fd(), wish.word(), MsgFlags::MSG_NOSIGNAL).is_err() {
+    if !request(&fd, wish, patience) {
         return ControlReply::Silence;
     }
     let mut bytes = vec![0; ANSWER];
@@ -170,6 +173,54 @@ pub(super) fn ask(master: Pid, wish: ControlRequest, patience: Option<Duration>)
             Err(_) => return ControlReply::Silence,
         }
     }
+}
+
+/// What the worker of the old process of an upgrade leaves to the next; `None` if it has nothing, does not know of this, or
+/// does not answer in time.
+pub(super) fn state_of(master: Pid, patience: Duration) -> Option<OwnedFd> {
+    let fd = connected(master)?;
+    request(&fd, ControlRequest::State, Some(patience)).then_some(())?;
+    let mut byte = [0; 1];
+    let mut control = cmsg_space!(RawFd);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
+    let mut fds = Vec::new();
+    for c in message.cmsgs().ok()? {
+        if let ControlMessageOwned::ScmRights(list) = c {
+            // SAFETY: the kernel has just made them for this process, and nobody else knows them
+            #[allow(unsafe_code)]
+            fds.extend(
+                list.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    fds.into_iter().next()
+}
+
+fn connected(master: Pid) -> Option<OwnedFd> {
+    let address = address(master)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .ok()?;
+    connect(fd.as_raw_fd(), &address).ok()?;
+    // a process of another namespace may have the same name
+    let peer = getsockopt(&fd, PeerCredentials).ok()?;
+    (peer.pid() == master.as_raw()).then_some(fd)
+}
+
+/// False if the other side has gone.
+fn request(fd: &OwnedFd, wish: ControlRequest, patience: Option<Duration>) -> bool {
+    if let Some(patience) = patience {
+        let limit = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+        let _ = setsockopt(fd, ReceiveTimeout, &limit);
+    }
+    send(fd.as_raw_fd(), wish.word(), MsgFlags::MSG_NOSIGNAL).is_ok()
 }
 
 /// Numbers of processes mean something within their namespace only.

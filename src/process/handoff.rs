@@ -19,6 +19,7 @@ use super::user::{Identity, Rights};
 use crate::config::load_inputs::Outside;
 use crate::contract::ListenAddr;
 use crate::engine::LoadOptions;
+use crate::runtime::handover;
 
 /// Everything but descriptors.
 pub(super) struct Package {
@@ -161,6 +162,30 @@ pub(super) fn open_outside(fd: OwnedFd) -> io::Result<Outside> {
     from.outside()
         .filter(|_| from.0.is_empty())
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// As [`Package::seal`], for what [`handover::save`] gives.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn seal_state(bytes: &[u8]) -> io::Result<OwnedFd> {
+    sealed(bytes)
+}
+
+/// Reads what [`seal_state`] wrote; anything else than sealed memory of at most [`handover::LIMIT`] bytes is refused, since
+/// it comes from a worker.
+///
+/// # Errors
+/// As [`Package::open`].
+pub(super) fn open_state(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)?;
+    let needed = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
+    let file = File::from(fd);
+    let fits = file.metadata()?.len() <= handover::LIMIT as u64;
+    if !SealFlag::from_bits_truncate(seals).contains(needed) || !fits {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    contents(file.into())
 }
 
 fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -402,6 +427,25 @@ impl<'a> In<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn state_is_sealed_memory() {
+        let fd = seal_state(b"state").unwrap();
+        for _ in 0..2 {
+            assert_eq!(open_state(fd.try_clone().unwrap()).unwrap(), b"state");
+        }
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        assert!(open_state(read).is_err());
+        let large = memfd_create("large", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        assert!(
+            open_state(large.try_clone().unwrap()).is_err(),
+            "not sealed"
+        );
+        let large = File::from(large);
+        large.set_len(handover::LIMIT as u64 + 1).unwrap();
+        fcntl(&large, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
+        assert!(open_state(large.into()).is_err());
+    }
 
     #[test]
     fn comes_out_as_it_went_in() {

@@ -48,7 +48,7 @@ pub(super) struct Serving {
     accepting: Vec<(u64, watch::Sender<bool>)>,
     /// `worker_shutdown_timeout`, milliseconds.
     shutdown_timeout: Option<u64>,
-    /// When connections of before an epoch are cut off.
+    /// When connections that a site up to an epoch ended are cut off.
     cuts: VecDeque<(Instant, u64)>,
 }
 
@@ -73,7 +73,7 @@ impl Serving {
         let before = self.shared.site.load_full();
         let timeout = site.main.worker_shutdown_timeout;
         self.shared.replace(site);
-        // nginx bounds the life of what began before a reload by the timeout that was in force then
+        // nginx bounds the life of what a reload ends by the timeout that was in force before it
         if let Some(due) = end_of(self.shutdown_timeout) {
             let epoch = self.shared.epoch.load(Ordering::Acquire);
             self.cuts.push_back((due, epoch));
@@ -138,7 +138,7 @@ impl Serving {
                 Ok(event) => return Ok(event),
                 Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.shared.cut_before.send_replace(epoch);
+                    self.shared.cut_ended.send_replace(epoch);
                     self.cuts.pop_front();
                 }
             }
@@ -180,7 +180,7 @@ impl Serving {
                 Err(RecvTimeoutError::Timeout) if !cut => {
                     // what is cut off still gets its line in the access log
                     cut = true;
-                    self.shared.cut_before.send_replace(u64::MAX);
+                    self.shared.cut_ended.send_replace(u64::MAX);
                     end = Instant::now().checked_add(LAST_WORDS);
                 }
                 Err(_) => return,

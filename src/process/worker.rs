@@ -2,18 +2,19 @@
 //! nothing for its configuration: all of that is handed to it.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
 use tokio::sync::watch;
 
 use super::channel::{Channel, Kind, Packet};
-use super::handoff::{Manifest, Package, open_outside};
+use super::handoff::{Manifest, Package, open_outside, open_state, seal_state};
 use super::serving::{Event, Meanwhile, Serving, ends, report_lost};
 use super::signals::Signals;
 use super::sockets::Handle;
@@ -25,13 +26,20 @@ use crate::contract::{ModuleRegistry, Site};
 use crate::engine::load;
 use crate::engine::load::Loaded;
 use crate::log::{
-    ErrorLog, Level, LogFile, LogFiles, Record, install_bridge, process_log, set_process_log,
-    use_stderr,
+    Errno, ErrorLog, Level, LogFile, LogFiles, Record, install_bridge, process_log,
+    set_process_log, use_stderr,
 };
+use crate::runtime::handover;
 use crate::serve::{Shared, certificates};
 
 /// The variable with the number of the descriptor on which the master speaks.
 pub(super) const CHANNEL: &str = "COULOIR_WORKER";
+
+/// The text of a worker's first packet where a packet with state follows.
+pub(super) const STATE_FOLLOWS: &str = "state";
+
+/// How long a worker waits for the state of the one before.
+const STATE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// nginx's exit code for what fails in a worker.
 pub(super) const FATAL: i32 = 2;
@@ -82,6 +90,7 @@ impl Worker {
             Ok(Some(packet)) if packet.kind == Kind::Configure => packet,
             _ => return Err(FATAL),
         };
+        let awaited = first.text == STATE_FOLLOWS;
         let handed = Handed::unpack(first).map_err(|_| FATAL)?;
         let (master, number) = (Arc::new(master), handed.number);
         let refuse = |text: &str| {
@@ -156,7 +165,7 @@ impl Worker {
         spawn(
             "supervisor",
             Box::new(move || {
-                let code = worker.run(handed, &inbox);
+                let code = worker.run(handed, awaited, &inbox);
                 exit.send_replace(Some(code));
             }),
         )?;
@@ -174,7 +183,7 @@ impl Worker {
         }
     }
 
-    fn run(mut self, first: Handed, inbox: &Receiver<Event>) -> i32 {
+    fn run(mut self, first: Handed, awaited: bool, inbox: &Receiver<Event>) -> i32 {
         let mut early = Vec::new();
         loop {
             match inbox.recv() {
@@ -186,6 +195,9 @@ impl Worker {
                 Ok(event) => early.push(event),
                 Err(_) => return FATAL,
             }
+        }
+        if awaited {
+            await_state(&mut early, inbox);
         }
         self.serving.listen(&first.sockets);
         self.answer(Kind::Accepted, first.number, "");
@@ -234,6 +246,14 @@ impl Worker {
                 }
                 Kind::Certificates => {
                     self.renew(packet);
+                    None
+                }
+                Kind::GiveState => {
+                    self.give_state();
+                    None
+                }
+                Kind::State => {
+                    take_state(packet);
                     None
                 }
                 Kind::Quit => Some(self.drain(inbox)),
@@ -294,6 +314,23 @@ impl Worker {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             load_inputs::replay(Arc::new(seen), || certificates::renew(&site, &files));
         }));
+    }
+
+    /// Says what the next worker is to know.
+    fn give_state(&self) {
+        let sealed = catch_unwind(handover::save).map(|bytes| seal_state(&bytes));
+        let state = match sealed {
+            Ok(Ok(fd)) => Some(fd),
+            Ok(Err(error)) => {
+                state_lost(format_args!("memfd_create() failed{}", Errno::of(&error)));
+                None
+            }
+            // the hook has logged it
+            Err(_) => None,
+        };
+        let fds: Vec<_> = state.iter().map(AsFd::as_fd).collect();
+        // a master that is gone asks no more
+        let _ = self.master.send(Kind::State, 0, "", &fds);
     }
 
     fn answer(&self, kind: Kind, number: u64, text: &str) {
@@ -376,6 +413,47 @@ impl Handed {
             }
         }
     }
+}
+
+/// Waits for the state of the worker whose place this one takes, and takes it; other events are kept for later.
+fn await_state(early: &mut Vec<Event>, inbox: &Receiver<Event>) {
+    let is_state = |event: &Event| matches!(event, Event::Told(p) if p.kind == Kind::State);
+    let deadline = Instant::now() + STATE_PATIENCE;
+    loop {
+        if let Some(at) = early.iter().position(is_state) {
+            if let Event::Told(packet) = early.remove(at) {
+                take_state(packet);
+            }
+            return;
+        }
+        match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(event) => early.push(event),
+            Err(_) => return state_lost(format_args!("it did not come in time")),
+        }
+    }
+}
+
+/// Takes what another worker knew.
+fn take_state(packet: Packet) {
+    let Some(fd) = packet.fds.into_iter().next() else {
+        return;
+    };
+    let taken = match open_state(fd) {
+        // one module's mistake must not end the process
+        Ok(bytes) => catch_unwind(|| handover::restore(&bytes)),
+        Err(error) => Ok(Err(format!("it cannot be read{}", Errno::of(&error)))),
+    };
+    if let Ok(Err(why)) = taken {
+        state_lost(format_args!("{why}"));
+    }
+}
+
+fn state_lost(why: std::fmt::Arguments<'_>) {
+    process_log().write(
+        Level::Warn,
+        None,
+        format_args!("state of the worker process before is lost: {why}"),
+    );
 }
 
 /// Goes over to logs that the master opened anew.

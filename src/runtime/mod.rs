@@ -3,6 +3,7 @@
 //! The serving layer registers its thread once; the layers below it ask here, so that none of them imports it.
 
 pub mod buffers;
+pub mod handover;
 pub mod panics;
 
 use std::cell::Cell;

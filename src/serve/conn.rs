@@ -4,6 +4,7 @@ mod downstream;
 
 use super::front::Client;
 use super::reusable::{Reusable, Roster};
+use super::thread::STAYS;
 use super::transport::Transport;
 use crate::contract::{ConnInfo, Framing};
 use crate::http::h1::chunked_strict::Chunks;
@@ -16,7 +17,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
@@ -66,6 +67,8 @@ pub struct Conn {
     pub(super) inner: Mutex<Inner>,
     /// Waits for its next request: a drain closes it.
     idle: AtomicBool,
+    /// The epoch of the site with which the client was told that the connection ends.
+    told: AtomicU64,
     /// The thread's connections, and its number among them.
     roster: OnceLock<(&'static Roster, u32)>,
     /// What is being handed through Pingora.
@@ -108,6 +111,7 @@ impl Conn {
                 ended: false,
             }),
             idle: AtomicBool::new(false),
+            told: AtomicU64::new(STAYS),
             roster: OnceLock::new(),
             handover_slot: Mutex::new(None),
         }
@@ -347,6 +351,16 @@ impl Conn {
     /// Says whether the connection waits for its next request.
     pub(super) fn set_idle(&self, idle: bool) {
         self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// The epoch of the site with which the client was told that the connection ends (HTTP/2); [`STAYS`] if it was not.
+    pub(super) fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a site of this epoch ends the connection.
+    pub(super) fn set_told(&self, epoch: u64) {
+        self.told.fetch_min(epoch, Ordering::Relaxed);
     }
 
     /// Ends both directions at once: whoever reads or writes finds the connection closed.

@@ -35,8 +35,8 @@ pub struct Shared {
     pub epoch: AtomicU64,
     /// True once the process stops accepting and closes idle connections.
     pub draining: watch::Sender<bool>,
-    /// Connections that were accepted before this epoch are cut off (`worker_shutdown_timeout`).
-    pub cut_before: watch::Sender<u64>,
+    /// Connections that a site up to this epoch ended are cut off (`worker_shutdown_timeout`); `u64::MAX`: all.
+    pub cut_ended: watch::Sender<u64>,
     /// Tells threads that there is another site, so that those which have nothing to do let the old one go.
     pub renewed: watch::Sender<u64>,
     /// Open client connections.
@@ -59,7 +59,7 @@ impl Shared {
             site: ArcSwap::from_pointee(site),
             epoch: AtomicU64::new(0),
             draining: watch::Sender::new(false),
-            cut_before: watch::Sender::new(0),
+            cut_ended: watch::Sender::new(0),
             renewed: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             serial: AtomicU64::new(1),
@@ -107,7 +107,7 @@ pub(super) struct Thread {
     /// Connections that have ended since memory was last given back, and who waits for that to be many.
     ended: AtomicUsize,
     tidy: Notify,
-    /// Every open connection by its number, with the epoch in which it was accepted, and the address.
+    /// Every open connection by its number.
     open: Mutex<HashMap<u64, OpenConn, foldhash::fast::FixedState>>,
     site: Mutex<(u64, SiteRef)>,
     /// Sites that were replaced not long ago, for connections of HTTP/2 whose address the next one does not serve.
@@ -121,8 +121,16 @@ pub(super) struct Thread {
     prefixes: Mutex<BytesMut>,
 }
 
-/// The epoch in which a connection was accepted, its address, and itself.
-type OpenConn = (u64, ListenAddr, Weak<Conn>);
+/// An open connection, as drains and reloads see it.
+struct OpenConn {
+    addr: ListenAddr,
+    /// The epoch of the first site without this address since a site had it; [`STAYS`] where the one in force has it.
+    gone: u64,
+    conn: Weak<Conn>,
+}
+
+/// The epoch in which a connection ends that no site has ended.
+pub(super) const STAYS: u64 = u64::MAX;
 
 /// How long a connection that was told to stay may bring another request after the drain began: whoever sends one at
 /// that moment is answered, and told to go, where he would have found the connection closed.
@@ -188,8 +196,8 @@ impl Thread {
 
     /// Closes the connections that wait for a request.
     fn close_idle(&self) {
-        for (_, _, conn) in self.open.lock().values() {
-            if let Some(conn) = conn.upgrade()
+        for open in self.open.lock().values() {
+            if let Some(conn) = open.conn.upgrade()
                 && conn.is_idle()
             {
                 conn.cut();
@@ -207,21 +215,28 @@ impl Thread {
                 self.former.lock().retain(|s| s.serial >= serial);
             });
         }
-        for (_, addr, conn) in self.open.lock().values() {
-            if let Some(conn) = conn.upgrade()
+        // a site that is newer than this epoch has its own call of this function
+        let epoch = self.site.lock().0;
+        for open in self.open.lock().values_mut() {
+            if site.listeners.iter().any(|l| l.addr == open.addr) {
+                open.gone = STAYS;
+                continue;
+            }
+            open.gone = open.gone.min(epoch);
+            if let Some(conn) = open.conn.upgrade()
                 && conn.is_idle()
-                && !site.listeners.iter().any(|l| l.addr == *addr)
             {
                 conn.cut();
             }
         }
     }
 
-    /// Ends connections that were accepted before `epoch`, whatever they are doing.
-    fn cut_before(&self, epoch: u64) {
-        for (accepted, _, conn) in self.open.lock().values() {
-            if *accepted < epoch
-                && let Some(conn) = conn.upgrade()
+    /// Ends connections that the site of `epoch`, or one before it, ended, whatever they are doing: their address has gone,
+    /// or they were told to go. What the site in force serves stays.
+    fn cut_ended(&self, epoch: u64) {
+        for open in self.open.lock().values() {
+            if let Some(conn) = open.conn.upgrade()
+                && open.gone.min(conn.told()) <= epoch
             {
                 conn.cut();
             }
@@ -291,7 +306,7 @@ pub fn run_thread(
         }
         tokio::spawn(tidy(thread));
         let mut draining = thread.shared.draining.subscribe();
-        let mut cut = thread.shared.cut_before.subscribe();
+        let mut cut = thread.shared.cut_ended.subscribe();
         let mut renewed = thread.shared.renewed.subscribe();
         loop {
             tokio::select! {
@@ -299,7 +314,11 @@ pub fn run_thread(
                     renewed.mark_unchanged();
                     thread.renew();
                 }
-                Ok(()) = cut.changed() => thread.cut_before(*cut.borrow_and_update()),
+                Ok(()) = cut.changed() => {
+                    // the site may be as new as this
+                    thread.renew();
+                    thread.cut_ended(*cut.borrow_and_update());
+                }
                 l = listeners.recv() => match l {
                     Some(listening) => drop(tokio::spawn(accept_loop(thread, listening))),
                     None => break,
@@ -317,7 +336,7 @@ pub fn run_thread(
                 thread.close_idle();
             }
             if cut.has_changed().unwrap_or(false) {
-                thread.cut_before(*cut.borrow_and_update());
+                thread.cut_ended(*cut.borrow_and_update());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -612,8 +631,23 @@ impl Counted {
 
     /// Makes the connection known to a drain.
     fn register(&self, conn: &Arc<Conn>, addr: &ListenAddr) {
-        let entry = (self.epoch, addr.clone(), Arc::downgrade(conn));
-        self.thread.open.lock().insert(self.serial, entry);
+        let mut gone = STAYS;
+        // a reload during the handshake did not find the connection
+        if self.thread.shared.epoch.load(Ordering::Acquire) != self.epoch {
+            let site = self.thread.site();
+            if !site.listeners.iter().any(|l| l.addr == *addr) {
+                gone = self.thread.site.lock().0;
+            }
+        }
+        if gone <= *self.thread.shared.cut_ended.borrow() {
+            conn.cut();
+        }
+        let open = OpenConn {
+            addr: addr.clone(),
+            gone,
+            conn: Arc::downgrade(conn),
+        };
+        self.thread.open.lock().insert(self.serial, open);
     }
 }
 

@@ -1,12 +1,14 @@
 //! Sessions that all threads, servers and configurations share: zones of sessions, and the keys of tickets.
 
 use super::ffi;
+use crate::runtime::handover::{self, get, get_number, put, put_number};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// `ssl_session_cache shared:name:size`.
 pub struct Zone {
+    name: String,
     size: usize,
     sessions: Mutex<Sessions>,
     keys: Mutex<Rotating>,
@@ -38,15 +40,18 @@ impl Zone {
         match zones.get(name) {
             Some(z) if z.size == size => z.clone(),
             _ => {
-                let z = Arc::new(Zone::new(size));
+                let z = Arc::new(Zone::new(name, size));
+                let weak: Weak<Zone> = Arc::downgrade(&z);
+                handover::register(weak);
                 zones.insert(name.to_owned(), z.clone());
                 z
             }
         }
     }
 
-    fn new(size: usize) -> Zone {
+    fn new(name: &str, size: usize) -> Zone {
         Zone {
+            name: name.to_owned(),
             size,
             sessions: Mutex::default(),
             keys: Mutex::default(),
@@ -55,6 +60,10 @@ impl Zone {
 
     /// Keeps a session for `timeout` seconds; the oldest ones make room.
     pub fn insert(&self, id: &[u8], der: Vec<u8>, timeout: u64) {
+        self.insert_until(id, der, now().saturating_add_unsigned(timeout));
+    }
+
+    fn insert_until(&self, id: &[u8], der: Vec<u8>, expires: i64) {
         // nginx's NGX_SSL_MAX_SESSION_SIZE
         const LARGEST: usize = 4096;
         if der.len() > LARGEST || id.is_empty() || id.len() > 32 {
@@ -77,7 +86,7 @@ impl Zone {
             id.into(),
             Session {
                 der,
-                expires: now.saturating_add_unsigned(timeout),
+                expires,
                 serial,
             },
         );
@@ -98,6 +107,60 @@ impl Zone {
     /// Forgets a session.
     pub fn remove(&self, id: &[u8]) {
         self.sessions.lock().remove(id);
+    }
+}
+
+/// The sessions, and the keys of tickets, go to the next worker process.
+impl handover::Handover for Zone {
+    fn format(&self) -> (&'static str, u64) {
+        ("TLS sessions", 1)
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn save(&self, room: usize) -> Vec<u8> {
+        let mut out = self.keys.lock().save();
+        let (now, s) = (now(), self.sessions.lock());
+        for (id, serial) in s.order.iter().rev() {
+            let Some(session) = s.by_id.get(id).filter(|s| s.serial == *serial) else {
+                continue;
+            };
+            // a time and two lengths
+            if out.len() + id.len() + session.der.len() + 24 > room {
+                break;
+            }
+            if session.expires > now {
+                put(&mut out, id);
+                put_number(&mut out, session.expires.cast_unsigned());
+                put(&mut out, &session.der);
+            }
+        }
+        out
+    }
+
+    fn restore(&self, mut bytes: &[u8]) -> Option<()> {
+        let keys = Rotating::restore(&mut bytes)?;
+        let mut sessions = Vec::new();
+        while !bytes.is_empty() {
+            let id = get(&mut bytes)?;
+            let expires = get_number(&mut bytes)?.cast_signed();
+            sessions.push((id, expires, get(&mut bytes)?));
+        }
+        let mut own = self.keys.lock();
+        if own.current.is_none() {
+            *own = keys;
+        }
+        drop(own);
+        // the newest were written first
+        for (id, expires, der) in sessions.into_iter().rev() {
+            let known = self.sessions.lock().by_id.contains_key(id);
+            if !known {
+                self.insert_until(id, der.to_vec(), expires);
+            }
+        }
+        Some(())
     }
 }
 
@@ -200,6 +263,48 @@ struct Rotating {
 }
 
 impl Rotating {
+    fn save(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let next = self.next.as_ref().map(|k| (k, 0));
+        let dated = [&self.current, &self.previous].map(|k| k.as_ref().map(|(k, at)| (k, *at)));
+        for key in dated.into_iter().chain([next]) {
+            put_number(&mut out, key.is_some().into());
+            if let Some((key, until)) = key {
+                put_number(&mut out, until.cast_unsigned());
+                out.extend_from_slice(&key.name);
+                out.extend_from_slice(&key.aes);
+                out.extend_from_slice(&key.hmac);
+            }
+        }
+        out
+    }
+
+    fn restore(from: &mut &[u8]) -> Option<Rotating> {
+        let mut key = || {
+            if get_number(from)? == 0 {
+                return Some(None);
+            }
+            let until = get_number(from)?.cast_signed();
+            let (name, rest) = from.split_first_chunk::<16>()?;
+            let (aes, rest) = rest.split_first_chunk::<32>()?;
+            let (hmac, rest) = rest.split_first_chunk::<32>()?;
+            *from = rest;
+            let key = TicketKey {
+                name: *name,
+                aes: *aes,
+                hmac: *hmac,
+                short: false,
+            };
+            Some(Some((key, until)))
+        };
+        let (current, previous, next) = (key()?, key()?, key()?);
+        Some(Rotating {
+            current,
+            previous,
+            next: next.map(|(k, _)| k),
+        })
+    }
+
     fn rotate(&mut self, now: i64, timeout: u64) -> Option<()> {
         let expire = now.saturating_add_unsigned(timeout);
         if self.current.is_none() {
@@ -265,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_zone_stays_within_its_size() {
-        let z = Zone::new(10 * (100 + OVERHEAD));
+        let z = Zone::new("z", 10 * (100 + OVERHEAD));
         for i in 0..100u8 {
             z.insert(&[i; 32], vec![i; 100], 300);
         }
@@ -283,13 +388,52 @@ mod tests {
 
     #[test]
     fn a_session_expires() {
-        let z = Zone::new(4096);
+        let z = Zone::new("z", 4096);
         z.insert(&[1; 32], vec![1], 0);
         assert!(z.get(&[1; 32]).is_none());
         assert_eq!(z.sessions.lock().used, 0);
         z.insert(&[1; 32], vec![0; 5000], 300);
         z.insert(b"", vec![0], 300);
         assert_eq!(z.sessions.lock().used, 0);
+    }
+
+    #[test]
+    fn a_zone_is_handed_over() {
+        use handover::Handover;
+        let old = Arc::new(Zone::new("a", 4096));
+        let tickets = Tickets::Zone(old.clone(), 300);
+        let key = tickets.current().unwrap();
+        for i in 0..5u8 {
+            old.insert(&[i; 32], vec![i; 100], 300);
+        }
+        old.insert(&[9; 32], vec![9; 100], 0);
+        let bytes = old.save(100_000);
+        let new = Arc::new(Zone::new("a", 4096));
+        new.insert(&[1; 32], vec![7; 10], 300);
+        for _ in 0..2 {
+            assert_eq!(new.restore(&bytes), Some(()));
+            assert_eq!(new.get(&[0; 32]), Some(vec![0; 100]));
+            assert_eq!(new.get(&[1; 32]), Some(vec![7; 10]));
+            assert_eq!(new.sessions.lock().by_id.len(), 5);
+        }
+        let tickets = Tickets::Zone(new, 300);
+        let (found, old_one) = tickets.find(&key.name).unwrap();
+        assert!(!old_one && found.aes == key.aes && found.hmac == key.hmac);
+        // the newest where there is no room for all, in the bytes and in the zone
+        let keys = old.keys.lock().save().len();
+        let small = Zone::new("a", 2 * (100 + OVERHEAD));
+        for bytes in [&bytes, &old.save(keys + 2 * (100 + 32 + 24))] {
+            assert_eq!(small.restore(bytes), Some(()));
+            assert_eq!(small.sessions.lock().by_id.len(), 2);
+            assert!(small.get(&[4; 32]).is_some() && small.get(&[3; 32]).is_some());
+        }
+        // a zone that is not used
+        let unused = Zone::new("b", 4096);
+        let bytes = unused.save(1000);
+        assert_eq!(unused.restore(&bytes), Some(()));
+        for n in 0..bytes.len() {
+            assert_eq!(unused.restore(&bytes[..n]), None);
+        }
     }
 
     #[test]

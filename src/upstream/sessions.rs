@@ -1,5 +1,6 @@
 //! Sessions that `sticky learn` has learnt: which peer each of them is bound to.
 
+use crate::runtime::handover::{get, get_number, put, put_number};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -75,6 +76,59 @@ impl Sessions {
         full
     }
 
+    /// The sessions in at most `room` bytes, those used last first.
+    pub fn save(&self, room: usize) -> Vec<u8> {
+        let table = self.table.lock();
+        let mut out = Vec::new();
+        for ((used, _), key) in table.by_age.iter().rev() {
+            let Some(session) = table.by_key.get(key) else {
+                continue;
+            };
+            // the key, a time and a length
+            if out.len() + key.len() + 16 + session.sid.len() > room {
+                break;
+            }
+            out.extend_from_slice(key);
+            put_number(&mut out, *used);
+            put(&mut out, session.sid.as_bytes());
+        }
+        out
+    }
+
+    /// Adds sessions that [`Sessions::save`] wrote; of a session that is known, what was learnt last counts. `None` where
+    /// they cannot be read.
+    pub fn restore(&self, mut bytes: &[u8]) -> Option<()> {
+        let mut table = self.table.lock();
+        // peers are few
+        let mut last: Arc<str> = "".into();
+        while let Some((key, rest)) = bytes.split_first_chunk::<16>() {
+            bytes = rest;
+            let used = get_number(&mut bytes)?;
+            let sid = std::str::from_utf8(get(&mut bytes)?).ok()?;
+            if *last != *sid {
+                last = sid.into();
+            }
+            table.count += 1;
+            let age = (used, table.count);
+            match table.by_key.get(key).map(|s| s.age) {
+                Some(known) if known.0 >= used => continue,
+                Some(known) => drop(table.by_age.remove(&known)),
+                None if table.by_key.len() >= self.limit => {
+                    let oldest = table.by_age.first_key_value().map(|(age, _)| age.0);
+                    if oldest.is_none_or(|oldest| oldest >= used) {
+                        continue;
+                    }
+                    table.drop_oldest();
+                }
+                None => {}
+            }
+            let sid = last.clone();
+            table.by_key.insert(*key, Session { sid, age });
+            table.by_age.insert(age, *key);
+        }
+        bytes.is_empty().then_some(())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table.lock().by_key.len()
@@ -123,6 +177,43 @@ mod tests {
         assert_eq!(sessions.find(b"x", 190, 100), None);
         sessions.learn(b"y", &a, true, 200, 100);
         assert_eq!(sessions.len(), 1);
+    }
+
+    #[test]
+    fn sessions_are_handed_over() {
+        let old = Sessions::new(10);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "bb".into());
+        for (name, sid, now) in [(b"x", &a, 10), (b"y", &b, 20), (b"z", &a, 30)] {
+            old.learn(name, sid, true, now, 100);
+        }
+        let bytes = old.save(1000);
+        let find = |s: &Sessions, name: &[u8; 1]| s.find(name, 40, 100).map(|sid| sid.to_string());
+        let new = Sessions::new(10);
+        // learnt by the new process since
+        new.learn(b"x", &b, true, 15, 100);
+        new.learn(b"y", &a, true, 15, 100);
+        for _ in 0..2 {
+            assert_eq!(new.restore(&bytes), Some(()));
+            assert_eq!(find(&new, b"x").as_deref(), Some("bb"));
+            assert_eq!(find(&new, b"y").as_deref(), Some("bb"));
+            assert_eq!(find(&new, b"z").as_deref(), Some("a"));
+            assert_eq!((new.len(), new.table.lock().by_age.len()), (3, 3));
+        }
+        // times go along
+        assert!(new.find(b"z", 131, 100).is_none());
+        // where there is no room, those used last
+        let small = Sessions::new(2);
+        assert_eq!(small.restore(&old.save(1000)), Some(()));
+        assert_eq!((small.len(), find(&small, b"x")), (2, None));
+        let some = old.save(33 + 34);
+        assert_eq!(some.len(), 33 + 34);
+        let new = Sessions::new(10);
+        assert_eq!(new.restore(&some), Some(()));
+        assert_eq!((new.len(), find(&new, b"x")), (2, None));
+        // they came from another process
+        for n in [1, 16, 24, 32, 34] {
+            assert_eq!(Sessions::new(10).restore(&bytes[..n]), None, "{n}");
+        }
     }
 
     #[test]

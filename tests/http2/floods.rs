@@ -279,3 +279,42 @@ fn rapid_resets_in_one_go_end_the_connection() {
     });
     assert!(log.is_some());
 }
+
+/// Updates of the table's size cost as much as fields: a block begins with two at most.
+#[test]
+fn table_size_updates_end_the_connection() {
+    let s = start("", "location / { return 204; }");
+    let (before, _) = cost(&s);
+    let updates = [0x20, 0x3f, 0xe1, 0x1f].repeat(500);
+    let fields = [0x82, 0x86, 0x84, 0x01, 0x01, b'h'];
+    let one = |c: &mut Raw, _| {
+        let id = c.next;
+        c.next += 2;
+        let block = [&updates[..], &fields].concat();
+        raw(
+            c,
+            kind::HEADERS,
+            flag::END_STREAM | flag::END_HEADERS,
+            id,
+            &block,
+        );
+    };
+    let (sent, code) = flood(&s, |_| {}, one, Some(1));
+    assert_eq!((sent, code), (1, Some(Code::COMPRESSION_ERROR)));
+    let (after, _) = cost(&s);
+    assert!(after - before < 50, "{} ms", (after - before) * 10);
+    // two of them are what an encoder may send
+    let mut c = Raw::connect(s.addr(8080));
+    for id in [1, 3] {
+        let block = [&updates[..4], &fields].concat();
+        raw(
+            &mut c,
+            kind::HEADERS,
+            flag::END_STREAM | flag::END_HEADERS,
+            id,
+            &block,
+        );
+        c.flush();
+        assert_eq!(c.answer(id, false).status, "204");
+    }
+}

@@ -1,11 +1,13 @@
 //! Connections that end, and those that a reload keeps: no request is lost (RFC 9113, section 6.8).
 
+use super::common::origin::{Gate, Origin, Step};
 use super::common::proc::Server;
 use super::common::{DEADLINE, wait_for};
 use super::{CONF, Raw, start};
 use couloir::http::h2::frame::{self, Frame};
 use couloir::http::h2::{Code, MAX_WINDOW};
 use nix::sys::signal::Signal;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -162,6 +164,66 @@ fn what_a_reload_ends() {
         wait_for_text(&s, 8081, body);
         assert_eq!(c.get(), body.as_bytes());
     }
+}
+
+/// `worker_shutdown_timeout` bounds the life of a connection that a reload has told to go, and of no other.
+#[test]
+fn worker_shutdown_timeout_cuts_what_was_told_to_go() {
+    let gate = Gate::new();
+    let origin = Origin::script(vec![vec![Step::Read, Step::Wait(gate.clone())]]);
+    let conf = |streams: &str| {
+        let other = format!(
+            "server {{ listen 127.0.0.1:%%PORT_8081%%; http2_max_concurrent_streams {streams};
+               location / {{ proxy_pass http://{}; }} }}",
+            origin.addr()
+        );
+        let location = format!(
+            "location = /now {{ return 200 s{streams}; }} location / {{ proxy_pass http://{}; }}",
+            origin.addr()
+        );
+        CONF.replace("events {", "worker_shutdown_timeout 100ms; events {")
+            .replace("%%HTTP%%", &other)
+            .replace("%%SERVER%%", &location)
+    };
+    let mut s = start("", &text("old"));
+    s.write_conf(&conf("10"));
+    s.reload();
+    let now = |c: &mut Raw| {
+        let id = c.request(&[(":path", "/now")], true);
+        c.flush();
+        String::from_utf8(c.answer(id, false).body).unwrap()
+    };
+    let seen = wait_for(DEADLINE, || {
+        (now(&mut Raw::connect(s.addr(8080))) == "s10").then_some(())
+    });
+    assert!(seen.is_some(), "{}", s.log());
+    let mut stays = Raw::connect(s.addr(8080));
+    let mut goes = Raw::connect(s.addr(8081));
+    for c in [&mut stays, &mut goes] {
+        c.request(&[], true);
+        c.flush();
+    }
+    origin.wait_for_requests(2);
+    s.write_conf(&conf("11"));
+    s.reload();
+    let (told, _) = goes.goaway().expect("GOAWAY");
+    assert_eq!(told, (MAX_WINDOW, Code::NO_ERROR));
+    // the request never ends: the connection does
+    while goes.frame().is_some() {}
+    let end = goes.stream.read(&mut [0]);
+    let open = |kind| matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(!end.is_err_and(|e| open(e.kind())), "it goes on");
+    assert_eq!(now(&mut stays), "s11");
+    frame::ping(&mut stays.out, false, *b"anything");
+    assert!(stays.flush());
+    while let Some((head, payload)) = stays.frame() {
+        match frame::parse(&head, &payload).unwrap() {
+            Frame::Ping { ack: true, .. } => return,
+            Frame::GoAway { .. } | Frame::Reset(_) => break,
+            _ => {}
+        }
+    }
+    panic!("the connection that stays has ended");
 }
 
 /// A connection that waits does not keep the configuration that it began with.

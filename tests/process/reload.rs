@@ -264,6 +264,50 @@ fn a_worker_that_is_replaced_finishes_what_is_under_way() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// `worker_shutdown_timeout` bounds what a reload ends, and cuts nothing that the new configuration serves.
+#[test]
+fn worker_shutdown_timeout_cuts_what_a_reload_ends() {
+    let (mut server, origin, gate) = slow("");
+    let conf = |timeout: &str, listen: &str| {
+        format!(
+            "%%TEST_GLOBALS%% worker_shutdown_timeout {timeout}; events {{ }} http {{ %%TEST_GLOBALS_HTTP%%
+             server {{ listen 127.0.0.1:%%PORT_8080%%; {listen} location = /now {{ return 200 {timeout}; }}
+                       location / {{ proxy_pass http://%%ORIGIN%%; }} }} }}"
+        )
+    };
+    let other = "listen 127.0.0.1:%%PORT_8081%%;";
+    server.write_conf(&conf("100ms", other));
+    server.reload();
+    let addrs = [8080, 8081].map(|n| server.addr(n));
+    let now = "GET /now HTTP/1.1\r\nHost: h\r\n\r\n";
+    let seen = |text: &str| {
+        wait_for(DEADLINE, || {
+            (client::get(addrs[0], "/now", "h").text() == text).then_some(())
+        })
+    };
+    assert!(seen("100ms").is_some(), "{}", server.log());
+    let [mut stays, mut goes] = addrs.map(Client::connect);
+    stays.send(REQUEST).unwrap();
+    goes.send(REQUEST).unwrap();
+    origin.wait_for_requests(2);
+    let mut idle = Client::connect(addrs[0]);
+    idle.send(now).unwrap();
+    assert_eq!(idle.response("GET").unwrap().text(), "100ms");
+    server.write_conf(&conf("1h", ""));
+    server.reload();
+    // the timeout that was in force before the reload
+    assert!(goes.read_to_close().unwrap_or_default().is_empty());
+    assert!(seen("1h").is_some(), "{}", server.log());
+    idle.send(now).unwrap();
+    assert_eq!(idle.response("GET").unwrap().text(), "1h");
+    gate.open();
+    let response = stays.response("GET").unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "slow"));
+    assert!(response.keeps_alive());
+    stays.send(now).unwrap();
+    assert_eq!(stays.response("GET").unwrap().text(), "1h");
+}
+
 /// The old configuration goes with the last request that began under it: a log that it alone names is closed then.
 #[test]
 fn the_old_site_is_freed_with_its_last_request() {

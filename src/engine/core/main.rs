@@ -130,7 +130,7 @@ impl Module for Core {
             "worker_shutdown_timeout",
             Place::MAIN,
             Args::Exactly(1),
-            "`worker_shutdown_timeout time;` How long a graceful stop waits for connections. Default: without limit.",
+            "`worker_shutdown_timeout time;` How long a graceful stop waits for connections, and a reload for those that it ends. Default: without limit.",
             |c, s, _| once(&mut c.worker_shutdown_timeout, s, s.msec(0)?),
         ),
         Directive::new(

@@ -7,6 +7,7 @@ use crate::features::zones;
 use crate::http::date;
 use crate::http::headers::Known;
 use crate::log::Level;
+use crate::runtime::handover;
 use crate::upstream::sessions::Sessions;
 use crate::upstream::{Peer, PickState};
 use std::cell::RefCell;
@@ -378,9 +379,29 @@ struct Zone {
 
 /// The same over a reload.
 struct Kept {
+    zone: String,
     upstream: String,
     size: u64,
     sessions: Sessions,
+}
+
+impl handover::Handover for Kept {
+    fn format(&self) -> (&'static str, u64) {
+        ("sticky sessions", 1)
+    }
+
+    fn name(&self) -> String {
+        // a zone that another upstream has is another one
+        format!("{}:{}", self.zone, self.upstream)
+    }
+
+    fn save(&self, room: usize) -> Vec<u8> {
+        self.sessions.save(room)
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Option<()> {
+        self.sessions.restore(bytes)
+    }
 }
 
 /// What nginx's allocator takes for one session.
@@ -402,13 +423,23 @@ fn sessions(s: &Statement, b: &mut Build, name: &str, size: u64) -> ConfResult<A
         upstream: upstream.clone(),
     }));
     let fits = |kept: &Kept| kept.upstream == upstream && kept.size == size;
-    Ok(zones::keep("sticky", name, fits, || Kept {
-        upstream: upstream.clone(),
-        size,
-        sessions: Sessions::new(
-            usize::try_from(zones::usable(size) / SESSION).unwrap_or(usize::MAX),
-        ),
-    }))
+    let mut made = false;
+    let kept = zones::keep("sticky", name, fits, || {
+        made = true;
+        Kept {
+            zone: name.to_owned(),
+            upstream: upstream.clone(),
+            size,
+            sessions: Sessions::new(
+                usize::try_from(zones::usable(size) / SESSION).unwrap_or(usize::MAX),
+            ),
+        }
+    });
+    if made {
+        let weak: std::sync::Weak<Kept> = Arc::downgrade(&kept);
+        handover::register(weak);
+    }
+    Ok(kept)
 }
 
 /// `None` if there is a value already.

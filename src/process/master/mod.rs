@@ -3,6 +3,7 @@
 
 mod certificates;
 mod reload;
+mod state;
 mod upgrade;
 mod workers;
 
@@ -88,6 +89,8 @@ pub(super) struct Master {
     renewed: Outside,
     /// TERM: when workers are told again, and how long after that.
     terminating: Option<(Instant, Duration)>,
+    /// The new process of an upgrade, which waits for the worker's state.
+    state_clients: Vec<Client>,
 }
 
 /// What ends the loop.
@@ -186,6 +189,7 @@ impl Master {
             certificates: watched(&site),
             renewed: Outside::default(),
             terminating: None,
+            state_clients: Vec::new(),
         })
     }
 
@@ -448,6 +452,7 @@ impl Master {
         };
         match wish {
             ControlRequest::Status => client.answer(0, if self.stopping() { DRAINS } else { "" }),
+            ControlRequest::State => self.want_state(client),
             ControlRequest::Reload => {
                 let received = Received {
                     signal: Signal::SIGHUP,

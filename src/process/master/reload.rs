@@ -179,10 +179,11 @@ impl Master {
         let sockets = self.sockets.handles(&pending.prepared, &pending.listeners);
         let (package, logs) = (pending.package.clone(), pending.logs.clone());
         let (number, main) = (pending.number, pending.main.clone());
-        let gifts = WorkerBootstrap {
+        let mut gifts = WorkerBootstrap {
             package: &package,
             sockets: &sockets,
             logs: &logs,
+            state: false,
         };
         let log = process_log();
         for (name, changed) in [
@@ -236,6 +237,7 @@ impl Master {
             );
         }
         log.write(Level::Notice, None, format_args!("start worker processes"));
+        gifts.state = self.ask_for_state();
         match self.spawn(&gifts, number, &main) {
             Some(pid) => {
                 if let Some(pending) = &mut self.pending {
@@ -268,6 +270,10 @@ impl Master {
         self.number = pending.number;
         self.resting = false;
         self.respawn = Default::default();
+        // what it has learnt since the new one was given its state; first of all, since QUIT ends it
+        if self.workers.iter().any(|w| w.pid != by) {
+            self.ask_others_for_state(by);
+        }
         // what served before drains, as in nginx
         let old: Vec<_> = self
             .workers

@@ -14,6 +14,7 @@ use super::super::channel::{Channel, Kind, Packet};
 use super::super::daemon::stderr_of_worker;
 use super::super::handoff::{Manifest, SocketEntry};
 use super::super::sockets::Handle;
+use super::super::worker::STATE_FOLLOWS;
 use super::super::{keep_from_programs, user, worker};
 use super::{End, Master};
 use crate::log::{Errno, Level, LogFile, Record, console, process_log};
@@ -82,6 +83,8 @@ pub(super) struct WorkerBootstrap<'a> {
     pub package: &'a std::os::fd::OwnedFd,
     pub sockets: &'a [Handle],
     pub logs: &'a [std::sync::Arc<LogFile>],
+    /// Whether it waits for the state of the worker before.
+    pub state: bool,
 }
 
 impl WorkerBootstrap<'_> {
@@ -106,7 +109,8 @@ impl WorkerBootstrap<'_> {
                 .map(|fd| fd.as_fd()),
         );
         fds.extend(logs.iter().map(|fd| fd.as_fd()));
-        channel.send(Kind::Configure, number, "", &fds)
+        let text = if self.state { STATE_FOLLOWS } else { "" };
+        channel.send(Kind::Configure, number, text, &fds)
     }
 }
 
@@ -116,13 +120,24 @@ impl Master {
         process_log().write(Level::Notice, None, format_args!("start worker processes"));
         let (package, number) = (self.package.clone(), self.number);
         let (sockets, logs) = (self.sockets.all(), self.logs.clone());
+        // the first worker after an upgrade goes on where that of the old process stands
+        let elder = self
+            .elder
+            .filter(|_| self.ready.is_some() && self.has_elder());
         let gifts = WorkerBootstrap {
             package: &package,
             sockets: &sockets,
             logs: &logs,
+            state: elder.is_some(),
         };
         let main = self.main.clone();
-        self.spawn(&gifts, number, &main).is_some()
+        let Some(pid) = self.spawn(&gifts, number, &main) else {
+            return false;
+        };
+        if let Some(elder) = elder {
+            self.take_state_of(elder, pid);
+        }
+        true
     }
 
     /// Executes this program's own file as a worker.
@@ -259,6 +274,10 @@ impl Master {
                 }
                 self.become_ready()
             }
+            Kind::State => {
+                self.pass_state(pid, packet.fds);
+                None
+            }
             Kind::Refused => {
                 if self
                     .pending
@@ -318,6 +337,8 @@ impl Master {
         // its last words first
         let ended = self.hear_last_words(pid);
         let worker = self.workers.remove(index);
+        // who waits for its state hears that there is none
+        self.state_clients.clear();
         let waited = self.pending.as_ref().is_some_and(|p| p.worker == Some(pid));
         if waited {
             self.refuse_pending("the worker process ended while it took the configuration");

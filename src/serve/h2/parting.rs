@@ -82,7 +82,7 @@ impl Connection {
             match Conf::of(&site, &self.addr, self.conn.info()) {
                 Some(conf) if conf.serves(&self.conf) => {
                     if !conf.announces(&self.conf) {
-                        self.part();
+                        self.part_with_site();
                     }
                     self.conf = Conf {
                         max_concurrent_streams: self.conf.max_concurrent_streams,
@@ -93,11 +93,21 @@ impl Connection {
                 _ => {
                     self.conf.site = site.serial;
                     self.former = self.thread.former(&self.addr);
-                    self.part();
+                    self.part_with_site();
                 }
             }
         }
         self.site = Some(site);
+    }
+
+    /// Ends the connection because of the site in force: `worker_shutdown_timeout` bounds how long that takes.
+    fn part_with_site(&mut self) {
+        let epoch = self.thread.shared.epoch.load(Ordering::Acquire);
+        self.conn.set_told(epoch);
+        self.part();
+        if epoch <= *self.thread.shared.cut_ended.borrow() {
+            self.conn.cut();
+        }
     }
 
     /// The site for streams that are opened now; [`Connection::renew`] has looked at it in this turn.

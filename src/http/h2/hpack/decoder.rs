@@ -30,7 +30,7 @@ pub enum DecodeError {
     Number(&'static str),
     /// An index that nothing stands at.
     Index(usize),
-    /// A new size of the table that is not allowed, or does not stand at the beginning.
+    /// A new size of the table that is not allowed, does not stand at the beginning, or follows two others.
     TableSize(usize),
     /// Not a Huffman code.
     Huffman,
@@ -41,6 +41,10 @@ pub enum DecodeError {
     /// The list is too large.
     LargeList,
 }
+
+/// Table size updates at the beginning of a block: the smallest size since the last block and the final one (RFC 7541,
+/// section 4.2). They cost as much as a field and count nothing against [`ListLimits`].
+const UPDATES: usize = 2;
 
 impl Decoder {
     /// A decoder whose table may be of `allowed` bytes.
@@ -68,6 +72,7 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let mut input = Input(block);
         let mut left = limits.list;
+        let mut updates = 0;
         while let Some(first) = input.0.first().copied() {
             if first >= 0x80 {
                 let index = input.number(7, "header index")?;
@@ -80,7 +85,8 @@ impl Decoder {
             }
             if first & 0xe0 == 0x20 {
                 let size = input.number(5, "size update")?;
-                if size > self.allowed || !out.is_empty() {
+                updates += 1;
+                if size > self.allowed || updates > UPDATES || !out.is_empty() {
                     return Err(DecodeError::TableSize(size));
                 }
                 self.table.resize(size);
@@ -289,6 +295,7 @@ mod tests {
             (&[0x40, 0x00, 0x00], DecodeError::NoName),
             (&[0x3f, 0xe2, 0x1f], DecodeError::TableSize(4097)),
             (&[0x82, 0x20], DecodeError::TableSize(0)),
+            (&[0x20, 0x21, 0x22], DecodeError::TableSize(2)),
             (
                 &[0xff, 0xff, 0xff, 0xff, 0x01],
                 DecodeError::Number("header index"),
@@ -302,6 +309,23 @@ mod tests {
         ] {
             assert_eq!(list(&mut d, block), Err(e), "{block:x?}");
         }
+    }
+
+    #[test]
+    fn two_table_size_updates_begin_a_block() {
+        let mut d = Decoder::new(4096);
+        list(&mut d, &hex("4001 6101 62")).unwrap();
+        // the smallest and the final size, in each block
+        for _ in 0..3 {
+            let block = hex("20 3fe1 1f 82");
+            assert_eq!(list(&mut d, &block).unwrap(), ":method=GET");
+        }
+        assert_eq!(d.table.max(), 4096);
+        assert_eq!(list(&mut d, &[0xbe]), Err(DecodeError::Index(62)));
+        assert_eq!(
+            list(&mut d, &hex("20 3fe1 1f 20 82")),
+            Err(DecodeError::TableSize(0))
+        );
     }
 
     #[test]
