@@ -331,6 +331,34 @@ fn a_hook_that_panics_ends_its_request_alone() {
 }
 
 #[test]
+fn a_panic_leaves_the_other_streams_of_http2_alone() {
+    let server = start(
+        "server { listen 127.0.0.1:%%PORT_8080%%; http2 on;
+             location / { greet you; }
+             location /handler { panic_in handler; greet you; }
+             location /head { panic_in head_filter; greet you; } }",
+        &[],
+    );
+    let base = format!("http://{}", server.addr(8080));
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "10", "--http2-prior-knowledge"]);
+    curl.args(["-w", "%{http_version} %{http_code} %{num_connects}\\n"]);
+    for uri in ["/handler", "/head", "/"] {
+        curl.args(["-o", "/dev/null"]).arg(format!("{base}{uri}"));
+    }
+    let output = curl.output().expect("curl");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text, "2 500 1\n2 500 0\n2 200 0\n");
+    let lines = alerts(&server);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[1].contains("head filter of module \"panics\""),
+        "{lines:?}"
+    );
+    assert!(server.stop().success());
+}
+
+#[test]
 fn a_body_filter_that_panics_breaks_the_response_off() {
     let server = start(
         "server { listen 127.0.0.1:%%PORT_8080%%;

@@ -7,11 +7,16 @@ use std::sync::Arc;
 
 /// A method of balancing, as a directive chooses it.
 ///
-/// ```ignore
-/// Directive::own("last_first", Place::UPSTREAM, Args::None, "…", |_, s, b| {
-///     b.balance_by(s, BalanceMethod::new(LastFirst));
-///     Ok(())
-/// })
+/// ```
+/// use couloir::prelude::*;
+///
+/// fn last_first(balance: impl Balance) -> impl Fn(&mut (), &Statement, &mut Build) -> ConfResult<()> {
+///     let method = BalanceMethod::new(balance);
+///     move |_, s, b| {
+///         b.balance_by(s, method.clone());
+///         Ok(())
+///     }
+/// }
 /// ```
 #[derive(Clone)]
 pub struct BalanceMethod {

@@ -115,7 +115,10 @@ pub enum Body {
     },
 }
 
-/// One step of a request.
+/// One step of a request, or its content.
+///
+/// It is called on the thread that serves the request and must not block: what takes time is a future in [`Next::Wait`].
+/// A panic ends the request with 500, and the log names the module.
 pub trait Handler: Send + Sync + 'static {
     /// Looks at the request and decides.
     fn handle<'r>(&'r self, r: &'r mut Request) -> Next<'r>;
@@ -126,9 +129,12 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// Changes a response head; may ask for the body to pass through a filter.
+/// Changes a response head; may ask for the body to pass through a filter. It must not block.
+///
+/// A panic ends the request with 500, for which this filter is not called.
 pub trait HeadFilter: Send + Sync + 'static {
-    /// Called once a response, before the head (`r.out`) is sent.
+    /// Called once a response, before the head (`r.out`) is sent. A filter that is given for a response without a body
+    /// (`r.out.header_only`) is not called.
     fn head(&self, r: &mut Request) -> Option<Box<dyn BodyFilter>>;
 
     /// The charset that this filter is going to name, for content that is laid out by it (`autoindex`).
@@ -181,9 +187,14 @@ pub type Prepare = Box<dyn FnOnce(&Request, &mut Request) + Send + Sync>;
 /// Takes what a subrequest answered: its status and its body.
 pub type Keep = Box<dyn FnOnce(&mut Request, u16, Vec<u8>) + Send + Sync>;
 
-/// Changes a response body as it passes.
+/// Changes a response body as it passes: state of one response, made by [`HeadFilter::head`]. It must not block.
+///
+/// A panic breaks the response off.
 pub trait BodyFilter: Send + Sync {
     /// Takes `data` and appends what is to be sent to `out`; `last` is true at the end of the body.
+    ///
+    /// # Errors
+    /// The response is broken off.
     fn chunk(
         &mut self,
         r: &mut Request,
@@ -210,7 +221,7 @@ pub trait BodyFilter: Send + Sync {
     }
 }
 
-/// Called when a request has ended.
+/// Called when a request has ended. It must not block; a panic is logged, and the other loggers are called.
 pub trait Logger: Send + Sync + 'static {
     /// The request is complete; nothing can be sent any more.
     fn log(&self, r: &mut Request);

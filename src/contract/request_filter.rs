@@ -16,6 +16,29 @@ use std::task::{Context, Poll, ready};
 ///
 /// A handler of a phase before the content gives one to a request with [`Request::filter_body`]. It is called as the body
 /// arrives, whether it is buffered (`proxy_request_buffering on`) or passed on at once, and must not block.
+///
+/// A panic ends the request with 500; the rest of the body is not passed on then.
+///
+/// ```
+/// use couloir::prelude::*;
+///
+/// /// Refuses bodies with a NUL.
+/// struct NoNul;
+///
+/// impl RequestBodyFilter for NoNul {
+///     fn chunk(&mut self, data: &[u8], _: bool, out: &mut Vec<u8>) -> Result<(), u16> {
+///         if data.contains(&0) {
+///             return Err(400);
+///         }
+///         out.extend_from_slice(data);
+///         Ok(())
+///     }
+///
+///     fn keeps_length(&self) -> bool {
+///         true
+///     }
+/// }
+/// ```
 pub trait RequestBodyFilter: Send + Sync {
     /// Takes `data` and appends what is to be passed on to `out`; `last` is true at the end of the body.
     ///

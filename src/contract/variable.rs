@@ -4,6 +4,17 @@ use super::{Request, Val};
 use std::sync::Arc;
 
 /// A variable that a module provides.
+///
+/// A getter is a plain function. What it needs is kept with the location ([`super::Hooks::keep`], [`Request::kept`]) or with
+/// the request ([`Request::slot`]).
+///
+/// ```
+/// use couloir::prelude::*;
+///
+/// const VARIABLES: &[Variable] = &[Variable::new("method_length", |r, _| {
+///     Val::number(r.method_text().len() as u64)
+/// })];
+/// ```
 #[derive(Clone, Copy)]
 pub struct Variable {
     /// Its name without `$`; for a family such as `http_` the common prefix.

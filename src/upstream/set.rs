@@ -13,6 +13,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// A method of balancing. What it works out beforehand belongs to a [`PeerSet`], which is made anew with every change.
+/// It must not block; a panic ends the request with 500.
+///
+/// ```
+/// use couloir::prelude::*;
+///
+/// /// The last server that can serve.
+/// struct LastFirst;
+///
+/// impl Balance for LastFirst {
+///     fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
+///         (0..set.peers.len()).rev().find(|i| set.claim(*i, r, now))
+///     }
+/// }
+/// ```
 pub trait Balance: Send + Sync + 'static {
     /// Chooses a peer that `r` has not tried, marks it tried and takes a place on it ([`PeerSet::claim`]).
     ///
