@@ -5,6 +5,7 @@ use super::target::Found;
 use super::{body, cache, framing, head, tunnel};
 use crate::contract::PassEnd;
 use crate::contract::{BodyLength, Codec, Pass, Request, Upstream, next};
+use crate::delivery::output;
 use crate::log::{Errno, Level};
 use crate::runtime::buffers;
 use crate::upstream::connect::Tag;
@@ -497,7 +498,14 @@ impl<'a> Attempt<'a> {
         if status == 101 {
             cache::abandon(r);
             head::copy(self.pass, &to, r);
-            return Ok(Box::pin(tunnel::run(self, r, conn)).await);
+            if r.head.headers.contains(b"upgrade") {
+                return Ok(Box::pin(tunnel::run(self, r, conn)).await);
+            }
+            // as in nginx the head alone, and the end of both connections: what follows it is no HTTP
+            return match output::send_as_is(r, crate::contract::Body::Empty).await {
+                Ok(()) => Ok(PassEnd::Done),
+                Err(status) => Ok(PassEnd::Status(status)),
+            };
         }
         if conf.intercept_errors && status >= 300 && head::has_error_page(r, status) {
             head::obey(self.pass, r);
@@ -525,9 +533,8 @@ impl<'a> Attempt<'a> {
 
     /// Refuses a head that cannot stand, and a body whose beginning cannot, before anything is sent to the client.
     fn check(&self, r: &mut Request, conn: &UpConn, body: &Body) -> Result<(), Failure> {
-        // what follows a 101 that nobody asked for is no HTTP, and the client would take it for its next response
         if r.upstream.head.status == 101 {
-            if !r.head.headers.contains(b"upgrade") {
+            if r.core().strict_responses && !r.head.headers.contains(b"upgrade") {
                 return Err(self.refuse(r, "bad_header", "upstream sent unexpected status 101"));
             }
             if r.subrequest {
