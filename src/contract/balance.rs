@@ -10,13 +10,24 @@ use std::sync::Arc;
 /// ```
 /// use couloir::prelude::*;
 ///
-/// fn last_first(balance: impl Balance) -> impl Fn(&mut (), &Statement, &mut Build) -> ConfResult<()> {
-///     let method = BalanceMethod::new(balance);
-///     move |_, s, b| {
-///         b.balance_by(s, method.clone());
-///         Ok(())
+/// struct LastFirst;
+///
+/// impl Balance for LastFirst {
+///     fn pick(&self, set: &PeerSet, r: &mut PickState, now: u64) -> Option<usize> {
+///         (0..set.peers.len()).rev().find(|i| set.claim(*i, r, now))
 ///     }
 /// }
+///
+/// const DIRECTIVES: &[Directive<()>] = &[Directive::own(
+///     "last_first",
+///     Place::UPSTREAM,
+///     Args::None,
+///     "`last_first;` Asks the last server that can serve.",
+///     |_, s, b| {
+///         b.balance_by(s, BalanceMethod::new(LastFirst));
+///         Ok(())
+///     },
+/// )];
 /// ```
 #[derive(Clone)]
 pub struct BalanceMethod {
