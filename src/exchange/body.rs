@@ -401,10 +401,11 @@ fn spool_limit(a: &Attempt<'_>, r: &Request) -> u64 {
     }
 }
 
-/// How much of it waits in memory: what is stored must not be held up by a write that waits for the client.
+/// How much of it waits in memory: what is stored must not be held up by a write that waits for the client, which it does
+/// from 32k on; a piece that a filter has made larger must fit below that.
 fn memory_limit(r: &Request, memory: usize) -> usize {
     match cache::filling(r) && !r.output.is_plain() {
-        true => memory.min(32 * 1024),
+        true => memory.min(8 * 1024),
         false => memory,
     }
 }
