@@ -30,6 +30,9 @@ struct Entry {
     module: Box<dyn AnyModule>,
 }
 
+/// How often each module that asks for a place is moved at most, before its order is taken to go in a circle.
+const TURNS: usize = 64;
+
 /// Where a module's hooks run among those of other modules, which are named by [`Module::NAME`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -122,7 +125,7 @@ impl ModuleRegistry {
             self.place(name, order);
         }
         // a module that moved later may have undone the place of an earlier one: each gets its turn again
-        for _ in 0..wishes.len() {
+        for _ in 0..TURNS * wishes.len() {
             let Some((name, order)) = wishes.iter().find(|(n, o)| self.misplaced(n, o).is_some())
             else {
                 return Ok(());
@@ -459,6 +462,22 @@ mod tests {
     module!(SameVariable, "borrower", &[], [], ["v"]);
     module!(Hen, "hen", &[Order::After("egg")], [], []);
     module!(Egg, "egg", &[Order::After("hen")], [], []);
+
+    module!(One, "one", &[Order::After("two")], [], []);
+    module!(Two, "two", &[Order::After("three")], [], []);
+    module!(Three, "three", &[Order::After("four")], [], []);
+    module!(Four, "four", &[Order::After("five")], [], []);
+    module!(Five, "five", &[Order::After("six")], [], []);
+    module!(Six, "six", &[], [], []);
+
+    #[test]
+    fn a_chain_is_no_circle() {
+        let mut r = ModuleRegistry::new();
+        r.add::<One>().add::<Two>().add::<Three>();
+        r.add::<Four>().add::<Five>().add::<Six>();
+        assert_eq!(r.arrange(), Ok(()));
+        assert_eq!(names(&r), ["six", "five", "four", "three", "two", "one"]);
+    }
 
     fn list() -> ModuleRegistry {
         let mut r = ModuleRegistry::new();
